@@ -1,0 +1,149 @@
+/** `ResultityNetwork`: which inference network the nodes of a namespace belong to, and what is trusted to configure them. */
+import { z } from "zod";
+import { conditions, networkConditionTypes, networkReasons } from "./conditions.ts";
+import {
+  count,
+  dataKey,
+  digest,
+  engine,
+  exactlyOne,
+  image,
+  immutable,
+  listAtomic,
+  listMap,
+  listSet,
+  matching,
+  modelName,
+  objectName,
+  observedDigest,
+  observedGeneration,
+  time,
+  withRules,
+} from "./fields.ts";
+import type { NewResource, Resource } from "./meta.ts";
+
+const endpoint = withRules(
+  z.string().min(1).max(2048),
+  matching(
+    /^https?:\/\/(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?(\/[^ ?#]*)?$/,
+    'must be an http or https URL without user, query or fragment, for example "https://io.example.com"',
+  ),
+).describe("Base URL of an IO service.");
+
+const trust = withRules(
+  z.strictObject({
+    root: z
+      .string()
+      .min(1)
+      .max(65_536)
+      .describe("The signed root statement itself, as the network publishes it.")
+      .optional(),
+    rootConfigMap: z
+      .strictObject({
+        name: objectName().describe("Name of the ConfigMap, in the namespace of the network."),
+        key: dataKey().describe("Entry of the ConfigMap that holds the statement.").default("root.json"),
+      })
+      .describe("A ConfigMap that holds the signed root statement.")
+      .optional(),
+  }),
+  exactlyOne(["root", "rootConfigMap"], "set exactly one of root and rootConfigMap"),
+).describe(
+  "The signed root statement of the network, which names the keys that may sign its config. Take it from a place that you trust; whoever can write it decides what the nodes run.",
+);
+
+export const networkSpec = z
+  .strictObject({
+    environment: withRules(
+      z.enum(["Testnet", "Mainnet"]),
+      immutable("cannot be changed: create another ResultityNetwork for the other environment"),
+    ).describe("Which environment this network is. Jobs of one never reach nodes of the other."),
+    endpoints: listSet(endpoint, 8)
+      .min(1)
+      .describe(
+        "IO services of the network; any of them serves. Sessions use the WebSocket of the same address.",
+      ),
+    trust,
+    account: z
+      .strictObject({
+        id: z
+          .string()
+          .min(1)
+          .max(128)
+          .regex(/^[A-Za-z0-9][A-Za-z0-9._-]*$/)
+          .describe("Id of the account at the network."),
+        secretName: objectName().describe(
+          "Name of the Secret whose entry `account-key` holds the account's key. Only the operator reads it, to bind nodes to the account; no pod mounts it.",
+        ),
+      })
+      .describe("The account that the nodes earn for."),
+    config: z
+      .strictObject({
+        pin: digest()
+          .describe(
+            "Digest of the config to stay at, in place of the one that the network's newest release calls current. It must be one that the release allows.",
+          )
+          .optional(),
+        refreshIntervalSeconds: z
+          .int()
+          .min(5)
+          .max(3600)
+          .describe("How often the operator asks for a newer release, in seconds.")
+          .default(30),
+      })
+      .describe("Which config the nodes of the network move to, and when the operator looks for a newer one.")
+      .prefault({}),
+    agent: z
+      .strictObject({ image: image().describe("Image of the agent, by digest.") })
+      .describe("The agent that runs beside the runtime in each node's pod."),
+  })
+  .describe("What the network is and what is trusted to configure its nodes.");
+
+const runtimeSummary = z.strictObject({
+  engine: engine().describe("The inference server."),
+  image: z.string().max(512).describe("Its image, by digest."),
+});
+
+export const networkStatus = z
+  .strictObject({
+    observedGeneration: observedGeneration().optional(),
+    config: z
+      .strictObject({
+        digest: observedDigest().describe(
+          "Digest of the config that nodes move to: the pinned or the current one.",
+        ),
+        version: z.string().max(128).describe("Its version, as the network calls it."),
+        releaseSequence: count().describe("Sequence of the newest verified release. It never goes back."),
+        releasedAt: time().describe("When that release was signed, where it says so.").optional(),
+        expiresAt: time().describe("When the release stops allowing this config, unless it is renewed."),
+        runtimes: listAtomic(runtimeSummary, 64).describe("The runtimes that this config lists.").optional(),
+        models: listSet(modelName(), 256).describe("The models that this config lists.").optional(),
+      })
+      .describe("The verified config of the network.")
+      .optional(),
+    history: listMap(
+      z.strictObject({
+        digest: observedDigest().describe("Digest of the config."),
+        version: z.string().max(128).describe("Its version."),
+        since: time().describe("When the network last moved to it."),
+      }),
+      ["digest"],
+      10,
+    )
+      .describe("The configs that were current, newest first.")
+      .optional(),
+    nodes: z
+      .strictObject({
+        total: count().describe("ResultityNodes that name this network."),
+        ready: count().describe("Those of them that are Ready."),
+        connected: count().describe("Those of them with an open session."),
+      })
+      .describe("How many nodes there are and how they are.")
+      .optional(),
+    conditions: conditions(networkConditionTypes, networkReasons).optional(),
+  })
+  .describe("What the operator knows about the network.");
+
+export type NetworkSpec = z.output<typeof networkSpec>;
+export type NetworkStatus = z.output<typeof networkStatus>;
+export type ResultityNetwork = Resource<"ResultityNetwork", NetworkSpec, NetworkStatus>;
+export type NewResultityNetwork = NewResource<"ResultityNetwork", z.input<typeof networkSpec>>;

@@ -1,0 +1,303 @@
+/** `ResultityNode`: one identity at the network, and the pod that serves it. */
+import { z } from "zod";
+import { conditions, nodeConditionTypes, nodeReasons } from "./conditions.ts";
+import {
+  count,
+  digest,
+  engine,
+  exactlyOne,
+  image,
+  immutable,
+  labelValue,
+  listAtomic,
+  listMap,
+  listSet,
+  matching,
+  modelName,
+  dnsLabel,
+  objectName,
+  observedDigest,
+  observedGeneration,
+  qualifiedName,
+  quantity,
+  time,
+  withRules,
+  type Rule,
+} from "./fields.ts";
+import type { NewResource, Resource } from "./meta.ts";
+import { emptyDir, hostPath, persistentVolumeClaim, podOverrides } from "./pod-overrides.ts";
+
+/** Longest `spec.drain.timeoutSeconds`. The pod's termination grace period must be longer, since it cannot change. */
+export const maxDrainTimeoutSeconds = 3600;
+
+const gpu = z.strictObject({
+  count: z.int().min(0).max(16).describe("GPUs that the runtime gets. 0: an engine on the CPU.").default(1),
+  resourceName: qualifiedName()
+    .describe("Extended resource that the device plugin offers the GPUs as.")
+    .default("nvidia.com/gpu"),
+  product: labelValue()
+    .min(1)
+    .describe("GPU product that the host must have, as its label nvidia.com/gpu.product says. Absent: any.")
+    .optional(),
+});
+
+const quantities = () => z.record(qualifiedName(), quantity()).meta({ maxProperties: 16 });
+
+const resources = withRules(
+  z.strictObject({
+    limits: quantities()
+      .describe("Most that the runtime may use: cpu, memory, ephemeral-storage, …")
+      .optional(),
+    requests: quantities()
+      .describe("What is set aside for the runtime on its host. Absent: the same as limits.")
+      .optional(),
+  }),
+  {
+    cel: "!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)",
+    message: "no request may be larger than its limit: lower the request or raise the limit",
+  },
+);
+
+const env = z.strictObject({
+  name: withRules(
+    z.string().min(1).max(256),
+    matching(/^[A-Za-z_][A-Za-z0-9_]*$/, "must be letters, digits and _, and not begin with a digit"),
+    {
+      cel: '!self.startsWith("RESULTITY_")',
+      message: "names that begin with RESULTITY_ belong to the operator: use another name",
+      check: (name) => !name.startsWith("RESULTITY_"),
+    },
+  ).describe("Name of the variable."),
+  value: z.string().max(4096).describe("Its value, as it is: nothing is expanded in it."),
+});
+
+const runtime = z.strictObject({
+  engine: engine().describe(
+    "The inference server: vllm, ollama, sglang, llamacpp, or openai for any server that speaks OpenAI's API. Its image comes from the network's config.",
+  ),
+  image: image()
+    .describe(
+      "Which of the images that the network's config lists for the engine to run, by digest. It narrows the choice and cannot add to it. Absent: the one that fits the GPU.",
+    )
+    .optional(),
+  args: listAtomic(z.string().max(4096), 128)
+    .describe("Arguments of the engine, after those that the network's config gives.")
+    .optional(),
+  env: listMap(env, ["name"], 64)
+    .describe(
+      "Environment of the engine, over what the network's config gives. Not for secrets: who reads the node reads it.",
+    )
+    .optional(),
+  resources: resources
+    .describe("CPU, memory and storage of the runtime. GPUs are set by spec.gpu.")
+    .optional(),
+});
+
+const modelCache = withRules(
+  z.strictObject({
+    emptyDir: emptyDir().describe("A folder that is lost with the pod.").optional(),
+    persistentVolumeClaim: persistentVolumeClaim().describe("A volume that outlives the pod.").optional(),
+    hostPath: z
+      .strictObject({
+        path: hostPath().describe("Path of the folder on the host; it is made if it is not there."),
+      })
+      .describe("A folder of the host, shared by the nodes that run there.")
+      .optional(),
+  }),
+  exactlyOne(
+    ["emptyDir", "persistentVolumeClaim", "hostPath"],
+    "set exactly one of emptyDir, persistentVolumeClaim and hostPath",
+  ),
+);
+
+/** The fields that a node has whether it stands alone or comes from a pool's template. */
+const shared = {
+  networkRef: withRules(
+    z.strictObject({ name: dnsLabel().describe("Name of the ResultityNetwork.") }),
+    immutable(
+      "cannot be changed: an identity belongs to one network; create another object for the other network",
+    ),
+  ).describe("The network that the node serves, in the same namespace."),
+  gpu: gpu.describe("The GPUs of the runtime.").prefault({}),
+  runtime: runtime.describe("The inference server and how it is started."),
+  models: listSet(modelName(), 64)
+    .describe("Models to serve, of those that the network's config lists for the engine. Empty: all of them.")
+    .optional(),
+  // No default: it would stay beside the member that a user applies later, and exactly one may be set.
+  modelCache: modelCache.describe("Where weights are kept. Absent: an emptyDir without limit.").optional(),
+  participation: z
+    .strictObject({
+      subclouds: listSet(
+        z
+          .string()
+          .min(1)
+          .max(128)
+          .regex(/^[A-Za-z0-9][A-Za-z0-9._-]*$/),
+        32,
+      )
+        .describe(
+          "Subclouds of the network that the node takes jobs from. Empty: those that everyone serves.",
+        )
+        .optional(),
+      accept: z
+        .boolean()
+        .describe("Whether the node takes new jobs. False: it finishes what it has and stays connected.")
+        .default(true),
+    })
+    .describe("Which jobs the node takes. Changes apply to the running node.")
+    .prefault({}),
+  config: z
+    .strictObject({
+      pin: digest()
+        .describe(
+          "Digest of the config to move to, in place of the network's. The newest release must allow it.",
+        )
+        .optional(),
+    })
+    .describe("Which config the node moves to.")
+    .optional(),
+  drain: z
+    .strictObject({
+      timeoutSeconds: z
+        .int()
+        .min(1)
+        .max(maxDrainTimeoutSeconds)
+        .describe(
+          "Longest that running jobs may take to end before a planned stop, in seconds; then they are handed back.",
+        )
+        .default(300),
+      evictionTimeoutSeconds: z
+        .int()
+        .min(1)
+        .max(600)
+        .describe(
+          "The same for a stop that nobody planned: eviction, preemption, deletion of the pod by hand.",
+        )
+        .default(30),
+    })
+    .describe("How long jobs may run on when the node stops.")
+    .prefault({}),
+  podOverrides: podOverrides.describe("What to add to the pod: a closed list.").optional(),
+};
+
+interface NodeLike {
+  gpu: { resourceName: string };
+  runtime: {
+    resources?:
+      | { limits?: Record<string, unknown> | undefined; requests?: Record<string, unknown> | undefined }
+      | undefined;
+  };
+}
+
+const gpuNotInResources: Rule<NodeLike> = {
+  cel: "!has(self.runtime.resources) || ((!has(self.runtime.resources.limits) || !(self.gpu.resourceName in self.runtime.resources.limits)) && (!has(self.runtime.resources.requests) || !(self.gpu.resourceName in self.runtime.resources.requests)))",
+  message: "runtime.resources must not name the GPU resource: set gpu.count instead",
+  check: ({ gpu, runtime }) =>
+    !Object.hasOwn(runtime.resources?.limits ?? {}, gpu.resourceName) &&
+    !Object.hasOwn(runtime.resources?.requests ?? {}, gpu.resourceName),
+};
+
+const identityKept: Rule<unknown> = {
+  cel: "!oldSelf.?identity.?secretName.hasValue() || self.?identity.?secretName == oldSelf.?identity.?secretName",
+  message:
+    "identity.secretName cannot be changed once set, since it is who the node is: create another ResultityNode",
+};
+
+export const nodeSpec = withRules(
+  z.strictObject({
+    replicas: z
+      .int()
+      .min(0)
+      .max(1)
+      .describe("1: the node runs. 0: it is drained and parked; its identity stays.")
+      .default(1),
+    ...shared,
+    identity: z
+      .strictObject({
+        secretName: objectName()
+          .describe(
+            "Name of the Secret with the node's key. It is created when it is not there. Absent: <node>-identity.",
+          )
+          .optional(),
+      })
+      .describe("Who the node is at the network.")
+      .optional(),
+  }),
+  gpuNotInResources,
+  identityKept,
+).describe("What the node should be.");
+
+/** A pool's children differ in identity and are parked one by one, so neither is in the template. */
+export const nodeTemplateSpec = withRules(z.strictObject(shared), gpuNotInResources);
+
+export const nodeStatus = z
+  .strictObject({
+    observedGeneration: observedGeneration().optional(),
+    replicas: z.int().min(0).max(1).describe("1 while the node has a pod that is not finished.").optional(),
+    nodeId: z
+      .string()
+      .max(128)
+      .describe("Id of the node at the network: the thumbprint of its first key.")
+      .optional(),
+    podName: dnsLabel().describe("Name of its pod.").optional(),
+    hostName: objectName().describe("Host that the pod runs on.").optional(),
+    config: z
+      .strictObject({
+        target: observedDigest()
+          .describe(
+            "Digest that the node is to move to. Written by the pool's rollout, or for a node without a pool by the node's controller.",
+          )
+          .optional(),
+        staged: observedDigest()
+          .describe("Digest whose image and weights are on the host, as the agent's signed status says.")
+          .optional(),
+        applied: observedDigest()
+          .describe("Digest that the node runs, as the agent's signed status says.")
+          .optional(),
+      })
+      .describe("Where the node is between two configs.")
+      .optional(),
+    runtime: z
+      .strictObject({
+        engine: engine().describe("The inference server."),
+        image: z.string().max(512).describe("Image that the kubelet runs, by digest."),
+        version: z.string().max(128).describe("Version that the engine reports.").optional(),
+      })
+      .describe("The runtime that is running.")
+      .optional(),
+    models: listMap(
+      z.strictObject({
+        name: modelName().describe("Name of the model."),
+        state: z
+          .enum(["Downloading", "Verified", "Loading", "Active", "Failed"])
+          .describe("How far it is: only Active takes jobs."),
+      }),
+      ["name"],
+      64,
+    )
+      .describe("The models of the node.")
+      .optional(),
+    session: z
+      .strictObject({
+        connected: z.boolean().describe("Whether the network sees an open session of the node."),
+        since: time().describe("Since when that is so.").optional(),
+      })
+      .describe("The node's session, as the network sees it; steady for 90 seconds before it changes.")
+      .optional(),
+    gpus: z
+      .strictObject({
+        requested: count().describe("GPUs that the pod requests."),
+        product: labelValue().describe("Product of the host's GPUs, where it is labelled.").optional(),
+      })
+      .describe("The GPUs of the node.")
+      .optional(),
+    conditions: conditions(nodeConditionTypes, nodeReasons).optional(),
+  })
+  .describe("What the operator knows about the node. Load and running jobs are metrics, not status.");
+
+export type NodeSpec = z.output<typeof nodeSpec>;
+export type NodeTemplateSpec = z.output<typeof nodeTemplateSpec>;
+export type NodeStatus = z.output<typeof nodeStatus>;
+export type ModelState = NonNullable<NodeStatus["models"]>[number]["state"];
+export type ResultityNode = Resource<"ResultityNode", NodeSpec, NodeStatus>;
+export type NewResultityNode = NewResource<"ResultityNode", z.input<typeof nodeSpec>>;

@@ -1,0 +1,106 @@
+/** `ResultityNodePool`: equal nodes, counted and rolled together. */
+import { z } from "zod";
+import { conditions, poolConditionTypes, poolReasons } from "./conditions.ts";
+import { count, dnsLabel, observedDigest, observedGeneration, time } from "./fields.ts";
+import type { NewResource, Resource } from "./meta.ts";
+import { nodeTemplateSpec } from "./node.ts";
+import { annotations, labels } from "./pod-overrides.ts";
+
+/** Children are `<pool>-<n>` with n from 0 to this less one. */
+export const maxPoolReplicas = 10_000;
+
+/** Longest name of a pool, so that `<pool>-9999` is still a DNS label. */
+export const maxPoolNameLength = 58;
+
+const percentPattern = /^([1-9][0-9]?|100)%$/;
+
+const maxUnavailable = z
+  .union([z.int().min(1).max(maxPoolReplicas), z.string().max(4).regex(percentPattern)])
+  .meta({
+    "x-kubernetes-int-or-string": true,
+    minimum: 1,
+    maximum: maxPoolReplicas,
+    maxLength: 4,
+    pattern: percentPattern.source,
+  });
+
+export const poolSpec = z
+  .strictObject({
+    replicas: z.int().min(0).max(maxPoolReplicas).describe("How many nodes the pool has.").default(1),
+    template: z
+      .strictObject({
+        metadata: z
+          .strictObject({
+            labels: labels().describe("Labels of the nodes, beside the operator's.").optional(),
+            annotations: annotations()
+              .describe("Annotations of the nodes, beside the operator's.")
+              .optional(),
+          })
+          .describe("Metadata of the nodes. What their pods get is in spec.podOverrides.")
+          .optional(),
+        spec: nodeTemplateSpec.describe("What the nodes are, as in the spec of a ResultityNode."),
+      })
+      .describe("What the nodes of the pool are: <pool>-0, <pool>-1 and so on."),
+    strategy: z
+      .strictObject({
+        rollingUpdate: z
+          .strictObject({
+            maxUnavailable: maxUnavailable
+              .describe(
+                "Most nodes that may be out of service for an update at once: a number, or a percentage of replicas, rounded down and at least 1.",
+              )
+              .default(1),
+          })
+          .describe("How an update goes from node to node.")
+          .prefault({}),
+        paused: z
+          .boolean()
+          .describe("Whether updates stop where they are. Nodes that were told to move still do.")
+          .default(false),
+      })
+      .describe("How the pool moves to a new config or template.")
+      .prefault({}),
+    identityRetention: z
+      .enum(["Retain", "Delete"])
+      .describe(
+        "What becomes of a node's identity when the pool is made smaller. Retain: its Secret stays, and a node of the same number takes it up again with its reputation. Delete: it goes.",
+      )
+      .default("Retain"),
+  })
+  .describe("How many nodes there are, what they are and how they are updated.");
+
+export const poolStatus = z
+  .strictObject({
+    observedGeneration: observedGeneration().optional(),
+    replicas: count().describe("Nodes that exist.").optional(),
+    readyReplicas: count().describe("Nodes whose pod serves the models.").optional(),
+    availableReplicas: count().describe("Nodes that are ready and connected to the network.").optional(),
+    updatedReplicas: count()
+      .describe("Nodes that have the newest template and applied the target config.")
+      .optional(),
+    selector: z.string().max(512).describe("Label selector of the nodes' pods, for autoscalers.").optional(),
+    rollout: z
+      .strictObject({
+        target: observedDigest().describe("Digest that the pool moves to."),
+        updated: count().describe("Nodes that applied it."),
+        total: count().describe("Nodes that are to apply it."),
+        waitingOn: z
+          .strictObject({
+            node: dnsLabel().describe("Name of the ResultityNode."),
+            reason: z.string().max(512).describe("What it is waited for."),
+            since: time().describe("Since when.").optional(),
+          })
+          .describe("The node that the update waits for.")
+          .optional(),
+        startedAt: time().describe("When the pool began to move to the target.").optional(),
+      })
+      .describe("How far the pool is in moving to a config.")
+      .optional(),
+    conditions: conditions(poolConditionTypes, poolReasons).optional(),
+  })
+  .describe("What the operator knows about the pool.");
+
+export type PoolSpec = z.output<typeof poolSpec>;
+export type PoolStatus = z.output<typeof poolStatus>;
+export type ResultityNodePool = Resource<"ResultityNodePool", PoolSpec, PoolStatus>;
+export type NewResultityNodePool = NewResource<"ResultityNodePool", z.input<typeof poolSpec>>;
