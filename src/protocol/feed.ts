@@ -1,0 +1,49 @@
+import * as z from "zod/mini";
+import {
+  countField,
+  digestField,
+  keyIdField,
+  modelField,
+  nodeIdField,
+  textField,
+  timeField,
+} from "./fields.ts";
+import { parsePayload } from "./frame.ts";
+
+/**
+ * The fleet feed: the network's view of an account's nodes, one JSON object a line (`application/x-ndjson`) for as long
+ * as the connection lives. First one `node` per node, then `synced`, then a `node` for each change, and a `ping` every
+ * 15 s. Authenticated with the account key (`binding.ts`).
+ */
+export const feedNode = z.object({
+  type: z.literal("node"),
+  node_id: nodeIdField,
+  /** Current key of the node. */
+  kid: keyIdField,
+  connected: z.boolean(),
+  /** Since when it is (not) connected. */
+  since: timeField,
+  epoch: countField,
+  /** Until when offers go to others first; null = not. */
+  deprioritised_until: z.nullable(timeField),
+  banned: z.nullable(textField),
+  config_applied: z.nullable(digestField),
+  models_active: z.array(modelField).check(z.maxLength(256)),
+  /** Totals since registration. */
+  jobs_committed: countField,
+});
+export const feedLine = z.discriminatedUnion("type", [
+  feedNode,
+  z.object({ type: z.literal("synced") }),
+  z.object({ type: z.literal("ping"), time: timeField }),
+]);
+export type FeedNode = z.infer<typeof feedNode>;
+export type FeedLine = z.infer<typeof feedLine>;
+
+/** Interval of `ping` lines, ms; a reader gives up after three of them have failed to come. */
+export const feedPingMs = 15_000;
+
+/** @throws {ProtocolError} */
+export function parseFeedLine(text: string): FeedLine {
+  return parsePayload(feedLine, text, "feed line");
+}

@@ -1,0 +1,64 @@
+import * as z from "zod/mini";
+import { ProtocolError } from "./codes.ts";
+import {
+  bytes16Field,
+  bytes32Field,
+  countField,
+  digestField,
+  nodeIdField,
+  textField,
+  timeField,
+} from "./fields.ts";
+import { parsePayload } from "./frame.ts";
+import { signJws, splitJws, verifyJws } from "./jws.ts";
+import type { SigningKey, VerifyKey } from "./keys.ts";
+import { report } from "./messages.ts";
+
+/** `typ` of the signed status that the agent gives at `GET /status?nonce=`. */
+export const statusTyp = "rn1.status";
+/** Port of the agent's local endpoints on the pod's IP. */
+export const agentPort = 9440;
+
+export const statusSchema = z.object({
+  /** The asker's nonce: a recorded status does not pass for a new one. */
+  nonce: bytes32Field,
+  time: timeField,
+  node_id: nodeIdField,
+  instance: bytes16Field,
+  /** `revision` of the newest annotation that the agent has read and acts on; 0 = none yet. */
+  desired_revision: countField,
+  report,
+  config_error: z.nullable(
+    z.object({ digest: z.nullable(digestField), code: textField, message: textField }),
+  ),
+  drain: z.object({
+    state: z.enum(["serving", "draining", "drained"]),
+    /** Jobs that still run. */
+    jobs: countField,
+    since: z.nullable(timeField),
+  }),
+  session: z.object({
+    connected: z.boolean(),
+    since: z.nullable(timeField),
+    epoch: countField,
+    /** Why the last session ended or could not begin. */
+    last_error: z.nullable(textField),
+  }),
+});
+export type AgentStatus = z.infer<typeof statusSchema>;
+
+/** Signs a status as a compact JWS. */
+export function sealStatus(status: AgentStatus, key: SigningKey): string {
+  return signJws(statusTyp, JSON.stringify(status), key);
+}
+
+/**
+ * Checks a status: signature by the node's key, nonce of this request.
+ * @throws {ProtocolError} `unknown_key`, `bad_signature`, `wrong_challenge` (another nonce), `schema`.
+ */
+export function openStatus(text: string, key: VerifyKey, nonce: string): AgentStatus {
+  if (text.length > 128 * 1024) throw new ProtocolError("too_large", "status is larger than 128 KiB");
+  const status = parsePayload(statusSchema, verifyJws(splitJws(text, statusTyp), key), "status");
+  if (status.nonce !== nonce) throw new ProtocolError("wrong_challenge", "status answers another request");
+  return status;
+}
