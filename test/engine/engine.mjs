@@ -1,0 +1,233 @@
+#!/usr/bin/env node
+/**
+ * A small OpenAI-compatible inference engine for tests and the demo. It has no model: the answer to a prompt is a
+ * sequence of words derived from the SHA-256 of model and messages, so the same request always gets the same text and a
+ * client can check every byte of it.
+ *
+ * Flags: --host (127.0.0.1) --port (8000) --model NAME (repeatable) --token-delay-ms (20) --start-delay-ms (0)
+ *   --log FILE (appends one JSON line per request begun and ended, with the `x-request-id` that came with it)
+ *   --version TEXT (answered by GET /version)
+ * Switches while it runs: POST /__switch {"mode": …, "tokenDelayMs": …, "times": n} with mode
+ *   ok | error (500) | reject (400) | hang (no answer) | stall (stops in mid-answer) | garbage | endless | crash (exit in
+ *   mid-answer) | die (exit at once). `times` limits the mode to the next n requests.
+ */
+import { createHash } from "node:crypto";
+import { appendFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { setTimeout as wait } from "node:timers/promises";
+import { parseArgs } from "node:util";
+
+const { values: flags } = parseArgs({
+  options: {
+    host: { type: "string", default: "127.0.0.1" },
+    port: { type: "string", default: "8000" },
+    model: { type: "string", multiple: true, default: [] },
+    "token-delay-ms": { type: "string", default: "20" },
+    "start-delay-ms": { type: "string", default: "0" },
+    log: { type: "string" },
+    version: { type: "string", default: "1" },
+  },
+});
+
+const state = { mode: "ok", times: Infinity, tokenDelayMs: Number(flags["token-delay-ms"]) };
+const modes = ["ok", "error", "reject", "hang", "stall", "garbage", "endless", "crash", "die"];
+const words =
+  "the of light and rail over stone under glass with seven rivers past every quiet engine room".split(" ");
+const maxBody = 64 * 1024 * 1024;
+
+function log(entry) {
+  const line = `${JSON.stringify({ time: Date.now(), pid: process.pid, version: flags.version, ...entry })}\n`;
+  if (flags.log) appendFileSync(flags.log, line);
+  else process.stdout.write(line);
+}
+
+/** The words of an answer: `count` of them, a pure function of model and messages. */
+export function answerWords(model, messages, count) {
+  const out = [];
+  let digest = createHash("sha256")
+    .update(JSON.stringify([model, messages]))
+    .digest();
+  while (out.length < count) {
+    for (const byte of digest) {
+      if (out.length < count) out.push(words[byte % words.length]);
+    }
+    digest = createHash("sha256").update(digest).digest();
+  }
+  return out;
+}
+
+function json(response, status, body) {
+  response.writeHead(status, { "content-type": "application/json" });
+  response.end(JSON.stringify(body));
+}
+
+const fail = (message, type = "invalid_request_error") => ({
+  error: { message, type, param: null, code: null },
+});
+
+async function readBody(request) {
+  const parts = [];
+  let size = 0;
+  for await (const part of request) {
+    size += part.length;
+    if (size > maxBody) throw new Error("body too large");
+    parts.push(part);
+  }
+  return Buffer.concat(parts).toString("utf8");
+}
+
+function takeMode() {
+  const { mode } = state;
+  if (mode !== "ok" && --state.times <= 0) Object.assign(state, { mode: "ok", times: Infinity });
+  return mode;
+}
+
+async function complete(request, response) {
+  const id = String(request.headers["x-request-id"] ?? "");
+  const body = JSON.parse(await readBody(request));
+  const mode = takeMode();
+  log({ event: "begin", id, model: body.model, stream: body.stream === true, mode });
+  const abort = new AbortController();
+  response.on("close", () => abort.abort());
+  let outcome = "aborted";
+  try {
+    outcome = await answer(body, mode, request, response, abort.signal);
+  } catch (error) {
+    if (!abort.signal.aborted) throw error;
+  } finally {
+    log({ event: "end", id, outcome });
+  }
+}
+
+async function answer(body, mode, request, response, signal) {
+  const { model, messages } = body;
+  if (!flags.model.includes(model)) {
+    json(response, 404, fail(`model ${String(model).slice(0, 80)} is not loaded`));
+    return "unknown-model";
+  }
+  if (!Array.isArray(messages) || messages.length === 0) {
+    json(response, 400, fail("messages must be a non-empty array"));
+    return "bad-request";
+  }
+  switch (mode) {
+    case "error":
+      json(response, 500, fail("switched to fail", "server_error"));
+      return "error";
+    case "reject":
+      json(response, 400, fail("switched to reject"));
+      return "reject";
+    case "die":
+      process.exit(3);
+      break;
+    case "hang":
+      await wait(3_600_000, undefined, { signal });
+      return "hang";
+    case "garbage":
+      response.writeHead(200, { "content-type": "application/json" });
+      response.end("\u0000\u0001{]not json");
+      return "garbage";
+    case "endless":
+      response.writeHead(200, { "content-type": "text/event-stream" });
+      while (!signal.aborted) {
+        if (!response.write(`data: ${"x".repeat(64 * 1024)}\n\n`)) await wait(1, undefined, { signal });
+      }
+      return "endless";
+  }
+  const count = Math.min(4096, body.max_completion_tokens ?? body.max_tokens ?? 24);
+  const text = answerWords(model, messages, count);
+  const promptTokens = JSON.stringify(messages).split(/\s+/).length;
+  const usage = { prompt_tokens: promptTokens, completion_tokens: count, total_tokens: promptTokens + count };
+  const base = { id: `chatcmpl-${request.headers["x-request-id"] ?? "none"}`, created: 1_700_000_000, model };
+  const breakAt = mode === "crash" || mode === "stall" ? Math.ceil(count / 2) : Infinity;
+  const stream = body.stream === true;
+  if (stream) response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-cache" });
+  const send = (delta, finish) =>
+    response.write(
+      `data: ${JSON.stringify({ ...base, object: "chat.completion.chunk", choices: [{ index: 0, delta, finish_reason: finish }] })}\n\n`,
+    );
+  if (stream) send({ role: "assistant", content: "" }, null);
+  for (const [at, word] of text.entries()) {
+    if (at === breakAt) {
+      if (mode === "crash") process.exit(4);
+      await wait(3_600_000, undefined, { signal });
+    }
+    if (state.tokenDelayMs > 0) await wait(state.tokenDelayMs, undefined, { signal });
+    if (stream) send({ content: at === 0 ? word : ` ${word}` }, null);
+  }
+  if (stream) {
+    send({}, "stop");
+    if (body.stream_options?.include_usage) {
+      response.write(
+        `data: ${JSON.stringify({ ...base, object: "chat.completion.chunk", choices: [], usage })}\n\n`,
+      );
+    }
+    response.end("data: [DONE]\n\n");
+  } else {
+    const message = { role: "assistant", content: text.join(" ") };
+    json(response, 200, {
+      ...base,
+      object: "chat.completion",
+      choices: [{ index: 0, message, finish_reason: "stop" }],
+      usage,
+    });
+  }
+  return "completed";
+}
+
+async function change(request, response) {
+  const wanted = JSON.parse(await readBody(request));
+  if (wanted.mode !== undefined && !modes.includes(wanted.mode)) {
+    json(response, 400, fail(`mode must be one of ${modes.join(", ")}`));
+    return;
+  }
+  if (wanted.mode !== undefined) Object.assign(state, { mode: wanted.mode, times: wanted.times ?? Infinity });
+  if (wanted.tokenDelayMs !== undefined) state.tokenDelayMs = Number(wanted.tokenDelayMs);
+  json(response, 200, { mode: state.mode, tokenDelayMs: state.tokenDelayMs });
+}
+
+const server = createServer((request, response) => {
+  const route = `${request.method} ${new URL(request.url ?? "/", "http://engine").pathname}`;
+  const handle = async () => {
+    switch (route) {
+      case "GET /health":
+        return json(response, 200, {});
+      case "GET /version":
+        return json(response, 200, { version: flags.version });
+      case "GET /v1/models":
+        return json(response, 200, {
+          object: "list",
+          data: flags.model.map((id) => ({
+            id,
+            object: "model",
+            created: 1_700_000_000,
+            owned_by: "test-engine",
+          })),
+        });
+      case "POST /v1/chat/completions":
+        return complete(request, response);
+      case "POST /__switch":
+        return change(request, response);
+      default:
+        return json(response, 404, fail(`no route ${route.slice(0, 80)}`));
+    }
+  };
+  handle().catch((error) => {
+    if (response.headersSent) response.destroy();
+    else json(response, 400, fail(`bad request: ${error.message}`));
+  });
+});
+
+let open = 0;
+server.on("connection", (socket) => {
+  open++;
+  socket.on("close", () => open--);
+});
+process.on("SIGTERM", () => {
+  log({ event: "stop", open });
+  process.exit(0);
+});
+
+await wait(Number(flags["start-delay-ms"]));
+server.listen(Number(flags.port), flags.host, () => {
+  log({ event: "start", host: flags.host, port: server.address().port, models: flags.model });
+});
