@@ -4,11 +4,13 @@
  */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-
-/** Path relative to the repository → contents. Each generator adds its own. */
-const files = new Map<string, string>();
+import { generateApiFiles } from "./generate-crds.ts";
 
 const root = join(import.meta.dirname, "..");
+
+/** Path relative to the repository → contents. Each generator adds its own. */
+const files = new Map<string, string>([...generateApiFiles(root)]);
+
 const check = process.argv.includes("--check");
 let stale = 0;
 for (const [path, contents] of files) {

@@ -103,6 +103,18 @@ const qualifiedNamePattern = /^([a-z0-9]([-a-z0-9.]*[a-z0-9])?\/)?[A-Za-z0-9]([-
 /** Key of a label, name of a resource or topology: an optional DNS prefix and a name. */
 export const qualifiedName = () => z.string().min(1).max(317).regex(qualifiedNamePattern);
 
+/** A map whose keys are label keys, annotation keys or resource names. */
+export const qualifiedMap = <S extends z.ZodType>(value: S, maxProperties: number) =>
+  withRules(z.record(qualifiedName(), value).meta({ maxProperties }), ...qualifiedKeys);
+
+/** The rule about the keys of a {@link qualifiedMap}: a CRD's schema can bound values, not keys. */
+export const qualifiedKeys: readonly Rule<Record<string, unknown>>[] = [
+  {
+    cel: `self.all(k, k.size() <= 317 && k.matches(${JSON.stringify(qualifiedNamePattern.source)}))`,
+    message: "keys must be a name of letters, digits and - _ . after an optional DNS prefix and a slash",
+  },
+];
+
 const digestPattern = /^sha256:[0-9a-f]{64}$/;
 
 /** Digest of a config snapshot, as a user writes it. */
@@ -116,7 +128,7 @@ export const digest = () =>
 export const observedDigest = () => z.string().max(71).regex(digestPattern);
 
 const imagePattern =
-  /^([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?\/)?[a-z0-9][a-z0-9._\/-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?@sha256:[0-9a-f]{64}$/;
+  /^([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?\/)?[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?@sha256:[0-9a-f]{64}$/;
 
 /** A container image by digest. A tag beside the digest is allowed and means nothing. */
 export const image = () =>
@@ -151,16 +163,24 @@ export const observedGeneration = () =>
       "The metadata.generation of the spec that this was computed from; older than the object's means not yet looked at.",
     );
 
-const modelNamePattern = /^[A-Za-z0-9][A-Za-z0-9._:\/@+-]*$/;
+const modelNamePattern = /^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$/;
 
 /** Name of a model as the network's config spells it, for example `llama3:8b` or `meta-llama/Llama-3.1-8B`. */
 export const modelName = () =>
-  withRules(z.string().min(1).max(256), {
-    cel: `self.matches(${JSON.stringify(modelNamePattern.source)}) && !self.contains("..")`,
+  withRules(z.string().min(1).max(255), {
+    cel: `self.matches(${JSON.stringify(modelNamePattern.source)}) && !self.matches("/[.][.](/|$)")`,
     message:
-      "must be a model name as the network's config spells it: letters, digits and . _ : / @ + - without `..`",
-    check: (name) => modelNamePattern.test(name) && !name.includes(".."),
+      "must be a model name as the network's config spells it: letters, digits and . _ : / @ + -, with no part that is `..`",
+    check: (name) => modelNamePattern.test(name) && !/\/\.\.(\/|$)/.test(name),
   });
+
+/** Name of an account, a subcloud or an engine at the network. */
+export const networkName = () =>
+  z
+    .string()
+    .min(1)
+    .max(63)
+    .regex(/^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$/);
 
 /** The inference servers that a node can run; `openai` is any server that speaks OpenAI's API. */
 export const engines = ["vllm", "ollama", "sglang", "llamacpp", "openai"] as const;

@@ -5,7 +5,6 @@ import {
   count,
   dataKey,
   digest,
-  engine,
   exactlyOne,
   image,
   immutable,
@@ -14,6 +13,7 @@ import {
   listSet,
   matching,
   modelName,
+  networkName,
   objectName,
   observedDigest,
   observedGeneration,
@@ -65,12 +65,7 @@ export const networkSpec = z
     trust,
     account: z
       .strictObject({
-        id: z
-          .string()
-          .min(1)
-          .max(128)
-          .regex(/^[A-Za-z0-9][A-Za-z0-9._-]*$/)
-          .describe("Id of the account at the network."),
+        id: networkName().describe("Id of the account at the network."),
         secretName: objectName().describe(
           "Name of the Secret whose entry `account-key` holds the account's key. Only the operator reads it, to bind nodes to the account; no pod mounts it.",
         ),
@@ -99,7 +94,7 @@ export const networkSpec = z
   .describe("What the network is and what is trusted to configure its nodes.");
 
 const runtimeSummary = z.strictObject({
-  engine: engine().describe("The inference server."),
+  engine: networkName().describe("The inference server. It may be one that this version cannot run."),
   image: z.string().max(512).describe("Its image, by digest."),
 });
 
@@ -112,7 +107,10 @@ export const networkStatus = z
           "Digest of the config that nodes move to: the pinned or the current one.",
         ),
         version: z.string().max(128).describe("Its version, as the network calls it."),
-        releaseSequence: count().describe("Sequence of the newest verified release. It never goes back."),
+        releaseSequence: z
+          .int()
+          .min(0)
+          .describe("Sequence of the newest verified release. It never goes back."),
         releasedAt: time().describe("When that release was signed, where it says so.").optional(),
         expiresAt: time().describe("When the release stops allowing this config, unless it is renewed."),
         runtimes: listAtomic(runtimeSummary, 64).describe("The runtimes that this config lists.").optional(),

@@ -14,10 +14,12 @@ import {
   listSet,
   matching,
   modelName,
+  networkName,
   dnsLabel,
   objectName,
   observedDigest,
   observedGeneration,
+  qualifiedMap,
   qualifiedName,
   quantity,
   time,
@@ -41,7 +43,7 @@ const gpu = z.strictObject({
     .optional(),
 });
 
-const quantities = () => z.record(qualifiedName(), quantity()).meta({ maxProperties: 16 });
+const quantities = () => qualifiedMap(quantity(), 16);
 
 const resources = withRules(
   z.strictObject({
@@ -127,14 +129,7 @@ const shared = {
   modelCache: modelCache.describe("Where weights are kept. Absent: an emptyDir without limit.").optional(),
   participation: z
     .strictObject({
-      subclouds: listSet(
-        z
-          .string()
-          .min(1)
-          .max(128)
-          .regex(/^[A-Za-z0-9][A-Za-z0-9._-]*$/),
-        32,
-      )
+      subclouds: listSet(networkName(), 64)
         .describe(
           "Subclouds of the network that the node takes jobs from. Empty: those that everyone serves.",
         )
@@ -198,7 +193,7 @@ const gpuNotInResources: Rule<NodeLike> = {
 };
 
 const identityKept: Rule<unknown> = {
-  cel: "!oldSelf.?identity.?secretName.hasValue() || self.?identity.?secretName == oldSelf.?identity.?secretName",
+  cel: "!has(oldSelf.identity) || !has(oldSelf.identity.secretName) || (has(self.identity) && has(self.identity.secretName) && self.identity.secretName == oldSelf.identity.secretName)",
   message:
     "identity.secretName cannot be changed once set, since it is who the node is: create another ResultityNode",
 };
@@ -269,11 +264,13 @@ export const nodeStatus = z
       z.strictObject({
         name: modelName().describe("Name of the model."),
         state: z
-          .enum(["Downloading", "Verified", "Loading", "Active", "Failed"])
-          .describe("How far it is: only Active takes jobs."),
+          .enum(["Missing", "Installed", "Active"])
+          .describe(
+            "Whether its weights are there, and whether the engine serves it: only Active takes jobs.",
+          ),
       }),
       ["name"],
-      64,
+      256,
     )
       .describe("The models of the node.")
       .optional(),

@@ -9,6 +9,8 @@ import {
   listAtomic,
   listMap,
   objectName,
+  qualifiedKeys,
+  qualifiedMap,
   qualifiedName,
   quantity,
   dnsLabel,
@@ -43,7 +45,7 @@ export const refusedHostPaths = [
   "/var/lib/etcd",
 ] as const;
 
-const absolutePathPattern = /^\/([^:]*[^:\/])?$/;
+const absolutePathPattern = /^\/([^:]*[^:/])?$/;
 const plainSegments: Rule<string> = {
   cel: 'self.matches("^/([^:]*[^:/])?$") && !self.matches("//|/[.][.]?(/|$)")',
   message: "must be an absolute path without `:`, `.`, `..` or empty parts, and without a slash at the end",
@@ -95,18 +97,17 @@ const ownKey: Rule<Record<string, unknown>> = {
   check: (map) => Object.keys(map).every((key) => !/^([a-z0-9.-]*\.)?resultity\.com\//.test(key)),
 };
 
-const keyLength: Rule<Record<string, unknown>> = {
-  cel: "self.all(k, k.size() <= 317)",
-  message: "keys have at most 317 characters",
-};
-
 /** Labels of a user's, for a pod or a child. */
 export const labels = () =>
-  withRules(z.record(qualifiedName(), labelValue()).meta({ maxProperties: 64 }), ownKey, keyLength);
+  withRules(z.record(qualifiedName(), labelValue()).meta({ maxProperties: 64 }), ...qualifiedKeys, ownKey);
 
 /** Annotations of a user's, for a pod or a child. */
 export const annotations = () =>
-  withRules(z.record(qualifiedName(), z.string().max(16_384)).meta({ maxProperties: 64 }), ownKey, keyLength);
+  withRules(
+    z.record(qualifiedName(), z.string().max(16_384)).meta({ maxProperties: 64 }),
+    ...qualifiedKeys,
+    ownKey,
+  );
 
 const expression = (values: z.ZodType<string>) =>
   z.strictObject({
@@ -121,11 +122,7 @@ const expression = (values: z.ZodType<string>) =>
 
 const labelSelector = () =>
   z.strictObject({
-    matchLabels: z
-      .record(qualifiedName(), labelValue())
-      .meta({ maxProperties: 16 })
-      .describe("Labels that a pod must have.")
-      .optional(),
+    matchLabels: qualifiedMap(labelValue(), 16).describe("Labels that a pod must have.").optional(),
     matchExpressions: listAtomic(
       z.strictObject({
         key: qualifiedName().describe("Label key that the expression is about."),
@@ -261,7 +258,7 @@ const volumeMount = z.strictObject({
     .string()
     .min(1)
     .max(1024)
-    .regex(/^[^\/:][^:]*$/)
+    .regex(/^[^/:][^:]*$/)
     .describe("Folder within the volume to mount, in place of its top. No part of it is `..`.")
     .optional(),
 });
@@ -270,11 +267,7 @@ export const podOverrides = withRules(
   z.strictObject({
     labels: labels().describe("Labels of the pod, beside the operator's.").optional(),
     annotations: annotations().describe("Annotations of the pod, beside the operator's.").optional(),
-    nodeSelector: z
-      .record(qualifiedName(), labelValue())
-      .meta({ maxProperties: 32 })
-      .describe("Labels that the host must have.")
-      .optional(),
+    nodeSelector: qualifiedMap(labelValue(), 32).describe("Labels that the host must have.").optional(),
     affinity: affinity.describe("Which hosts the pod may or should run on.").optional(),
     tolerations: listAtomic(toleration, 32).describe("Taints of hosts that the pod accepts.").optional(),
     topologySpreadConstraints: listMap(topologySpreadConstraint, ["topologyKey", "whenUnsatisfiable"], 8)
