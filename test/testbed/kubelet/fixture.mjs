@@ -1,0 +1,164 @@
+/**
+ * The program that the kubelet suite runs in its pods: plain JavaScript without dependencies, so that an image needs
+ * Node alone. `node fixture.mjs <version> sidecar|engine [--option=value …]`
+ *
+ * Everything that it sees goes into a timeline, one JSON object a line: `{t, who, version, instance, event, …}`,
+ * `t` in milliseconds since the epoch. Environment: `WHO` names the container, `TIMELINE` the file.
+ *
+ * sidecar: HTTP on POD_IP:9440
+ *   GET  /startup /ready /live   200 or 503, as the switch of that name says (all on, unless `--off=startup,live`)
+ *   GET  /drain?delay=<ms>       answers after the delay; events `drain-begin` and `drain-end`
+ *   GET  /whoami                 {version, instance, who}
+ *   POST /switch?<name>=on|off   turns a switch
+ *   `--watch=/a,/b`              looks at the files every 20 ms; event `file` {path, content} at each change
+ *   `--write=/path:content`      writes a file before anything else
+ * engine: nothing on the network, unless
+ *   `--listen=127.0.0.1:9999`    answers 200 there; event `listening`
+ *   `--exit=<code>`              ends at once with the code
+ *   `--deaf`                     ignores SIGTERM
+ *   `--child`                    starts a child that outlives it unless the kubelet ends it; event `child` {pid}
+ * both:
+ *   `--try=/a,/b`                reads the files once; event `try` {path, content} or {path, error}
+ *   `--env=A,B`                  event `env` with the values
+ */
+import { spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
+import { appendFileSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { dirname } from "node:path";
+
+const [version, mode, ...rest] = process.argv.slice(2);
+const options = new Map(
+  rest.map((argument) => {
+    const text = argument.replace(/^--/, "");
+    const cut = text.indexOf("=");
+    return cut === -1 ? [text, ""] : [text.slice(0, cut), text.slice(cut + 1)];
+  }),
+);
+const listOf = (name) => (options.get(name) ?? "").split(",").filter((part) => part !== "");
+const instance = randomUUID();
+const who = process.env.WHO ?? mode;
+
+function note(event, more = {}) {
+  const line = JSON.stringify({ t: Date.now(), who, version, instance, event, ...more });
+  console.log(line);
+  const file = process.env.TIMELINE;
+  if (!file) return;
+  mkdirSync(dirname(file), { recursive: true });
+  appendFileSync(file, `${line}\n`);
+}
+
+function contentOf(path) {
+  try {
+    return {
+      content: statSync(path).isDirectory() ? readdirSync(path).join(" ") : readFileSync(path, "utf8"),
+    };
+  } catch (error) {
+    return { error: error.code };
+  }
+}
+
+for (const pair of (options.get("write") ?? "").split(";").filter((part) => part !== "")) {
+  const cut = pair.indexOf(":");
+  writeFileSync(pair.slice(0, cut), pair.slice(cut + 1));
+}
+
+note("start", { pid: process.pid, startedBy: process.ppid });
+process.on("SIGTERM", () => {
+  note("term");
+  if (options.has("deaf")) return;
+  note("exit", { code: 0 });
+  process.exit(0);
+});
+for (const path of listOf("try")) note("try", { path, ...contentOf(path) });
+if (options.has("env")) {
+  note("env", { values: Object.fromEntries(listOf("env").map((name) => [name, process.env[name] ?? null])) });
+}
+
+switch (mode) {
+  case "sidecar":
+    sidecar();
+    break;
+  case "engine":
+    engine();
+    break;
+  default:
+    note("exit", { code: 64, reason: `no such mode: ${mode}` });
+    process.exit(64);
+}
+
+function sidecar() {
+  const off = new Set(listOf("off"));
+  const server = createServer((request, response) => {
+    const url = new URL(request.url ?? "/", "http://sidecar");
+    const answer = (status, body) => {
+      response.writeHead(status, { "content-type": "application/json" });
+      response.end(JSON.stringify(body));
+    };
+    switch (url.pathname) {
+      case "/startup":
+      case "/ready":
+      case "/live":
+        answer(off.has(url.pathname.slice(1)) ? 503 : 200, {});
+        break;
+      case "/whoami":
+        answer(200, { version, instance, who });
+        break;
+      case "/switch":
+        for (const [name, value] of url.searchParams) {
+          if (value === "off") off.add(name);
+          else off.delete(name);
+          note("switch", { name, value });
+        }
+        answer(200, {});
+        break;
+      case "/drain":
+        note("drain-begin");
+        setTimeout(
+          () => {
+            note("drain-end");
+            answer(200, {});
+          },
+          Number(url.searchParams.get("delay") ?? 0),
+        );
+        break;
+      default:
+        answer(404, {});
+    }
+  });
+  server.listen(9440, process.env.POD_IP, () => note("listening", { host: process.env.POD_IP }));
+  const seen = new Map();
+  const look = () => {
+    for (const path of listOf("watch")) {
+      const { content } = contentOf(path);
+      if (content === undefined || content === seen.get(path)) continue;
+      seen.set(path, content);
+      note("file", { path, content });
+    }
+  };
+  look();
+  setInterval(look, 20);
+}
+
+function engine() {
+  if (options.has("exit")) {
+    const code = Number(options.get("exit"));
+    note("exit", { code });
+    process.exit(code);
+  }
+  if (options.has("child")) {
+    const child = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)"], {
+      detached: true,
+      stdio: "ignore",
+    });
+    note("child", { pid: child.pid });
+    child.unref();
+  }
+  if (options.has("listen")) {
+    const [host, port] = (options.get("listen") ?? "").split(":");
+    const server = createServer((_request, response) => response.end("engine"));
+    server.listen(Number(port), host, () => note("listening", { host }));
+    return;
+  }
+  setInterval(() => {}, 1_000_000);
+}
