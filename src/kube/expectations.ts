@@ -1,0 +1,88 @@
+import type { Clock } from "../lib/clock.ts";
+import { type KubeObject, compareResourceVersions } from "./object.ts";
+
+/** What is asked of a cache; a {@link Reflector} is one. */
+export interface Cache {
+  readonly resourceVersion: string | undefined;
+  readonly store: { getByUid(uid: string): KubeObject | undefined };
+}
+
+interface Expectation {
+  readonly cache: Cache;
+  readonly uid: string;
+  /** Set for a write, unset for a deletion. */
+  readonly resourceVersion: string | undefined;
+  readonly expires: number;
+}
+
+/**
+ * Writes of ours that the cache has not shown yet, by reconcile key. A reconcile that runs before the cache shows its own
+ * last write would make a second child; with these the {@link Controller} holds the key back until the cache has caught
+ * up, or until a time limit after which the write counts as seen (the cache is then slow or the object was lost, and names
+ * and preconditions have to protect).
+ */
+export class Expectations {
+  readonly #clock: Clock;
+  readonly #ttl: number;
+  readonly #pending = new Map<string, Expectation[]>();
+
+  /** `ttl`: milliseconds after which an expectation is given up. Default 60 s. */
+  constructor(clock: Clock, ttl = 60_000) {
+    this.#clock = clock;
+    this.#ttl = ttl;
+  }
+
+  /** `object` is what a create, patch or apply answered: the cache has to show this version of it, or a later one. */
+  wrote(key: string, cache: Cache, object: KubeObject): void {
+    const { uid, resourceVersion } = object.metadata;
+    this.#expect(key, { cache, uid, resourceVersion, expires: this.#clock.monotonic() + this.#ttl });
+  }
+
+  /** `object` was deleted: the cache has to show it terminating, or not at all. */
+  deleted(key: string, cache: Cache, object: KubeObject): void {
+    const { uid } = object.metadata;
+    this.#expect(key, {
+      cache,
+      uid,
+      resourceVersion: undefined,
+      expires: this.#clock.monotonic() + this.#ttl,
+    });
+  }
+
+  /** Milliseconds after which the last unmet expectation of `key` is given up; 0 when there is none. */
+  wait(key: string): number {
+    const pending = this.#pending.get(key);
+    if (!pending) return 0;
+    const now = this.#clock.monotonic();
+    const unmet = pending.filter((expectation) => expectation.expires > now && !met(expectation));
+    if (unmet.length === 0) {
+      this.#pending.delete(key);
+      return 0;
+    }
+    this.#pending.set(key, unmet);
+    return Math.max(...unmet.map(({ expires }) => expires - now));
+  }
+
+  /** Drops what is expected for a key whose object is gone. */
+  forget(key: string): void {
+    this.#pending.delete(key);
+  }
+
+  #expect(key: string, expectation: Expectation): void {
+    const pending = this.#pending.get(key)?.filter(({ uid }) => uid !== expectation.uid) ?? [];
+    this.#pending.set(key, [...pending, expectation]);
+  }
+}
+
+function met({ cache, uid, resourceVersion }: Expectation): boolean {
+  const seen = cache.store.getByUid(uid);
+  if (resourceVersion === undefined) return !seen || seen.metadata.deletionTimestamp !== undefined;
+  if (seen && reached(seen.metadata.resourceVersion, resourceVersion)) return true;
+  // Created and deleted again before the cache showed it: then the cache as a whole has come past that version.
+  return cache.resourceVersion !== undefined && reached(cache.resourceVersion, resourceVersion);
+}
+
+function reached(seen: string, wanted: string): boolean {
+  const order = compareResourceVersions(seen, wanted);
+  return order !== undefined && order >= 0;
+}

@@ -1,0 +1,237 @@
+import { type BackoffOptions, type Random, fullJitter } from "../lib/backoff.ts";
+import type { Clock, Timer } from "../lib/clock.ts";
+import { type Counter, type Gauge, type Histogram, Metrics } from "../lib/metrics.ts";
+
+/** A key to work on, and why it was queued: the first few distinct reasons since it was last worked on. */
+export interface QueueItem {
+  readonly key: string;
+  readonly reasons: readonly string[];
+}
+
+/** Parts of a {@link WorkQueue}. */
+export interface WorkQueueOptions {
+  /** Label `name` of the metrics. */
+  readonly name: string;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly metrics?: Metrics;
+  /** Of a key that failed again and again. Default: 5 ms doubling to 60 s. */
+  readonly backoff?: BackoffOptions;
+}
+
+const defaultBackoff: BackoffOptions = { base: 5, cap: 60_000 };
+const reasonsKept = 8;
+
+/**
+ * A queue of keys, as client-go's: a key is in it at most once; one that is added while it is worked on comes again
+ * afterwards, so no key is ever worked on twice at once and no change is missed; one that fails waits longer each time.
+ */
+export class WorkQueue {
+  readonly #options: WorkQueueOptions;
+  readonly #backoff: BackoffOptions;
+  readonly #metrics: QueueMetrics;
+  /** In insertion order: the queue itself. Value: when it was added. */
+  readonly #ready = new Map<string, number>();
+  /** Worked on now → since when. */
+  readonly #processing = new Map<string, number>();
+  /** Added while worked on. */
+  readonly #dirty = new Set<string>();
+  readonly #delayed = new Map<string, { at: number; timer: Timer }>();
+  readonly #failures = new Map<string, number>();
+  readonly #reasons = new Map<string, string[]>();
+  readonly #waiting: (() => void)[] = [];
+  #closed = false;
+
+  constructor(options: WorkQueueOptions) {
+    this.#options = options;
+    this.#backoff = options.backoff ?? defaultBackoff;
+    this.#metrics = queueMetrics(options.metrics ?? new Metrics());
+  }
+
+  /** Keys that are ready to be worked on. */
+  get length(): number {
+    return this.#ready.size;
+  }
+
+  /** Nothing ready and nothing worked on. Keys that wait for their time do not count. */
+  get idle(): boolean {
+    return this.#ready.size === 0 && this.#processing.size === 0;
+  }
+
+  /** Queues a key now. */
+  add(key: string, reason?: string): void {
+    if (this.#closed) return;
+    this.#note(key, reason);
+    if (this.#ready.has(key) || this.#dirty.has(key)) return;
+    this.#metrics.adds.inc(this.#labels);
+    if (this.#processing.has(key)) {
+      this.#dirty.add(key);
+      return;
+    }
+    this.#enqueue(key);
+  }
+
+  /** Queues a key after `ms` milliseconds. Of several such wishes for one key the earliest counts. */
+  addAfter(key: string, ms: number, reason?: string): void {
+    if (this.#closed) return;
+    if (ms <= 0) {
+      this.add(key, reason);
+      return;
+    }
+    const { clock } = this.#options;
+    const at = clock.monotonic() + ms;
+    const earlier = this.#delayed.get(key);
+    if (earlier && earlier.at <= at) return;
+    earlier?.timer.cancel();
+    const timer = clock.setTimer(() => {
+      this.#delayed.delete(key);
+      this.add(key, reason);
+    }, ms);
+    this.#delayed.set(key, { at, timer });
+  }
+
+  /**
+   * Queues a key that failed, after a wait that doubles with every failure until {@link forget}, and of `atLeast`
+   * milliseconds. Returns the wait.
+   */
+  addRateLimited(key: string, reason?: string, atLeast = 0): number {
+    const failures = this.#failures.get(key) ?? 0;
+    this.#failures.set(key, failures + 1);
+    this.#metrics.retries.inc(this.#labels);
+    // Half of the wait is certain, so that a failing key never spins; half is random, so that keys which failed together
+    // do not come back together.
+    const { base, cap } = this.#backoff;
+    const half = Math.min(cap, base * 2 ** Math.min(failures, 52)) / 2;
+    const wait = Math.max(atLeast, half + fullJitter(0, { base: half, cap: half }, this.#options.random));
+    this.addAfter(key, wait, reason);
+    return wait;
+  }
+
+  /** Failures of a key since it was last forgotten. */
+  failures(key: string): number {
+    return this.#failures.get(key) ?? 0;
+  }
+
+  /** Forgets the failures of a key: the next one waits as little as the first. */
+  forget(key: string): void {
+    this.#failures.delete(key);
+  }
+
+  /**
+   * Takes the next key, waiting for one. The caller must call {@link done} with it, whatever happens. `undefined` when the
+   * queue was shut down or `signal` aborted.
+   */
+  async get(signal?: AbortSignal): Promise<QueueItem | undefined> {
+    for (;;) {
+      if (this.#closed) return undefined;
+      if (signal?.aborted) {
+        // It may have been woken for a key that it now leaves to another.
+        if (this.#ready.size > 0) this.#waiting.shift()?.();
+        return undefined;
+      }
+      const next = this.#ready.entries().next();
+      if (!next.done) {
+        const [key, since] = next.value;
+        return this.#take(key, since);
+      }
+      await this.#wait(signal);
+    }
+  }
+
+  /** Says that the work on a key has ended. */
+  done(key: string): void {
+    const since = this.#processing.get(key);
+    if (since === undefined) return;
+    this.#processing.delete(key);
+    this.#metrics.work.observe((this.#options.clock.monotonic() - since) / 1000, this.#labels);
+    if (this.#dirty.delete(key) && !this.#closed) this.#enqueue(key);
+  }
+
+  /** Empties the queue and ends every {@link get}. Adding does nothing from here on. */
+  shutDown(): void {
+    this.#closed = true;
+    for (const { timer } of this.#delayed.values()) timer.cancel();
+    this.#delayed.clear();
+    this.#ready.clear();
+    this.#dirty.clear();
+    this.#reasons.clear();
+    this.#metrics.depth.set(0, this.#labels);
+    for (const wake of this.#waiting.splice(0)) wake();
+  }
+
+  get #labels() {
+    return { name: this.#options.name };
+  }
+
+  #note(key: string, reason: string | undefined): void {
+    if (reason === undefined) return;
+    const reasons = this.#reasons.get(key);
+    if (!reasons) this.#reasons.set(key, [reason]);
+    else if (reasons.length < reasonsKept && !reasons.includes(reason)) reasons.push(reason);
+  }
+
+  #enqueue(key: string): void {
+    this.#ready.set(key, this.#options.clock.monotonic());
+    this.#metrics.depth.set(this.#ready.size, this.#labels);
+    this.#waiting.shift()?.();
+  }
+
+  #take(key: string, since: number): QueueItem {
+    const now = this.#options.clock.monotonic();
+    this.#ready.delete(key);
+    this.#processing.set(key, now);
+    this.#metrics.depth.set(this.#ready.size, this.#labels);
+    this.#metrics.queued.observe((now - since) / 1000, this.#labels);
+    const reasons = this.#reasons.get(key) ?? [];
+    this.#reasons.delete(key);
+    return { key, reasons };
+  }
+
+  #wait(signal: AbortSignal | undefined): Promise<void> {
+    return new Promise((resolve) => {
+      const wake = () => {
+        signal?.removeEventListener("abort", aborted);
+        resolve();
+      };
+      const aborted = () => {
+        const at = this.#waiting.indexOf(wake);
+        if (at >= 0) this.#waiting.splice(at, 1);
+        resolve();
+      };
+      this.#waiting.push(wake);
+      signal?.addEventListener("abort", aborted, { once: true });
+    });
+  }
+}
+
+interface QueueMetrics {
+  readonly depth: Gauge;
+  readonly adds: Counter;
+  readonly retries: Counter;
+  readonly queued: Histogram;
+  readonly work: Histogram;
+}
+
+const seconds = [1e-4, 1e-3, 1e-2, 0.1, 1, 10, 60];
+
+/** Names and labels as client-go and controller-runtime have them, so that their dashboards fit. */
+function queueMetrics(metrics: Metrics): QueueMetrics {
+  const labels = ["name"];
+  return {
+    depth: metrics.gauge("workqueue_depth", "Keys that wait to be worked on.", labels),
+    adds: metrics.counter("workqueue_adds_total", "Keys added to the work queue.", labels),
+    retries: metrics.counter("workqueue_retries_total", "Keys queued again because they failed.", labels),
+    queued: metrics.histogram(
+      "workqueue_queue_duration_seconds",
+      "How long a key waited in the queue before it was worked on.",
+      seconds,
+      labels,
+    ),
+    work: metrics.histogram(
+      "workqueue_work_duration_seconds",
+      "How long a key was worked on.",
+      seconds,
+      labels,
+    ),
+  };
+}

@@ -1,0 +1,81 @@
+import { type KubeObject, controllerOf, keyOf } from "./object.ts";
+import type { Reflector } from "./reflector.ts";
+import type { Resource } from "./resources.ts";
+import type { Change } from "./store.ts";
+
+/** Where a controller's keys come from. */
+export interface Source {
+  /** For messages. */
+  readonly name: string;
+  /** Resolves once everything that exists has been told. */
+  synced(): Promise<void>;
+  /** Begins to tell keys, with the reason for each; what exists is told at once. Returns what ends it. */
+  attach(add: (key: string, reason: string) => void): () => void;
+}
+
+/** Whether a change is worth a reconcile. */
+export type Predicate<T> = (change: Change<T>) => boolean;
+
+/** The objects that the controller is about: each queues its own key. */
+export function own<T extends KubeObject>(reflector: Reflector<T>, when?: Predicate<T>): Source {
+  return mapped(reflector, (object) => [keyOf(object)], when);
+}
+
+/** Children: each queues the object of kind `owner` that controls it. */
+export function owned<T extends KubeObject>(
+  reflector: Reflector<T>,
+  owner: Resource<KubeObject>,
+  when?: Predicate<T>,
+): Source {
+  return mapped(
+    reflector,
+    (object) => {
+      const reference = controllerOf(object);
+      if (!reference || reference.kind !== owner.kind) return [];
+      const group = reference.apiVersion.includes("/") ? (reference.apiVersion.split("/")[0] ?? "") : "";
+      if (group !== owner.group) return [];
+      const { namespace } = object.metadata;
+      return [owner.namespaced && namespace ? `${namespace}/${reference.name}` : reference.name];
+    },
+    when,
+  );
+}
+
+/** Anything else: each object queues the keys that `keysOf` gives. An update asks for the old and the new object. */
+export function mapped<T extends KubeObject>(
+  reflector: Reflector<T>,
+  keysOf: (object: T) => Iterable<string>,
+  when: Predicate<T> = () => true,
+): Source {
+  const { plural } = reflector.resource;
+  return {
+    name: plural,
+    synced: () => reflector.synced(),
+    attach(add) {
+      const tell = (change: Change<T>, did: string) => {
+        if (!when(change)) return;
+        const reason = `${plural} ${keyOf(change.object)} ${did}`;
+        const keys = new Set(keysOf(change.object));
+        if (change.type === "update") for (const key of keysOf(change.old)) keys.add(key);
+        for (const key of keys) add(key, reason);
+      };
+      return reflector.handle({
+        added: (object) => tell({ type: "add", object }, "added"),
+        updated: (object, old) => tell({ type: "update", object, old }, "updated"),
+        deleted: (object) => tell({ type: "delete", object }, "deleted"),
+      });
+    },
+  };
+}
+
+/** Lets through what changed the spec, or metadata that controllers read; not what changed the status alone. */
+export function exceptStatus<T extends KubeObject>(change: Change<T>): boolean {
+  if (change.type !== "update") return true;
+  const [now, before] = [change.object.metadata, change.old.metadata];
+  return (
+    now.generation !== before.generation ||
+    now.deletionTimestamp !== before.deletionTimestamp ||
+    JSON.stringify([now.labels, now.annotations, now.ownerReferences, now.finalizers]) !==
+      JSON.stringify([before.labels, before.annotations, before.ownerReferences, before.finalizers])
+  );
+}
