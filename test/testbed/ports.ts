@@ -1,0 +1,31 @@
+import { createServer } from "node:net";
+import { TestbedError } from "./errors.ts";
+
+/**
+ * Below the ports that Linux gives to outgoing connections (from 32768), so that a port stays free while its server
+ * is down for a test.
+ */
+const lowest = 10_000;
+const highest = 29_999;
+
+/** Given out by this process; not given twice. */
+const given = new Set<number>();
+
+/** A port of 127.0.0.1 that nobody listens on, between 10,000 and 29,999. Each call returns another one. */
+export async function freePort(random: () => number = Math.random): Promise<number> {
+  for (let attempt = 0; attempt < 200; attempt++) {
+    const port = lowest + Math.floor(random() * (highest - lowest + 1));
+    if (given.has(port) || !(await isFree(port))) continue;
+    given.add(port);
+    return port;
+  }
+  throw new TestbedError("NotReady", `found no free port between ${lowest} and ${highest} in 200 attempts`);
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.once("error", () => resolve(false));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+  });
+}
