@@ -48,7 +48,9 @@ const quantities = () => qualifiedMap(quantity(), 16);
 const resources = withRules(
   z.strictObject({
     limits: quantities()
-      .describe("Most that the runtime may use: cpu, memory, ephemeral-storage, …")
+      .describe(
+        "Most that the runtime may use of cpu, memory, ephemeral-storage and extended resources other than GPUs.",
+      )
       .optional(),
     requests: quantities()
       .describe("What is set aside for the runtime on its host. Absent: the same as limits.")

@@ -254,12 +254,12 @@ const volumeMount = z.strictObject({
     apartFrom(reservedMountPaths, "must not be at, under or over a folder of the project or the system"),
   ).describe("Where the volume appears in the runtime container."),
   readOnly: z.boolean().describe("Whether the runtime may only read it.").default(false),
-  subPath: z
-    .string()
-    .min(1)
-    .max(1024)
-    .regex(/^[^/:][^:]*$/)
-    .describe("Folder within the volume to mount, in place of its top. No part of it is `..`.")
+  subPath: withRules(z.string().min(1).max(1024), {
+    cel: 'self.matches("^[^/:][^:]*$") && !self.matches("(^|/)[.][.](/|$)")',
+    message: "must be a relative path without `:` or `..`",
+    check: (path) => /^[^/:][^:]*$/.test(path) && !/(^|\/)\.\.(\/|$)/.test(path),
+  })
+    .describe("Folder within the volume to mount, in place of its top.")
     .optional(),
 });
 
