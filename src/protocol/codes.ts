@@ -102,3 +102,29 @@ const closeCodeOf: Readonly<Record<ProtocolErrorCode, CloseCode>> = {
   sequence: CloseCode.Sequence,
   version: CloseCode.Version,
 };
+
+/**
+ * Reason text of a close frame: the error's code, a colon and its message, cut to the 123 bytes that a close frame
+ * holds (RFC 6455 §5.5). The peer may act on the code: an agent that reads `unknown_key` registers.
+ */
+export function closeReason(error: ProtocolError): string {
+  const text = `${error.code}: ${error.message}`;
+  const bytes = Buffer.from(text);
+  // A character that the cut goes through is left out whole.
+  return bytes.length <= 123
+    ? text
+    : bytes
+        .subarray(0, 123)
+        .toString("utf8")
+        .replace(/\uFFFD+$/, "");
+}
+
+/** The code at the head of a close frame's reason; undefined if it names none. Unsigned: good for a retry, no more. */
+export function closeReasonCode(reason: string): ProtocolErrorCode | undefined {
+  const code = /^([a-z_]+)(:|$)/.exec(reason)?.[1];
+  return code !== undefined && isProtocolErrorCode(code) ? code : undefined;
+}
+
+function isProtocolErrorCode(code: string): code is ProtocolErrorCode {
+  return Object.hasOwn(closeCodeOf, code);
+}

@@ -35,6 +35,9 @@ export const paths = {
   feed: "/v1/fleet/feed",
 } as const;
 
+/** Answer of `GET /v1/nodes/nonce`: JSON, not signed; the nonce is opaque and good for one registration. */
+export const nonceSchema = z.object({ nonce: z.string().check(z.minLength(16), z.maxLength(512)) });
+
 export const registerSchema = z.object({
   binding: bindingSchema,
   agent_version: versionField,
