@@ -1,0 +1,111 @@
+import { networkKind, nodeKind, poolKind } from "../api/v1alpha1/kinds.ts";
+import { group, version } from "../api/v1alpha1/meta.ts";
+import type { ResultityNetwork } from "../api/v1alpha1/network.ts";
+import type { ResultityNode } from "../api/v1alpha1/node.ts";
+import type { ResultityNodePool } from "../api/v1alpha1/pool.ts";
+import type { Client } from "../kube/client.ts";
+import { Reflector } from "../kube/reflector.ts";
+import {
+  type Pod,
+  type PodDisruptionBudget,
+  podDisruptionBudgets,
+  pods,
+  type Resource,
+} from "../kube/resources.ts";
+import { byOwnerUid } from "../kube/store.ts";
+import type { Random } from "../lib/backoff.ts";
+import type { Clock } from "../lib/clock.ts";
+import type { Logger } from "../lib/logger.ts";
+import type { Metrics } from "../lib/metrics.ts";
+import { identitySecretName, nodeLabel, poolLabel } from "./names.ts";
+import type { Fleet, NetworkConfigs } from "./views.ts";
+
+/** The group's kinds as the API server serves them. */
+export const networks: Resource<ResultityNetwork> = {
+  group,
+  version,
+  plural: networkKind.plural,
+  kind: networkKind.kind,
+  namespaced: true,
+};
+export const nodes: Resource<ResultityNode> = {
+  group,
+  version,
+  plural: nodeKind.plural,
+  kind: nodeKind.kind,
+  namespaced: true,
+};
+export const pools: Resource<ResultityNodePool> = {
+  group,
+  version,
+  plural: poolKind.plural,
+  kind: poolKind.kind,
+  namespaced: true,
+};
+
+/**
+ * The objects that the controllers read, each watched once for all of them. Indexes: of nodes `network`
+ * (`namespace/name` of the ResultityNetwork), `owner` (UID) and `identity` (`namespace/name` of the Secret); of pods and
+ * budgets `owner`. Secrets and ConfigMaps are not cached: they are read by name where they are needed.
+ */
+export interface Caches {
+  readonly networks: Reflector<ResultityNetwork>;
+  readonly nodes: Reflector<ResultityNode>;
+  readonly pools: Reflector<ResultityNodePool>;
+  /** Those with the label resultity.com/node. */
+  readonly pods: Reflector<Pod>;
+  /** Those with the label resultity.com/pool. */
+  readonly budgets: Reflector<PodDisruptionBudget>;
+}
+
+/** What the controllers share. Made once by `cmd/operator.ts`, or by a test. */
+export interface OperatorContext {
+  /** Writes fail with NotLeader unless this process leads. */
+  readonly client: Client;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+  /** The one namespace that is watched; undefined = all. */
+  readonly namespace: string | undefined;
+  readonly caches: Caches;
+  /** Written by the network controller, read by the others. */
+  readonly configs: NetworkConfigs;
+  readonly fleet: Fleet;
+}
+
+/** A controller as `cmd/operator.ts` runs it: until `signal` aborts, and again when leadership comes back. */
+export interface Runnable {
+  run(signal: AbortSignal): Promise<void>;
+}
+
+/** `namespace/name` of the network that a node names. */
+export function networkKeyOf(node: ResultityNode): string {
+  return `${node.metadata.namespace}/${node.spec.networkRef.name}`;
+}
+
+/** Name of the Secret with the node's identity. */
+export function identitySecretOf(node: ResultityNode): string {
+  return node.spec.identity?.secretName ?? identitySecretName(node.metadata.name);
+}
+
+/** Makes the caches. Nothing is read before their reflectors run. */
+export function makeCaches(
+  context: Pick<OperatorContext, "client" | "clock" | "random" | "logger" | "metrics" | "namespace">,
+): Caches {
+  const { client, clock, random, logger, metrics, namespace } = context;
+  const shared = { client, clock, random, logger, metrics, namespace };
+  const caches: Caches = {
+    networks: new Reflector({ ...shared, resource: networks }),
+    nodes: new Reflector({ ...shared, resource: nodes }),
+    pools: new Reflector({ ...shared, resource: pools }),
+    pods: new Reflector({ ...shared, resource: pods, labelSelector: nodeLabel }),
+    budgets: new Reflector({ ...shared, resource: podDisruptionBudgets, labelSelector: poolLabel }),
+  };
+  caches.nodes.store.addIndex("network", (node) => [networkKeyOf(node)]);
+  caches.nodes.store.addIndex("owner", byOwnerUid);
+  caches.nodes.store.addIndex("identity", (node) => [`${node.metadata.namespace}/${identitySecretOf(node)}`]);
+  caches.pods.store.addIndex("owner", byOwnerUid);
+  caches.budgets.store.addIndex("owner", byOwnerUid);
+  return caches;
+}
