@@ -1,7 +1,7 @@
 /** Builds binaries from the wrapper modules in `go/` into the project's cache folder. */
 import { execFile } from "node:child_process";
 import { chmodSync, existsSync, mkdirSync, renameSync } from "node:fs";
-import { delimiter, dirname, join } from "node:path";
+import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { takeBuildLock } from "./build-lock.ts";
 import {
@@ -14,7 +14,7 @@ import {
 } from "./catalogue.ts";
 import { TestbedError } from "./errors.ts";
 import { logTail, supervise } from "./processes.ts";
-import { executableIn } from "./search.ts";
+import { executableOnPath } from "./search.ts";
 import { formatVersion } from "./versions.ts";
 
 /** What a build needs to know about the machine. */
@@ -36,10 +36,7 @@ export function cachedPath(cache: string, name: BinaryName): string {
 
 /** Path of the Go toolchain, or undefined when it is not on PATH. */
 export function findGo(env: NodeJS.ProcessEnv): string | undefined {
-  return (env["PATH"] ?? "")
-    .split(delimiter)
-    .map((folder) => executableIn(folder, "go"))
-    .find((path) => path !== undefined);
+  return executableOnPath("go", env);
 }
 
 /**

@@ -27,6 +27,7 @@ import { dirname, join } from "node:path";
 import { TestbedError } from "./errors.ts";
 import { identify } from "./process-identity.ts";
 import { beginRun, removeFolder, runVariable, signalQuietly, sweepDeadRuns, testbedRoot } from "./runs.ts";
+import { executableOnPath } from "./search.ts";
 
 /** How a child ended: one of the two is set. */
 export interface Exit {
@@ -189,9 +190,8 @@ export function logTail(path: string, lines = 15): string {
 function startChild(spec: ChildSpec, runId: string, onExit: (pid: number) => void): Child {
   const { name, command, args, env = process.env, cwd, logFile, graceMs: specGrace = defaultGraceMs } = spec;
   if (command.includes("/")) requireExecutable(name, command);
-  const [file, ...argv] = diesWithParent()
-    ? ["setpriv", "--pdeathsig", "KILL", command, ...args]
-    : [command, ...args];
+  const setpriv = findSetpriv();
+  const [file, ...argv] = setpriv ? [setpriv, "--pdeathsig", "KILL", command, ...args] : [command, ...args];
   if (logFile) mkdirSync(dirname(logFile), { recursive: true });
   const log = logFile ? openSync(logFile, "a", 0o600) : undefined;
   const handle = spawn(file ?? command, argv, {
@@ -256,12 +256,18 @@ function requireExecutable(name: string, command: string): void {
   }
 }
 
-let pdeathsig: boolean | undefined;
+let setprivPath: string | null | undefined;
 
-/** Whether util-linux's setpriv can bind a child's life to its parent's (prctl PR_SET_PDEATHSIG). */
-function diesWithParent(): boolean {
-  pdeathsig ??= spawnSync("setpriv", ["--pdeathsig", "KILL", "true"], { stdio: "ignore" }).status === 0;
-  return pdeathsig;
+/**
+ * util-linux's setpriv, where it can bind a child's life to its parent's (prctl PR_SET_PDEATHSIG); else null. An
+ * absolute path, because the child's own PATH need not lead to it.
+ */
+function findSetpriv(): string | null {
+  if (setprivPath !== undefined) return setprivPath;
+  const path = executableOnPath("setpriv", process.env);
+  const works = path !== undefined && spawnSync(path, ["--pdeathsig", "KILL", "true"]).status === 0;
+  setprivPath = works ? path : null;
+  return setprivPath;
 }
 
 interface OpenSupervisor {
