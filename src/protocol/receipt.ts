@@ -53,6 +53,8 @@ export const countersignSchema = z.object({
   account: nameField,
   index: z.int().check(z.minimum(1)),
   prev: bytes32Field,
+  /** Tokens that the service counts: what the node claims, bounded by the bytes that the service sent it and relayed. */
+  metered: z.object({ prompt_tokens: countField, completion_tokens: countField }),
   committed_at: timeField,
 });
 export type Countersign = z.infer<typeof countersignSchema>;

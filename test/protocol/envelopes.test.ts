@@ -152,7 +152,17 @@ describe("receipts", () => {
       const prev = last === undefined ? chainStart : chainHash(last);
       const text = sealReceipt({ ...receipt, attempt: index }, net.node.key);
       chain.push(
-        sealCountersign({ receipt: text, account: "acme", index, prev, committed_at: net.now }, net.service),
+        sealCountersign(
+          {
+            receipt: text,
+            account: "acme",
+            index,
+            prev,
+            metered: { prompt_tokens: 1, completion_tokens: 1 },
+            committed_at: net.now,
+          },
+          net.service,
+        ),
       );
     }
     const links = verifyChain(chain, net.service);

@@ -165,7 +165,8 @@ function transcriptHash(challenge: string, hello: string): string {
   return createHash("sha256").update(challenge).update("\n").update(hello).digest("base64url");
 }
 
-function checkSkew(theirs: number, ours: number): void {
+/** @throws {ProtocolError} `clock_skew` when the two wall times (ms) differ by more than five minutes; names by how much. */
+export function checkSkew(theirs: number, ours: number): void {
   const skew = theirs - ours;
   if (Math.abs(skew) <= maxSkewMs) return;
   const seconds = Math.round(Math.abs(skew) / 1000);
