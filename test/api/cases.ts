@@ -20,6 +20,8 @@ export interface WrongCase {
   readonly field: string;
   /** What the API server's text must say beside the field. */
   readonly says: string;
+  /** The object has a field that is unknown; strict decoding would name that before any rule is asked. */
+  readonly unknownField?: true;
   /** What only the API server checks: zod has no list types and does not compare quantities. */
   readonly apiServerAlone?: true;
 }
@@ -260,12 +262,14 @@ export const wrongCases: readonly WrongCase[] = [
     object: volume({ secret: { secretName: "node-identity" } }),
     field: "spec.podOverrides.volumes[0]",
     says: "Secrets, tokens and other sources cannot be mounted",
+    unknownField: true,
   },
   {
     name: "B29 a token as a volume",
     object: volume({ projected: { sources: [{ serviceAccountToken: { path: "t" } }] } }),
     field: "spec.podOverrides.volumes[0]",
     says: "Secrets, tokens and other sources cannot be mounted",
+    unknownField: true,
   },
   {
     name: "B29 an environment variable from a Secret",
@@ -274,6 +278,7 @@ export const wrongCases: readonly WrongCase[] = [
     }),
     field: "spec.runtime.env[0].value",
     says: "Required value",
+    unknownField: true,
   },
   {
     name: "B29 the kubelet's folder as a volume",
