@@ -13,10 +13,10 @@
  *   `--watch=/a,/b`              looks at the files every 20 ms; event `file` {path, content} at each change
  *   `--write=/path:content`      writes a file before anything else
  * engine: nothing on the network, unless
- *   `--listen=127.0.0.1:9999`    answers 200 there; event `listening`
+ *   `--listen=127.0.0.1:9999`    answers 200 there; event `listening`; `POD_IP` stands for the pod's address
  *   `--exit=<code>`              ends at once with the code
  *   `--deaf`                     ignores SIGTERM
- *   `--child`                    starts a child that outlives it unless the kubelet ends it; event `child` {pid}
+ *   `--child`                    a child does the listening, which outlives it unless the kubelet ends it
  * both:
  *   `--try=/a,/b`                reads the files once; event `try` {path, content} or {path, error}
  *   `--env=A,B`                  event `env` with the values
@@ -147,15 +147,17 @@ function engine() {
     process.exit(code);
   }
   if (options.has("child")) {
-    const child = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)"], {
+    // In a session of its own, so that no signal to its parent's group reaches it.
+    spawn(process.execPath, [process.argv[1], version, "engine", `--listen=${options.get("listen")}`], {
       detached: true,
-      stdio: "ignore",
+      stdio: "inherit",
+      env: { ...process.env, WHO: `${who}-child` },
     });
-    note("child", { pid: child.pid });
-    child.unref();
+    return;
   }
   if (options.has("listen")) {
-    const [host, port] = (options.get("listen") ?? "").split(":");
+    const [name, port] = (options.get("listen") ?? "").split(":");
+    const host = name === "POD_IP" ? process.env.POD_IP : name;
     const server = createServer((_request, response) => response.end("engine"));
     server.listen(Number(port), host, () => note("listening", { host }));
     return;

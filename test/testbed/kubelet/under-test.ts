@@ -30,6 +30,8 @@ export interface KubeletUnderTest {
   readonly kubeconfig: string;
   /** The reference to put into a pod's `image`, always with a digest. */
   image(kind: SuiteImage): string;
+  /** Kills everything on the host at once and starts it again over the same disk. Absent where it cannot be done. */
+  reboot?(): Promise<void>;
   /** Stops the kubelet, its pods and the API server, and removes what they left. Idempotent. */
   stop(): Promise<void>;
 }

@@ -3,33 +3,28 @@
  * machine only. What a pod runs must be imported first: there is no registry.
  */
 import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { join } from "node:path";
+import type { ControlPlane } from "../control-plane.ts";
 import { kubeJson, type KubeObject } from "../kube-json.ts";
 import { type ImageSource, type WrittenImage, writeOciArchive } from "../oci.ts";
-import type { Child, Supervisor } from "../processes.ts";
+import type { Child } from "../processes.ts";
 import { until } from "../until.ts";
 import { type Containerd, startContainerd } from "./containerd.ts";
-import type { RealParts } from "./parts.ts";
+import { ensureRealParts, type RealParts } from "./parts.ts";
 import { claimSlot, type Slot } from "./slot.ts";
 
 /** What to start. */
 export interface RealKubeletOptions {
-  /** Owner of its processes and folders. */
-  readonly processes: Supervisor;
-  readonly parts: RealParts;
+  /** The control plane that it joins, and under whose supervisor it runs. */
+  readonly bed: ControlPlane;
   /** Name of its Node object. */
   readonly hostName: string;
-  /** Kubeconfig file of `system:node:<hostName>` in group `system:nodes`. */
-  readonly kubeconfig: string;
-  /** Kubeconfig file that may read and patch nodes' status: advertises the GPUs, looks whether the host is ready. */
-  readonly adminKubeconfig: string;
-  /** PEM of the authority whose client certificates the kubelet's own API takes (`kubectl logs` and `exec`). */
-  readonly clientCA: string;
   /** `nvidia.com/gpu` in the Node's capacity, by status patch. Default 0. */
   readonly gpus?: number;
   /** Labels that the Node registers with. Those of `kubernetes.io/` that a kubelet may not set are refused. */
   readonly labels?: Readonly<Record<string, string>>;
+  /** Told how a build goes, where the binaries have to be built. Default: nobody. */
+  readonly log?: (line: string) => void;
 }
 
 /** A running host. */
@@ -48,12 +43,16 @@ export interface RealKubelet {
 }
 
 /**
- * Starts the host and waits until its Node is ready and has its GPUs.
+ * Starts the host and waits until its Node is ready and has its GPUs. {@link whyNoRealKubelet} tells beforehand
+ * whether this machine can.
  *
- * @throws TestbedError `ProcessFailed` with the end of the log, `NotReady` after 60 s
+ * @throws TestbedError `ToolMissing`, `ProcessFailed` with the end of the log, `NotReady` after 60 s
  */
 export async function startRealKubelet(options: RealKubeletOptions): Promise<RealKubelet> {
-  const { processes, parts, hostName } = options;
+  const { bed, hostName } = options;
+  const { processes } = bed;
+  const parts = await ensureRealParts(options.log);
+  const kubeconfig = bed.kubeconfigForUser(`system:node:${hostName}`, ["system:nodes"]);
   const folder = processes.folder("host");
   // Processes in pods run as other users, and reach hostPath and emptyDir volumes through it.
   chmodSync(folder, 0o755);
@@ -63,7 +62,7 @@ export async function startRealKubelet(options: RealKubeletOptions): Promise<Rea
 
   const start = async () => {
     const containerd = await startContainerd(processes, parts, slot, folder);
-    const kubelet = await spawnKubelet(options, slot, containerd, folder);
+    const kubelet = spawnKubelet({ ...options, kubeconfig, parts, slot, containerd, folder });
     running = { containerd, kubelet };
     await becomeReady(options, kubelet);
   };
@@ -100,21 +99,24 @@ export async function startRealKubelet(options: RealKubeletOptions): Promise<Rea
   };
 }
 
-async function spawnKubelet(
-  { processes, parts, hostName, kubeconfig, clientCA, labels = {} }: RealKubeletOptions,
-  slot: Slot,
-  containerd: Containerd,
-  folder: string,
-): Promise<Child> {
-  const port = await freePort(slot.gateway);
+interface SpawnInput extends RealKubeletOptions {
+  readonly kubeconfig: string;
+  readonly parts: RealParts;
+  readonly slot: Slot;
+  readonly containerd: Containerd;
+  readonly folder: string;
+}
+
+function spawnKubelet(input: SpawnInput): Child {
+  const { bed, parts, hostName, kubeconfig, labels = {}, slot, containerd, folder } = input;
   const ca = join(folder, "client-ca.pem");
-  writeFileSync(ca, clientCA);
+  writeFileSync(ca, bed.ca);
   for (const each of ["kubelet", "certificates", "pods", "plugins"])
     mkdirSync(join(folder, each), { recursive: true });
   const config = join(folder, "kubelet.json");
-  writeFileSync(config, JSON.stringify(kubeletConfig({ slot, containerd, folder, ca, port }), null, 1));
+  writeFileSync(config, JSON.stringify(kubeletConfig({ slot, containerd, folder, ca }), null, 1));
   const [command = "nsenter", ...enter] = containerd.enter;
-  return processes.spawn({
+  return bed.processes.spawn({
     name: `kubelet ${hostName}`,
     command,
     args: [
@@ -142,16 +144,16 @@ interface ConfigInput {
   readonly containerd: Containerd;
   readonly folder: string;
   readonly ca: string;
-  readonly port: number;
 }
 
-function kubeletConfig({ slot, containerd, folder, ca, port }: ConfigInput): object {
+function kubeletConfig({ slot, containerd, folder, ca }: ConfigInput): object {
   return {
     apiVersion: "kubelet.config.k8s.io/v1beta1",
     kind: "KubeletConfiguration",
     containerRuntimeEndpoint: containerd.endpoint,
     address: slot.gateway,
-    port,
+    // The address is the slot's own, so the usual port is free.
+    port: 10_250,
     readOnlyPort: 0,
     healthzPort: 0,
     authentication: {
@@ -195,11 +197,8 @@ interface NodeObject extends KubeObject {
 const gpu = "nvidia.com/gpu";
 
 /** Waits for the Node's Ready condition of this start, and advertises GPUs until they stick. */
-async function becomeReady(
-  { adminKubeconfig, hostName, gpus = 0 }: RealKubeletOptions,
-  kubelet: Child,
-): Promise<void> {
-  const api = kubeJson(adminKubeconfig);
+async function becomeReady({ bed, hostName, gpus = 0 }: RealKubeletOptions, kubelet: Child): Promise<void> {
+  const api = kubeJson(bed.adminKubeconfig);
   const path = `/api/v1/nodes/${hostName}`;
   try {
     await until(
@@ -218,17 +217,4 @@ async function becomeReady(
   } finally {
     await api.close();
   }
-}
-
-/** A TCP port that was free on `host` a moment ago. */
-async function freePort(host: string): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", reject);
-    server.listen(0, host, resolve);
-  });
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  if (address === null || typeof address === "string") throw new Error(`no port on ${host}`);
-  return address.port;
 }

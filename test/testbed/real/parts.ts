@@ -1,5 +1,7 @@
 import { accessSync, constants, existsSync } from "node:fs";
-import { delimiter, join } from "node:path";
+import { delimiter, dirname, join } from "node:path";
+import { binary, type BinaryName, ensureBinaries, whyUnavailable } from "../binaries.ts";
+import { TestbedError } from "../errors.ts";
 
 /** What a real kubelet is made of: paths on this machine. */
 export interface RealParts {
@@ -17,6 +19,37 @@ export interface RealParts {
 export type SystemParts =
   | { readonly missing?: undefined; readonly runc: string; readonly cniPlugins: string }
   | { readonly missing: string };
+
+const binaryNames = [
+  "kubelet",
+  "containerd",
+  "containerd-shim-runc-v2",
+  "ctr",
+] as const satisfies BinaryName[];
+
+/** Why this machine cannot run a real kubelet, in one line, or undefined if it can. Builds nothing. */
+export async function whyNoRealKubelet(): Promise<string | undefined> {
+  return findSystemParts(process.env["PATH"] ?? "").missing ?? (await whyUnavailable(binaryNames));
+}
+
+/**
+ * Finds every part, and builds what is missing from Go modules.
+ *
+ * @throws TestbedError `ToolMissing` when the system lacks something; `BinaryMissing`, `BuildFailed`
+ */
+export async function ensureRealParts(log?: (line: string) => void): Promise<RealParts> {
+  const system = findSystemParts(process.env["PATH"] ?? "");
+  if (system.missing !== undefined) throw new TestbedError("ToolMissing", system.missing);
+  const binaries = await ensureBinaries(binaryNames, log ? { log } : {});
+  return {
+    kubelet: binary(binaries, "kubelet"),
+    containerd: binary(binaries, "containerd"),
+    ctr: binary(binaries, "ctr"),
+    shimFolder: dirname(binary(binaries, "containerd-shim-runc-v2")),
+    runc: system.runc,
+    cniPlugins: system.cniPlugins,
+  };
+}
 
 const cniFolders = ["/usr/lib/cni", "/opt/cni/bin"];
 const programs = ["unshare", "nsenter", "ip", "mount"];

@@ -1,0 +1,4 @@
+import { realKubelet } from "./kinds.ts";
+import { kubeletSuite } from "./suite.ts";
+
+await kubeletSuite(realKubelet);

@@ -1,0 +1,120 @@
+/**
+ * The specification of a kubelet, as far as the project leans on one: each row of what the real kubelet was seen to
+ * do is a test. It takes the kubelet as an argument, and says only what it sees from outside: pod status, and the
+ * timeline that the fixture writes.
+ */
+import { chmodSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, test } from "vitest";
+import { KubeAnswerError, type KubeJson, kubeJson } from "../kube-json.ts";
+import { FixturePod, type FixturePodSpec, namespace } from "./fixture-pod.ts";
+import { admissionRows } from "./rows-admission.ts";
+import { imageRows } from "./rows-images.ts";
+import { isolationRows } from "./rows-isolation.ts";
+import { lifecycleRows } from "./rows-lifecycle.ts";
+import { newerApiRows } from "./rows-newer-api.ts";
+import { restartRows } from "./rows-restarts.ts";
+import { volumeRows } from "./rows-volumes.ts";
+import type { KubeletKind, KubeletUnderTest } from "./under-test.ts";
+
+/** What a row works with. */
+export interface Suite {
+  readonly kubelet: KubeletUnderTest;
+  readonly kube: KubeJson;
+  /** Creates a pod on the kubelet under test. */
+  pod(spec: FixturePodSpec): Promise<FixturePod>;
+  /** Creates a ConfigMap or Secret in the suite's namespace. */
+  config(
+    kind: "configmaps" | "secrets",
+    name: string,
+    content: Readonly<Record<string, string>>,
+  ): Promise<void>;
+  /** Changes its content. */
+  reconfigure(
+    kind: "configmaps" | "secrets",
+    name: string,
+    content: Readonly<Record<string, string>>,
+  ): Promise<void>;
+}
+
+/** Registers the suite for one kubelet; a single skipped test with the reason where the machine cannot run it. */
+export async function kubeletSuite(kind: KubeletKind): Promise<void> {
+  const missing = await kind.missing();
+  if (missing !== undefined) {
+    test.skip(`kubelet ${kind.name}: ${missing}`, () => {});
+    return;
+  }
+  describe(`kubelet ${kind.name}`, () => {
+    let running: Suite | undefined;
+    let stop = async () => {};
+    beforeAll(async () => {
+      const opened = await open(kind);
+      running = opened.suite;
+      stop = opened.stop;
+    });
+    afterAll(() => stop());
+    const suite = (): Suite => {
+      if (!running) throw new Error("the kubelet is not running");
+      return running;
+    };
+    // Rows wait more than they work, so they run side by side, the longest first.
+    describe.concurrent("rows", () => {
+      restartRows(suite);
+      imageRows(suite);
+      lifecycleRows(suite);
+      volumeRows(suite);
+      isolationRows(suite);
+      if (kind.name === "real") newerApiRows(suite);
+    });
+    // Rows that count what the host has must have it for themselves.
+    describe("rows, one at a time", () => {
+      admissionRows(suite);
+    });
+  });
+}
+
+async function open(kind: KubeletKind): Promise<{ suite: Suite; stop: () => Promise<void> }> {
+  const folder = mkdtempSync(join(tmpdir(), "kubelet-suite-"));
+  chmodSync(folder, 0o755);
+  const kubelet = await kind.start();
+  const kube = kubeJson(kubelet.kubeconfig);
+  const stop = async () => {
+    await kube.close();
+    await kubelet.stop();
+    rmSync(folder, { recursive: true, force: true });
+  };
+  try {
+    await kube.create("/api/v1/namespaces", { metadata: { name: namespace } });
+    await ensure(kube, "serviceaccounts", { metadata: { name: "default" } });
+  } catch (thrown) {
+    await stop();
+    throw thrown;
+  }
+  const field = { configmaps: "data", secrets: "stringData" } as const;
+  const suite: Suite = {
+    kubelet,
+    kube,
+    pod: (spec) => FixturePod.create(kube, kubelet, folder, spec),
+    async config(plural, name, content) {
+      await kube.create(`/api/v1/namespaces/${namespace}/${plural}`, {
+        metadata: { name },
+        [field[plural]]: content,
+      });
+    },
+    async reconfigure(plural, name, content) {
+      const path = `/api/v1/namespaces/${namespace}/${plural}/${name}`;
+      await kube.patch(path, "merge", { [field[plural]]: content });
+    },
+  };
+  return { suite, stop };
+}
+
+/** Creates what a controller of the control plane may have made already. */
+async function ensure(kube: KubeJson, plural: string, body: object): Promise<void> {
+  try {
+    await kube.create(`/api/v1/namespaces/${namespace}/${plural}`, body);
+  } catch (thrown) {
+    if (!(thrown instanceof KubeAnswerError && thrown.code === "http-409")) throw thrown;
+  }
+}
