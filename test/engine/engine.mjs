@@ -6,16 +6,16 @@
  *
  * Flags: --host (127.0.0.1) --port (8000) --model NAME (repeatable) --token-delay-ms (20) --start-delay-ms (0)
  *   --log FILE (appends one JSON line per request begun and ended, with the `x-request-id` that came with it)
- *   --version TEXT (answered by GET /version)
+ *   --version TEXT (answered by GET /version, written into each log line; default: $ENGINE_VERSION)
  * Switches while it runs: POST /__switch {"mode": …, "tokenDelayMs": …, "times": n} with mode
  *   ok | error (500) | reject (400) | hang (no answer) | stall (stops in mid-answer) | garbage | endless | crash (exit in
  *   mid-answer) | die (exit at once). `times` limits the mode to the next n requests.
  */
-import { createHash } from "node:crypto";
 import { appendFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { setTimeout as wait } from "node:timers/promises";
 import { parseArgs } from "node:util";
+import { answerWords } from "./answer.ts";
 
 const { values: flags } = parseArgs({
   options: {
@@ -25,35 +25,18 @@ const { values: flags } = parseArgs({
     "token-delay-ms": { type: "string", default: "20" },
     "start-delay-ms": { type: "string", default: "0" },
     log: { type: "string" },
-    version: { type: "string", default: "1" },
+    version: { type: "string", default: process.env.ENGINE_VERSION ?? "1" },
   },
 });
 
 const state = { mode: "ok", times: Infinity, tokenDelayMs: Number(flags["token-delay-ms"]) };
 const modes = ["ok", "error", "reject", "hang", "stall", "garbage", "endless", "crash", "die"];
-const words =
-  "the of light and rail over stone under glass with seven rivers past every quiet engine room".split(" ");
 const maxBody = 64 * 1024 * 1024;
 
 function log(entry) {
   const line = `${JSON.stringify({ time: Date.now(), pid: process.pid, version: flags.version, ...entry })}\n`;
   if (flags.log) appendFileSync(flags.log, line);
   else process.stdout.write(line);
-}
-
-/** The words of an answer: `count` of them, a pure function of model and messages. */
-export function answerWords(model, messages, count) {
-  const out = [];
-  let digest = createHash("sha256")
-    .update(JSON.stringify([model, messages]))
-    .digest();
-  while (out.length < count) {
-    for (const byte of digest) {
-      if (out.length < count) out.push(words[byte % words.length]);
-    }
-    digest = createHash("sha256").update(digest).digest();
-  }
-  return out;
 }
 
 function json(response, status, body) {
