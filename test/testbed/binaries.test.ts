@@ -150,6 +150,13 @@ describe("a build", () => {
     expect(calls()).toHaveLength(1);
   });
 
+  test("clears what a killed build left", async () => {
+    const left = script(`${cachedPath(join(dir, "cache"), "etcd")}.4711.part`, "");
+    fakeGo();
+    await ensureBinaries(["etcd"], options());
+    expect(existsSync(left)).toBe(false);
+  });
+
   test("stamps Kubernetes with the version that go.mod pins", async () => {
     fakeGo();
     await ensureBinaries(["kube-scheduler"], options());

@@ -13,7 +13,7 @@
  * minor version, 1.33 or newer, and a kubectl within one of it. A binary that is passed over is named to `log`.
  */
 import { execFile } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, realpathSync } from "node:fs";
 import { homedir } from "node:os";
 import { delimiter, join } from "node:path";
 import { promisify } from "node:util";
@@ -140,7 +140,7 @@ async function candidatesFor(name: BinaryName, { env, log }: BuildContext): Prom
     folders.map((folder) => executableIn(folder, name)).filter((path) => path !== undefined),
   );
   const fit: Candidate[] = [];
-  for (const path of paths) {
+  for (const path of paths.values()) {
     const version = await versionOf(path, catalogue[name].versionArgs, env);
     if (!version) {
       log(`passed over ${path}: it does not tell its version`);

@@ -1,6 +1,6 @@
 /** Builds binaries from the wrapper modules in `go/` into the project's cache folder. */
 import { execFile } from "node:child_process";
-import { chmodSync, existsSync, mkdirSync, renameSync } from "node:fs";
+import { chmodSync, existsSync, globSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { takeBuildLock } from "./build-lock.ts";
@@ -85,7 +85,10 @@ async function goBuild(
   { env, log }: BuildContext,
 ): Promise<void> {
   const { module, goPackage } = catalogue[name];
-  mkdirSync(dirname(path), { recursive: true });
+  const folder = dirname(path);
+  mkdirSync(folder, { recursive: true });
+  // Whoever holds the lock is alone here: these are of builds that were killed.
+  for (const part of globSync("*.part", { cwd: folder })) rmSync(join(folder, part), { force: true });
   await using processes = supervise({ log });
   const logFile = join(processes.folder("build"), "go.log");
   // In the cache folder, not in the temporary one: a rename is atomic only within one file system.

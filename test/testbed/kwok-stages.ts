@@ -25,7 +25,7 @@ export async function kwokStages({
   const kept = join(cache, cacheKey("kwok"), "stage");
   if (!existsSync(kept)) {
     const source = join(await moduleFolder("kwok", "sigs.k8s.io/kwok", env), "kustomize", "stage");
-    const half = `${kept}.${process.pid}.part`;
+    const half = `${kept}.${process.pid}.copy`;
     for (const file of globSync(stageFiles, { cwd: source })) {
       mkdirSync(join(half, file, ".."), { recursive: true });
       cpSync(join(source, file), join(half, file));
