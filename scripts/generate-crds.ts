@@ -157,7 +157,8 @@ function* rows(path: string, schema: StructuralSchema): Generator<string> {
   for (const [name, field] of Object.entries(schema.properties ?? {})) {
     const at = `${path}.${name}`;
     const required = schema.required?.includes(name) ? "**Required.** " : "";
-    const rules = (field["x-kubernetes-validations"] ?? [])
+    const rules = [field, field.items ?? {}]
+      .flatMap((ruled) => ruled["x-kubernetes-validations"] ?? [])
       .map(({ message }) => ` Rule: ${message}.`)
       .join("");
     const fallback = field.default === undefined ? "" : ` Default: \`${JSON.stringify(field.default)}\`.`;

@@ -30,19 +30,28 @@ export const reservedMountPaths = [
 
 /** Folders of the host through which a pod could reach keys, other pods or the host itself. */
 export const refusedHostPaths = [
+  "/bin",
   "/boot",
   "/dev",
   "/etc",
+  "/lib",
+  "/lib64",
+  "/opt/cni",
   "/proc",
   "/root",
   "/run",
+  "/sbin",
   "/sys",
-  "/var/run",
-  "/var/lib/kubelet",
+  "/usr",
   "/var/lib/containerd",
   "/var/lib/containers",
   "/var/lib/docker",
   "/var/lib/etcd",
+  "/var/lib/k0s",
+  "/var/lib/kubelet",
+  "/var/lib/rancher",
+  "/var/run",
+  "/var/spool",
 ] as const;
 
 const absolutePathPattern = /^\/([^:]*[^:/])?$/;
