@@ -9,7 +9,7 @@ import { generateApiFiles } from "./generate-crds.ts";
 const root = join(import.meta.dirname, "..");
 
 /** Path relative to the repository → contents. Each generator adds its own. */
-const files = new Map<string, string>([...generateApiFiles(root)]);
+const files = new Map<string, string>(generateApiFiles(root));
 
 const check = process.argv.includes("--check");
 let stale = 0;
