@@ -6,6 +6,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -101,6 +102,14 @@ describe("look-up", () => {
     const silent = script(join(dir, "path", "etcd"), "exit 1");
     await expect(ensureBinaries(["etcd"], options())).rejects.toThrow("Go is not there");
     expect(lines).toEqual([`passed over ${silent}: it does not tell its version`]);
+  });
+
+  test("a folder that PATH names twice is read once", async () => {
+    const old = fake("path", "etcd", "3.4.0");
+    symlinkSync(join(dir, "path"), join(dir, "bin"));
+    const PATH = `${join(dir, "path")}:${join(dir, "bin")}`;
+    expect(await whyUnavailable(["etcd"], options({ PATH }))).toBeDefined();
+    expect(lines).toEqual([`passed over ${old} v3.4.0: etcd 3.5 or newer is needed`]);
   });
 
   test("the cache folder follows XDG_CACHE_HOME, then HOME", () => {

@@ -136,9 +136,13 @@ function commonMinor(candidatesByName: readonly (readonly Candidate[])[]): numbe
 /** Found in KUBEBUILDER_ASSETS and on PATH, in this order, whose version is readable and not too old. */
 async function candidatesFor(name: BinaryName, { env, log }: BuildContext): Promise<Candidate[]> {
   const folders = [env["KUBEBUILDER_ASSETS"] ?? "", ...(env["PATH"] ?? "").split(delimiter)];
-  const paths = new Set(
-    folders.map((folder) => executableIn(folder, name)).filter((path) => path !== undefined),
-  );
+  const paths = new Map<string, string>();
+  for (const folder of folders) {
+    const path = executableIn(folder, name);
+    // One file by two paths (/bin is often /usr/bin) is one candidate.
+    const file = path && realpathSync(path);
+    if (path && file && !paths.has(file)) paths.set(file, path);
+  }
   const fit: Candidate[] = [];
   for (const path of paths.values()) {
     const version = await versionOf(path, catalogue[name].versionArgs, env);
