@@ -130,6 +130,8 @@ export class Transport {
     if (signal?.aborted) forward();
     signal?.addEventListener("abort", forward, { once: true });
     const timer = this.#clock.setTimer(() => {
+      // The connection may be half open. Pings will tell; the next request need not wait for them.
+      this.#retire();
       abort.abort(
         new KubeError("Timeout", `${phrase(context)}: no answer within ${timeout / 1000} s`, context),
       );
@@ -257,7 +259,7 @@ export class Transport {
     return opening;
   }
 
-  /** Lets the connection end with its streams, so that the next request makes one with today's certificates. */
+  /** Lets the connection end with its streams, and the next request make a new one, with today's certificates. */
   #retire(): void {
     const retired = this.#session;
     this.#session = undefined;
