@@ -56,6 +56,11 @@ test("an answered request is read field by field, an unanswered one and half a l
   ]);
 });
 
+test("half an entry of a server that was killed does not hide the next one", () => {
+  const half = line("create", "/lost").slice(0, 90);
+  expect(parseAuditLog(half + line("create", "/kept")).map((entry) => entry.uri)).toEqual(["/kept"]);
+});
+
 test("writes are told from reads, reviews and requests without a resource", () => {
   const review = { objectRef: { resource: "subjectaccessreviews", apiGroup: "authorization.k8s.io" } };
   const text =

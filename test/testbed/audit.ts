@@ -101,7 +101,8 @@ export function parseAuditLog(text: string): AuditEntry[] {
   const entries: AuditEntry[] = [];
   for (const line of text.slice(0, text.lastIndexOf("\n") + 1).split("\n")) {
     if (!line.includes('"ResponseComplete"')) continue;
-    const event: unknown = JSON.parse(line);
+    // An API server killed while it wrote leaves half an entry, to which its successor appends.
+    const event: unknown = JSON.parse(line.slice(Math.max(0, line.lastIndexOf(entryStart))));
     if (stringField(event, "stage") !== "ResponseComplete") continue;
     const object = field(event, "objectRef");
     entries.push({
@@ -121,6 +122,9 @@ export function parseAuditLog(text: string): AuditEntry[] {
   }
   return entries;
 }
+
+/** How the API server begins each line. */
+const entryStart = '{"kind":"Event"';
 
 function field(value: unknown, name: string): unknown {
   return typeof value === "object" && value !== null ? Reflect.get(value, name) : undefined;
