@@ -1,7 +1,15 @@
 import type { OpenAnswer } from "./answer.ts";
-import { KubeError, type RequestContext, isKubeError, phrase } from "./errors.ts";
+import { KubeError, isKubeError, phrase } from "./errors.ts";
 import type { Draft, KubeObject, ObjectRef } from "./object.ts";
-import { refKey } from "./object.ts";
+import {
+  type Selection,
+  collectionContext,
+  collectionPath,
+  contextOf,
+  needNamespace,
+  pathOf,
+  withQuery,
+} from "./paths.ts";
 import { type Resource, apiVersionOf } from "./resources.ts";
 import type { Request, Transport } from "./transport.ts";
 
@@ -20,14 +28,6 @@ export interface WriteOptions extends CallOptions {
   readonly fieldManager?: string;
   /** `status`, `scale`, `resize`, … */
   readonly subresource?: string;
-}
-
-/** Which objects of a kind are meant. */
-export interface Selection {
-  /** All namespaces when left out. */
-  readonly namespace?: string | undefined;
-  readonly labelSelector?: string | undefined;
-  readonly fieldSelector?: string | undefined;
 }
 
 /** Options of {@link Client.list}. */
@@ -367,59 +367,4 @@ function named<T extends KubeObject>(item: T, resource: Resource<T>): T {
 
 function complete<T extends KubeObject>(resource: Resource<T>, draft: Draft<T>): object {
   return { ...draft, apiVersion: apiVersionOf(resource), kind: resource.kind };
-}
-
-function contextOf(
-  verb: string,
-  { plural }: Resource<KubeObject>,
-  ref: ObjectRef,
-  subresource?: string,
-): RequestContext {
-  return { verb, resource: subresource ? `${plural}/${subresource}` : plural, object: refKey(ref) };
-}
-
-function collectionContext(
-  verb: string,
-  { plural }: Resource<KubeObject>,
-  { namespace }: Selection,
-): RequestContext {
-  return { verb, resource: plural, object: namespace ? `${namespace}/` : "" };
-}
-
-function needNamespace(resource: Resource<KubeObject>, name: string): undefined {
-  if (!resource.namespaced) return undefined;
-  throw new KubeError("BadRequest", `${resource.plural} ${name}: metadata.namespace is missing; set it`);
-}
-
-function pathOf(resource: Resource<KubeObject>, ref: ObjectRef, subresource?: string): string {
-  const namespace = ref.namespace ?? needNamespace(resource, ref.name);
-  const path = `${collection(resource, namespace)}/${encodeURIComponent(ref.name)}`;
-  return subresource ? `${path}/${subresource}` : path;
-}
-
-function collection(
-  { group, version, plural, namespaced }: Resource<KubeObject>,
-  namespace?: string,
-): string {
-  const root = group ? `/apis/${group}/${version}` : `/api/${version}`;
-  return namespaced && namespace
-    ? `${root}/namespaces/${encodeURIComponent(namespace)}/${plural}`
-    : `${root}/${plural}`;
-}
-
-function collectionPath(
-  resource: Resource<KubeObject>,
-  { namespace, labelSelector, fieldSelector }: Selection,
-  query: Readonly<Record<string, string | undefined>>,
-): string {
-  return withQuery(collection(resource, namespace), { labelSelector, fieldSelector, ...query });
-}
-
-function withQuery(path: string, query: Readonly<Record<string, string | undefined>>): string {
-  const parameters = new URLSearchParams();
-  for (const [name, value] of Object.entries(query)) {
-    if (value !== undefined && value !== "") parameters.set(name, value);
-  }
-  const text = parameters.toString();
-  return text ? `${path}?${text}` : path;
 }

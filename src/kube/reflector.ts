@@ -3,10 +3,11 @@ import { type Clock, type Timer, sleep, systemClock } from "../lib/clock.ts";
 import { messageOf } from "../lib/errors.ts";
 import { type Logger, silentLogger } from "../lib/logger.ts";
 import { Metrics } from "../lib/metrics.ts";
-import type { Client, Selection } from "./client.ts";
+import type { Client } from "./client.ts";
 import { KubeError, type Status, errorOfStatus, isKubeError } from "./errors.ts";
 import { lines } from "./lines.ts";
 import { type KubeObject, keyOf } from "./object.ts";
+import type { Selection } from "./paths.ts";
 import { type Resource, apiVersionOf } from "./resources.ts";
 import { type Change, type ReadStore, Store } from "./store.ts";
 

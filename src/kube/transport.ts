@@ -1,13 +1,13 @@
 import { type ClientHttp2Session, type ClientHttp2Stream, constants } from "node:http2";
-import { PassThrough } from "node:stream";
 import { type Clock, sleep, systemClock } from "../lib/clock.ts";
 import { messageOf } from "../lib/errors.ts";
 import { type Logger, silentLogger } from "../lib/logger.ts";
 import { Metrics } from "../lib/metrics.ts";
 import type { ApiConnection } from "./config.ts";
 import { KubeError, type RequestContext, type Status, errorOfStatus, phrase } from "./errors.ts";
-import type { OpenAnswer } from "./answer.ts";
+import { type OpenAnswer, iterable, readText } from "./answer.ts";
 import { openPlain } from "./plain.ts";
+import { Slots } from "./slots.ts";
 import { type SessionTiming, defaultTiming, openSession } from "./session.ts";
 
 /** One request to the API server. */
@@ -327,47 +327,6 @@ function neverProcessed(thrown: unknown): boolean {
   );
 }
 
-/**
- * Reads a whole body. With events and not with `for await`, since Node's iterator takes an HTTP/2 stream that the server has
- * closed for broken, though its data waits to be read.
- */
-function readText(answer: OpenAnswer, maxBytes: number, context: RequestContext): Promise<string> {
-  const { body } = answer;
-  return new Promise((resolve, reject) => {
-    const chunks: Buffer[] = [];
-    let size = 0;
-    body.on("data", (chunk: Buffer) => {
-      size += chunk.length;
-      if (size <= maxBytes) chunks.push(chunk);
-      else {
-        const message = `${phrase(context)}: the answer is longer than ${maxBytes} bytes`;
-        reject(new KubeError("TooLarge", message, context));
-        answer.cancel();
-      }
-    });
-    body.once("end", () => resolve(Buffer.concat(chunks).toString("utf8")));
-    body.once("error", reject);
-    body.once("close", () => reject(new Error("the answer was cut")));
-    if (body.destroyed) reject(new Error("the answer was cut"));
-  });
-}
-
-/** The body for an iterator: a stream of our own, for the reason given at {@link readText}. */
-function iterable(answer: OpenAnswer): OpenAnswer {
-  const { body } = answer;
-  const own = new PassThrough();
-  // Who iterates is told by the iterator; this is for a body that nobody came to read.
-  own.on("error", () => undefined);
-  body.once("error", (error) => own.destroy(error));
-  body.once("close", () => {
-    if (!body.readableEnded) own.destroy(new Error("the answer was cut"));
-  });
-  own.once("close", () => answer.cancel());
-  if (body.destroyed) own.destroy(new Error("the answer was cut"));
-  else body.pipe(own);
-  return { ...answer, body: own };
-}
-
 function statusOf(text: string): Status {
   try {
     const body: Status | null = JSON.parse(text);
@@ -405,40 +364,4 @@ function abortable<R>(work: Promise<R>, signal: AbortSignal): Promise<R> {
     signal.addEventListener("abort", aborted, { once: true });
     work.then(resolve, reject).finally(() => signal.removeEventListener("abort", aborted));
   });
-}
-
-/** Lets a bounded number in at a time, the others in the order in which they came. */
-class Slots {
-  #free: number;
-  readonly #waiting: (() => void)[] = [];
-
-  constructor(count: number) {
-    this.#free = count;
-  }
-
-  async acquire(signal: AbortSignal): Promise<void> {
-    if (signal.aborted) throw signal.reason;
-    if (this.#free > 0) {
-      this.#free--;
-      return;
-    }
-    await new Promise<void>((resolve, reject) => {
-      const aborted = () => {
-        this.#waiting.splice(this.#waiting.indexOf(admitted), 1);
-        reject(signal.reason);
-      };
-      const admitted = () => {
-        signal.removeEventListener("abort", aborted);
-        resolve();
-      };
-      this.#waiting.push(admitted);
-      signal.addEventListener("abort", aborted, { once: true });
-    });
-  }
-
-  release(): void {
-    const next = this.#waiting.shift();
-    if (next) next();
-    else this.#free++;
-  }
 }
