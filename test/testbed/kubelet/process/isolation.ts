@@ -1,0 +1,112 @@
+/** How this machine starts a program in namespaces of its own, found out once. */
+import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { delimiter, join } from "node:path";
+
+/** Commands of util-linux as they are to be used here. */
+export interface Isolation {
+  /** Command before the script: new mount, pid and UTS namespaces, ended with this process. */
+  readonly enterNew: readonly string[];
+  /** Command before a program that is to run beside the container whose first process is `pid`. */
+  enterRunning(pid: number): readonly string[];
+  /** setpriv(1) is there. */
+  readonly hasSetpriv: boolean;
+  /** Containers may have users other than root. */
+  readonly canSwitchUser: boolean;
+}
+
+/** Folders that are looked into beside PATH: administration programs are often missing from it. */
+const administration = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+
+let known: Isolation | undefined;
+
+/**
+ * Finds the way that works on this machine: as root plain namespaces, else a user namespace in which the caller is
+ * root.
+ *
+ * @param searchPath the caller's PATH
+ * @throws Error that says what is missing, when no way works
+ */
+export function isolation(searchPath: string): Isolation {
+  known ??= detect(searchPath);
+  return known;
+}
+
+function detect(searchPath: string): Isolation {
+  const find = (name: string) =>
+    [...searchPath.split(delimiter), ...administration]
+      .map((folder) => join(folder, name))
+      .find((path) => path.startsWith("/") && existsSync(path));
+  const unshare = find("unshare");
+  const nsenter = find("nsenter");
+  const setpriv = find("setpriv");
+  const missing = ["unshare", "nsenter", "mount", "umount", "pivot_root"].filter((name) => !find(name));
+  if (!unshare || !nsenter || missing.length > 0) {
+    throw new Error(`the process kubelet needs util-linux; missing here: ${missing.join(", ")}`);
+  }
+  const root = process.getuid?.() === 0;
+  const user = root ? [] : ["--user", "--map-root-user"];
+  const fresh = [unshare, ...user, "--mount", "--pid", "--uts", "--fork", "--kill-child=KILL"];
+  const enterNew = setpriv ? [setpriv, "--pdeathsig", "KILL", ...fresh] : fresh;
+  const [command = "", ...args] = enterNew;
+  const tried = spawnSync(command, [...args, "/bin/sh", "-c", "mount -t tmpfs none /tmp"], {
+    encoding: "utf8",
+  });
+  if (tried.status !== 0) {
+    throw new Error(
+      `the process kubelet cannot make mount and pid namespaces here (${tried.stderr.trim() || tried.error?.message || "no reason given"}): ` +
+        (root
+          ? "it needs CAP_SYS_ADMIN; give the container of this process that capability"
+          : "run it as root, or allow unprivileged user namespaces"),
+    );
+  }
+  const inUser = root ? [] : ["--user", "--preserve-credentials"];
+  return {
+    enterNew,
+    enterRunning: (pid) => [nsenter, `--target=${pid}`, ...inUser, "--mount", "--pid", "--uts"],
+    hasSetpriv: setpriv !== undefined,
+    canSwitchUser: root && setpriv !== undefined,
+  };
+}
+
+/** What Docker and containerd leave a container of root (capabilities(7)), less what only devices would need. */
+const defaultCapabilities = [
+  "chown",
+  "dac_override",
+  "fowner",
+  "fsetid",
+  "kill",
+  "net_bind_service",
+  "setfcap",
+  "setgid",
+  "setpcap",
+  "setuid",
+  "sys_chroot",
+];
+
+/** Whom a container runs as. */
+export interface Rights {
+  readonly user: number;
+  readonly group: number;
+  readonly groups: readonly number[];
+  readonly dropAll: boolean;
+  readonly dropped: readonly string[];
+  readonly noNewPrivileges: boolean;
+}
+
+/** Arguments of setpriv(1) for `rights`; undefined where there is no setpriv. */
+export function setprivArguments(rights: Rights, how: Isolation): readonly string[] | undefined {
+  if (!how.hasSetpriv) return undefined;
+  const kept = rights.dropAll
+    ? []
+    : defaultCapabilities.filter((name) => !rights.dropped.some((drop) => drop.toLowerCase() === name));
+  const args = ["--inh-caps=-all", `--bounding-set=${["-all", ...kept.map((name) => `+${name}`)].join(",")}`];
+  if (how.canSwitchUser) {
+    args.push(`--reuid=${rights.user}`, `--regid=${rights.group}`);
+    args.push(rights.groups.length > 0 ? `--groups=${rights.groups.join(",")}` : "--clear-groups");
+  }
+  if (rights.noNewPrivileges) args.push("--no-new-privs");
+  // A change of user clears it (prctl(2), PR_SET_PDEATHSIG), so it is set again.
+  args.push("--pdeathsig=KILL");
+  return args;
+}
