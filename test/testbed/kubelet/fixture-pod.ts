@@ -227,8 +227,9 @@ export class FixturePod implements AsyncDisposable {
     );
   }
 
-  /** Waits for the pod's `Ready` condition. */
+  /** Waits for the pod's `Ready` condition, and for the engine's first note: a container runs before its program does. */
   async ready(): Promise<PodObject> {
+    await this.until("the engine to start", () => this.seen("runtime", "start").length > 0);
     return this.until("it to be ready", async () => {
       const pod = await this.read();
       return conditionOf(pod, "Ready") === "True" && pod;

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { until } from "../until.ts";
 import { namespace, type PodObject } from "./fixture-pod.ts";
 import type { Suite } from "./suite.ts";
 
@@ -53,15 +54,12 @@ export function newerApiRows(suite: () => Suite): void {
     await kube.create(pods, hold("holds", kubelet.image("fixture-v2")));
     await kube.create(pods, hold("cannot-hold", unpullable));
     const look = (name: string) => kube.get<PodObject>(`${pods}/${name}`);
-    await expect.poll(async () => (await look("holds"))?.status?.phase, { timeout: 30_000 }).toBe("Running");
-    await expect
-      .poll(async () => (await look("cannot-hold"))?.status?.containerStatuses?.[0]?.state?.waiting, {
-        timeout: 30_000,
-      })
-      .toMatchObject({
-        reason: expect.stringMatching(/^(ErrImagePull|ImagePullBackOff)$/),
-        message: expect.stringContaining(unpullable),
-      });
+    await until("the pod to run", async () => (await look("holds"))?.status?.phase === "Running");
+    const waiting = await until("the other one's image error", async () => {
+      const state = (await look("cannot-hold"))?.status?.containerStatuses?.[0]?.state?.waiting;
+      return state?.reason?.match(/^(ErrImagePull|ImagePullBackOff)$/) && state;
+    });
+    expect(waiting.message).toContain(unpullable);
     for (const name of ["holds", "cannot-hold"]) await kube.delete(`${pods}/${name}`, 0);
   });
 }

@@ -65,7 +65,9 @@ export function restartRows(suite: () => Suite): void {
     await pod.ready();
     await pod.patchImages({ agent: suite().kubelet.image("unpullable") });
     await pod.toldOf("runtime start v1", 3);
-    expect((await pod.container("runtime"))?.restartCount).toBeGreaterThanOrEqual(2);
+    await pod.until("the restarts in the status", async () => {
+      return ((await pod.container("runtime"))?.restartCount ?? 0) >= 2;
+    });
     expect(pod.seen("agent", "start")).toHaveLength(1);
     // There was nobody to drain through.
     expect(pod.seen("agent", "drain-begin")).toEqual([]);

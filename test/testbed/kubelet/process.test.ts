@@ -1,0 +1,4 @@
+import { processKubelet } from "./process/under-test.ts";
+import { kubeletSuite } from "./suite.ts";
+
+await kubeletSuite(processKubelet);
