@@ -1,0 +1,258 @@
+import { PassThrough } from "node:stream";
+import { afterEach, describe, expect, it } from "vitest";
+import { Controller, type ControllerOptions } from "../../src/kube/controller.ts";
+import { KubeError } from "../../src/kube/errors.ts";
+import { Expectations } from "../../src/kube/expectations.ts";
+import type { KubeObject } from "../../src/kube/object.ts";
+import { Reflector, type WatchClient } from "../../src/kube/reflector.ts";
+import { type ConfigMap, configMaps, customResource } from "../../src/kube/resources.ts";
+import { exceptStatus, mapped, own, owned } from "../../src/kube/sources.ts";
+import { Metrics } from "../../src/lib/metrics.ts";
+import { FakeClock } from "../lib/fake-clock.ts";
+import { configMap } from "./objects.ts";
+
+const parents = customResource<object, object>("example.com", "v1", "parents", "Parent");
+
+/** A reflector whose watch is fed by hand. */
+function feed(clock: FakeClock) {
+  const body = new PassThrough();
+  const client: WatchClient = {
+    // oxlint-disable-next-line require-yield
+    pages: async function* () {
+      throw new Error("not listed here");
+    },
+    watch: async () => ({ status: 200, headers: {}, body, cancel: () => body.destroy() }),
+  };
+  const reflector = new Reflector<ConfigMap>({ client, resource: configMaps, clock });
+  const send = (type: string, object: KubeObject) => body.write(`${JSON.stringify({ type, object })}\n`);
+  const synced = (version = 100) =>
+    send("BOOKMARK", configMap("", version, { annotations: { "k8s.io/initial-events-end": "true" } }));
+  return { reflector, send, synced };
+}
+
+/** Lets everything that can happen without time going by happen. */
+async function settle(): Promise<void> {
+  for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+const stops: AbortController[] = [];
+afterEach(() => stops.splice(0).forEach((stop) => stop.abort()));
+
+function start(options: Partial<ControllerOptions> & Pick<ControllerOptions, "reconcile">) {
+  const clock = new FakeClock();
+  const source = feed(clock);
+  const metrics = new Metrics();
+  const stop = new AbortController();
+  stops.push(stop);
+  void source.reflector.run(stop.signal);
+  const controller = new Controller({
+    name: "test",
+    sources: [own(source.reflector)],
+    clock,
+    random: () => 0,
+    metrics,
+    ...options,
+  });
+  return { clock, ...source, metrics, stop, controller, ended: controller.run(stop.signal) };
+}
+
+describe("Controller", () => {
+  it("waits for its caches, then reconciles each object, with the reason", async () => {
+    const seen: [string, readonly string[]][] = [];
+    const t = start({ reconcile: async (key, _signal, reasons) => void seen.push([key, reasons]) });
+    t.send("ADDED", configMap("a", 1));
+    await settle();
+    expect(seen).toEqual([]);
+    t.synced();
+    await settle();
+    expect(seen).toEqual([["ns/a", ["configmaps ns/a added"]]]);
+    t.send("DELETED", configMap("a", 101));
+    await settle();
+    expect(seen[1]).toEqual(["ns/a", ["configmaps ns/a deleted"]]);
+  });
+
+  it("tries a key that failed again, later each time, while the others go on", async () => {
+    const seen: string[] = [];
+    const t = start({
+      reconcile: async (key) => {
+        seen.push(key);
+        if (key === "ns/bad") throw new Error("cannot");
+      },
+    });
+    t.synced();
+    t.send("ADDED", configMap("bad", 101));
+    t.send("ADDED", configMap("good", 102));
+    await settle();
+    expect(seen.toSorted()).toEqual(["ns/bad", "ns/good"]);
+    for (let i = 0; i < 4; i++) {
+      t.clock.advance(5 * 2 ** i);
+      await settle();
+    }
+    expect(seen.filter((key) => key === "ns/bad").length).toBeGreaterThanOrEqual(4);
+    expect(seen.filter((key) => key === "ns/good")).toHaveLength(1);
+    expect(await t.metrics.text()).toMatch(
+      /controller_runtime_reconcile_errors_total\{controller="test"\} [45]/,
+    );
+  });
+
+  it("waits as long as the API server asked for", async () => {
+    let calls = 0;
+    const t = start({
+      reconcile: async () => {
+        calls++;
+        throw new KubeError("TooManyRequests", "slow down", { retryAfter: 7000 });
+      },
+    });
+    t.synced();
+    t.send("ADDED", configMap("a", 101));
+    await settle();
+    t.clock.advance(6999);
+    await settle();
+    expect(calls).toBe(1);
+    t.clock.advance(1);
+    await settle();
+    expect(calls).toBe(2);
+  });
+
+  it("queues a key again after the time that its reconcile asked for", async () => {
+    let calls = 0;
+    const t = start({ reconcile: async () => (calls++ === 0 ? { requeueAfter: 500 } : undefined) });
+    t.synced();
+    t.send("ADDED", configMap("a", 101));
+    await settle();
+    t.clock.advance(500);
+    await settle();
+    t.clock.advance(60_000);
+    await settle();
+    expect(calls).toBe(2);
+    expect(t.controller.idle).toBe(true);
+  });
+
+  it("works on as many keys at once as allowed, and never on one twice", async () => {
+    const running = new Set<string>();
+    let most = 0;
+    const release: (() => void)[] = [];
+    const t = start({
+      concurrency: 2,
+      reconcile: async (key) => {
+        expect(running.has(key)).toBe(false);
+        running.add(key);
+        most = Math.max(most, running.size);
+        await new Promise<void>((resolve) => release.push(resolve));
+        running.delete(key);
+      },
+    });
+    t.synced();
+    for (const name of ["a", "b", "c"]) t.send("ADDED", configMap(name, 101));
+    await settle();
+    t.send("MODIFIED", configMap("a", 105));
+    await settle();
+    for (let i = 0; i < 6; i++) {
+      release.shift()?.();
+      await settle();
+    }
+    expect(most).toBe(2);
+    expect(running.size).toBe(0);
+  });
+
+  it("aborts a reconcile that takes too long, and one that runs when the controller stops", async () => {
+    const reasons: unknown[] = [];
+    const t = start({
+      timeout: 1000,
+      reconcile: (_key, signal) =>
+        new Promise((_, reject) => {
+          signal.addEventListener("abort", () => {
+            reasons.push(String(signal.reason));
+            reject(signal.reason);
+          });
+        }),
+    });
+    t.synced();
+    t.send("ADDED", configMap("a", 101));
+    await settle();
+    t.clock.advance(1000);
+    await settle();
+    expect(reasons).toEqual(["Error: reconcile took longer than 1 s"]);
+    t.clock.advance(100);
+    await settle();
+    t.stop.abort();
+    await t.ended;
+    expect(reasons).toHaveLength(2);
+  });
+
+  it("F02 holds a key back until the cache shows what was written for it", async () => {
+    const children: string[] = [];
+    const clock = new FakeClock();
+    const expectations = new Expectations(clock);
+    const t = start({
+      expectations,
+      reconcile: async (key) => {
+        if (t.reflector.store.get("ns/child")) return;
+        children.push(key);
+        expectations.wrote(key, t.reflector, configMap("child", 200));
+      },
+    });
+    t.synced();
+    t.send("ADDED", configMap("a", 101));
+    await settle();
+    // Before the child shows up the parent changes again: a naive controller would create a second child here.
+    t.send("MODIFIED", configMap("a", 102));
+    t.controller.enqueue("ns/a", "impatience");
+    await settle();
+    expect(children.filter((key) => key === "ns/a")).toHaveLength(1);
+    t.send("ADDED", configMap("child", 200));
+    t.controller.enqueue("ns/a", "child seen");
+    await settle();
+    expect(children.filter((key) => key === "ns/a")).toHaveLength(1);
+  });
+
+  it("begins with every object again when it is run again", async () => {
+    const seen: string[] = [];
+    const t = start({ reconcile: async (key) => void seen.push(key) });
+    t.synced();
+    t.send("ADDED", configMap("a", 101));
+    await settle();
+    const second = new AbortController();
+    stops.push(second);
+    const again = new Controller({
+      name: "again",
+      sources: [own(t.reflector)],
+      reconcile: async (key) => void seen.push(`again ${key}`),
+    });
+    void again.run(second.signal);
+    await settle();
+    expect(seen).toEqual(["ns/a", "again ns/a"]);
+  });
+});
+
+describe("sources", () => {
+  const parent = { apiVersion: "example.com/v1", kind: "Parent", name: "p", uid: "u", controller: true };
+
+  it("map children to the owner of the right kind and group, and what is moved to both its keys", async () => {
+    const clock = new FakeClock();
+    const { reflector, send, synced } = feed(clock);
+    const stop = new AbortController();
+    stops.push(stop);
+    void reflector.run(stop.signal);
+    const keys: string[] = [];
+    owned(reflector, parents).attach((key) => keys.push(key));
+    mapped(reflector, (object) => [object.data?.["for"] ?? "none"]).attach((key) => keys.push(`data ${key}`));
+    synced();
+    send("ADDED", configMap("mine", 101, { ownerReferences: [parent], data: { for: "x" } }));
+    send("ADDED", configMap("other", 102, { ownerReferences: [{ ...parent, apiVersion: "else.com/v1" }] }));
+    send("ADDED", configMap("loose", 103, { ownerReferences: [{ ...parent, controller: false }] }));
+    send("MODIFIED", configMap("mine", 104, { data: { for: "y" } }));
+    await settle();
+    expect(keys).toEqual(["ns/p", "data x", "data none", "data none", "ns/p", "data y", "data x"]);
+  });
+
+  it("let a change of the status alone pass by", () => {
+    const old = configMap("a", 1, { generation: 1 });
+    const update = (object: ConfigMap) => exceptStatus({ type: "update", object, old });
+    expect(update(configMap("a", 2, { generation: 1 }))).toBe(false);
+    expect(update(configMap("a", 2, { generation: 2 }))).toBe(true);
+    expect(update(configMap("a", 2, { generation: 1, labels: { x: "y" } }))).toBe(true);
+    expect(update(configMap("a", 2, { generation: 1, deletionTimestamp: "now" }))).toBe(true);
+    expect(exceptStatus({ type: "add", object: old })).toBe(true);
+  });
+});
