@@ -1,6 +1,6 @@
 import type { OpenAnswer } from "./answer.ts";
 import { KubeError, isKubeError, phrase } from "./errors.ts";
-import type { Draft, KubeObject, ObjectRef } from "./object.ts";
+import type { Applied, Draft, KubeObject, ObjectRef } from "./object.ts";
 import {
   type Selection,
   collectionContext,
@@ -263,7 +263,7 @@ export class Client {
    */
   apply<T extends KubeObject>(
     resource: Resource<T>,
-    draft: Draft<T>,
+    draft: Applied<T>,
     options: WriteOptions & { readonly fieldManager: string; readonly force?: boolean },
   ): Promise<T> {
     return this.#write(resource, draft.metadata, options, {
@@ -279,7 +279,7 @@ export class Client {
   /** {@link apply} of the status subresource. Rejects with NotFound where the object is gone: it creates nothing. */
   applyStatus<T extends KubeObject>(
     resource: Resource<T>,
-    draft: Draft<T>,
+    draft: Applied<T>,
     options: WriteOptions & { readonly fieldManager: string; readonly force?: boolean },
   ): Promise<T> {
     return this.apply(resource, draft, { ...options, subresource: "status" });
@@ -365,6 +365,6 @@ function named<T extends KubeObject>(item: T, resource: Resource<T>): T {
   return { ...item, apiVersion: apiVersionOf(resource), kind: resource.kind };
 }
 
-function complete<T extends KubeObject>(resource: Resource<T>, draft: Draft<T>): object {
+function complete<T extends KubeObject>(resource: Resource<T>, draft: Draft<T> | Applied<T>): object {
   return { ...draft, apiVersion: apiVersionOf(resource), kind: resource.kind };
 }

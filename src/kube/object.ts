@@ -55,6 +55,15 @@ export type Draft<T extends KubeObject> = Partial<Omit<T, "apiVersion" | "kind" 
   readonly metadata: DraftMeta;
 };
 
+/** What server-side apply sends: of spec, status and the rest only the members that the applier owns. */
+export type Applied<T extends KubeObject> = {
+  readonly [K in keyof Omit<T, "apiVersion" | "kind" | "metadata">]?: Partial<T[K]>;
+} & {
+  readonly apiVersion?: string;
+  readonly kind?: string;
+  readonly metadata: DraftMeta;
+};
+
 /** Names one object of a known kind. `namespace` is left out where the kind is cluster-scoped. */
 export interface ObjectRef {
   readonly namespace?: string | undefined;

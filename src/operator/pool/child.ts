@@ -1,0 +1,66 @@
+import { isTrue } from "../../api/v1alpha1/conditions.ts";
+import { keyPrefix } from "../../api/v1alpha1/meta.ts";
+import type { ResultityNode } from "../../api/v1alpha1/node.ts";
+import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
+import { canonical } from "../hash.ts";
+import { poolLabel } from "../names.ts";
+
+/** Annotation of a child that the pool takes away: it is parked first, and deleted when its pod is gone. */
+export const removingAnnotation = `${keyPrefix}removing`;
+
+/** Questions about one child of a pool. All are answered from the object, none from memory. */
+
+export function childName(pool: ResultityNodePool, ordinal: number): string {
+  return `${pool.metadata.name}-${ordinal}`;
+}
+
+/** n of `<pool>-<n>`; NaN for a child that was adopted under another name. */
+export function ordinalOf(pool: ResultityNodePool, child: ResultityNode): number {
+  const prefix = `${pool.metadata.name}-`;
+  const rest = child.metadata.name.slice(prefix.length);
+  return child.metadata.name.startsWith(prefix) && /^(0|[1-9]\d*)$/.test(rest) ? Number(rest) : Number.NaN;
+}
+
+/** On its way out: deleted, or marked by the pool. */
+export function isLeaving(child: ResultityNode): boolean {
+  return (
+    child.metadata.deletionTimestamp !== undefined ||
+    child.metadata.annotations?.[removingAnnotation] !== undefined
+  );
+}
+
+/** Parked by a person: it stays so, and counts neither for nor against the budget. */
+export function isParked(child: ResultityNode): boolean {
+  return child.spec.replicas === 0;
+}
+
+/** In service: serves models and is connected, as far as its controller has seen the newest spec. */
+export function isReady(child: ResultityNode): boolean {
+  return isTrue(child.status?.conditions, "Ready");
+}
+
+/** Labels that a child must have. */
+export function childLabels(pool: ResultityNodePool): Record<string, string> {
+  return { ...pool.spec.template.metadata?.labels, [poolLabel]: pool.metadata.name };
+}
+
+/** True when the child's spec is the template's; what each child has of its own is left out. */
+export function hasSpec(pool: ResultityNodePool, child: ResultityNode): boolean {
+  const { replicas: _replicas, identity: _identity, ...spec } = child.spec;
+  return canonical(spec) === canonical(pool.spec.template.spec);
+}
+
+/** True when nothing is missing of the template's labels and annotations; more may be there. */
+export function hasMetadata(pool: ResultityNodePool, child: ResultityNode): boolean {
+  const { labels = {}, annotations = {} } = child.metadata;
+  const has = (have: Record<string, string>, wanted: Record<string, string>) =>
+    Object.entries(wanted).every(([key, value]) => have[key] === value);
+  return has(labels, childLabels(pool)) && has(annotations, pool.spec.template.metadata?.annotations ?? {});
+}
+
+/** Told to move, or given a new spec, and not there yet. Its controller has yet to look, or it is on its way. */
+export function isMoving(child: ResultityNode): boolean {
+  const { config, observedGeneration } = child.status ?? {};
+  if (config?.target !== undefined && config.applied !== config.target) return true;
+  return observedGeneration !== child.metadata.generation;
+}

@@ -1,0 +1,86 @@
+import { Controller, type Result } from "../../kube/controller.ts";
+import { isKubeError } from "../../kube/errors.ts";
+import { Expectations } from "../../kube/expectations.ts";
+import { controllerOf, keyOf } from "../../kube/object.ts";
+import { exceptStatus, mapped, own, owned, type Source } from "../../kube/sources.ts";
+import { type OperatorContext, pools, type Runnable } from "../context.ts";
+import { canonical } from "../hash.ts";
+import { poolManager } from "../names.ts";
+import { executePool } from "./execute.ts";
+import { observePool } from "./observe.ts";
+import { planPool } from "./plan.ts";
+import { poolStatus } from "./status.ts";
+
+/** Keeps the pools: children, scale, rolling updates, disruption budgets, status. */
+export function poolController(context: OperatorContext): Runnable {
+  const { caches, clock, random, logger, metrics } = context;
+  const expectations = new Expectations(clock);
+  return new Controller({
+    name: "pool",
+    sources: [
+      own(caches.pools, exceptStatus),
+      owned(caches.nodes, pools),
+      owned(caches.budgets, pools),
+      mapped(
+        caches.pods,
+        (pod) => poolsOfPod(context, controllerOf(pod)?.uid),
+        ({ type }) => type === "delete",
+      ),
+      networkChanges(context),
+    ],
+    reconcile: (key, signal) => reconcile(context, expectations, key, signal),
+    expectations,
+    clock,
+    random,
+    logger,
+    metrics,
+  });
+}
+
+async function reconcile(
+  context: OperatorContext,
+  expectations: Expectations,
+  key: string,
+  signal: AbortSignal,
+): Promise<Result | undefined> {
+  const seen = observePool(context, key);
+  if (!seen) {
+    expectations.forget(key);
+    return undefined;
+  }
+  const actions = planPool(seen);
+  await executePool(context, expectations, seen.pool, actions, signal);
+  const status = poolStatus(seen);
+  if (canonical(status) === canonical(seen.pool.status ?? {})) return undefined;
+  const { namespace, name, uid } = seen.pool.metadata;
+  const draft = { metadata: { namespace, name, uid }, status };
+  try {
+    await context.client.applyStatus(pools, draft, { fieldManager: poolManager, signal });
+  } catch (error) {
+    if (!isKubeError(error, "NotFound")) throw error;
+  }
+  return undefined;
+}
+
+/** A pod that is gone lets its pool delete the child. */
+function poolsOfPod({ caches }: OperatorContext, nodeUid: string | undefined): string[] {
+  const node = nodeUid === undefined ? undefined : caches.nodes.store.getByUid(nodeUid);
+  const owner = node && controllerOf(node);
+  return node && owner ? [`${node.metadata.namespace}/${owner.name}`] : [];
+}
+
+/** A network's new config queues the pools that name it. */
+function networkChanges({ configs, caches }: OperatorContext): Source {
+  return {
+    name: "network configs",
+    synced: () => caches.pools.synced(),
+    attach: (add) =>
+      configs.subscribe((networkKey) => {
+        for (const pool of caches.pools.store.values()) {
+          const { namespace } = pool.metadata;
+          if (`${namespace}/${pool.spec.template.spec.networkRef.name}` === networkKey)
+            add(keyOf(pool), `network ${networkKey} changed`);
+        }
+      }),
+  };
+}

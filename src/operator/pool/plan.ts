@@ -1,0 +1,186 @@
+import type { ResultityNode } from "../../api/v1alpha1/node.ts";
+import { maxPoolReplicas, type ResultityNodePool } from "../../api/v1alpha1/pool.ts";
+import {
+  childName,
+  hasMetadata,
+  hasSpec,
+  isLeaving,
+  isMoving,
+  isParked,
+  isReady,
+  ordinalOf,
+} from "./child.ts";
+import { minAvailableOf } from "./window.ts";
+
+/** All that the pool's plan depends on. */
+export interface PoolObservation {
+  readonly pool: ResultityNodePool;
+  /** Nodes that the pool controls, in any order. */
+  readonly children: readonly ResultityNode[];
+  /** Whether a ResultityNode of this name exists, the pool's or another's. */
+  readonly isTaken: (name: string) => boolean;
+  readonly hasPod: (child: ResultityNode) => boolean;
+  /** Whether the ResultityNetwork of the template exists. */
+  readonly networkKnown: boolean;
+  /** Digest that the network's nodes move to; undefined while none is verified. */
+  readonly current: string | undefined;
+  /** The PodDisruptionBudget of the pool's name. `ours`: we made it. `intact`: it selects the pool's pods. */
+  readonly budget:
+    | { readonly ours: boolean; readonly intact: boolean; readonly minAvailable: unknown }
+    | undefined;
+  /** Wall time, ms. */
+  readonly now: number;
+}
+
+/** One write, with the reason for people. */
+export type PoolAction =
+  | { readonly type: "create"; readonly name: string; readonly reason: string }
+  /** Give the child the template's spec, labels and annotations. */
+  | { readonly type: "update"; readonly child: ResultityNode; readonly reason: string }
+  /** Mark and park a child that is one too many. */
+  | { readonly type: "retire"; readonly child: ResultityNode; readonly reason: string }
+  /** Take back a child that was being retired. */
+  | { readonly type: "revive"; readonly child: ResultityNode; readonly reason: string }
+  | { readonly type: "delete"; readonly child: ResultityNode; readonly reason: string }
+  | {
+      readonly type: "target";
+      readonly child: ResultityNode;
+      readonly digest: string;
+      readonly reason: string;
+    }
+  | { readonly type: "budget"; readonly minAvailable: number; readonly reason: string };
+
+/** What is to be done now. The rest follows from later observations: nothing is remembered. */
+export function planPool(seen: PoolObservation): readonly PoolAction[] {
+  if (seen.pool.metadata.deletionTimestamp !== undefined) return [];
+  return [...planBudget(seen), ...planScale(seen), ...planUpdate(seen)];
+}
+
+/** Digest that the pool moves to: the template's pin, else the network's current one. */
+export function wantedDigest({ pool, current }: PoolObservation): string | undefined {
+  return pool.spec.template.spec.config?.pin ?? current;
+}
+
+function byOrdinal(pool: ResultityNodePool): (a: ResultityNode, b: ResultityNode) => number {
+  return (a, b) => ordinalOf(pool, a) - ordinalOf(pool, b) || (a.metadata.name < b.metadata.name ? -1 : 1);
+}
+
+function planScale(seen: PoolObservation): PoolAction[] {
+  const { pool, children } = seen;
+  const wanted = pool.spec.replicas;
+  const staying = children.filter((child) => !isLeaving(child));
+  const gone = children
+    .filter((child) => isLeaving(child) && child.metadata.deletionTimestamp === undefined)
+    .sort(byOrdinal(pool));
+  const actions: PoolAction[] = [];
+  const missing = wanted - staying.length;
+  const revived = new Set(missing > 0 ? gone.slice(0, missing) : []);
+  for (const child of revived) {
+    actions.push({ type: "revive", child, reason: `pool wants ${wanted} nodes again` });
+  }
+  for (const child of gone) {
+    if (revived.has(child) || seen.hasPod(child)) continue;
+    actions.push({ type: "delete", child, reason: "it is drained and its pod is gone" });
+  }
+  for (const name of freeNames(seen, missing - revived.size)) {
+    actions.push({ type: "create", name, reason: `pool wants ${wanted} nodes and has ${staying.length}` });
+  }
+  for (const child of surplus(seen, staying, -missing)) {
+    actions.push({ type: "retire", child, reason: `pool wants ${wanted} nodes and has ${staying.length}` });
+  }
+  return actions;
+}
+
+/** Lowest free ordinals first, so that an identity, and its reputation, come back. */
+function freeNames({ pool, isTaken }: PoolObservation, count: number): string[] {
+  const names: string[] = [];
+  for (let ordinal = 0; names.length < count && ordinal < maxPoolReplicas; ordinal++) {
+    const name = childName(pool, ordinal);
+    if (!isTaken(name)) names.push(name);
+  }
+  return names;
+}
+
+/** Which children go: those that serve nobody, then the highest ordinals. */
+function surplus(
+  { pool }: PoolObservation,
+  staying: readonly ResultityNode[],
+  count: number,
+): readonly ResultityNode[] {
+  if (count <= 0) return [];
+  const order = byOrdinal(pool);
+  return [...staying].sort((a, b) => Number(isReady(a)) - Number(isReady(b)) || order(b, a)).slice(0, count);
+}
+
+function planBudget({ pool, children, budget }: PoolObservation): PoolAction[] {
+  const minAvailable = minAvailableOf(pool, budgetSize(pool, children));
+  if (budget && (!budget.ours || (budget.intact && budget.minAvailable === minAvailable))) return [];
+  return [{ type: "budget", minAvailable, reason: `${minAvailable} nodes stay in service` }];
+}
+
+/** Nodes that the budget is about: those wanted, less those that a person has parked. */
+export function budgetSize(pool: ResultityNodePool, children: readonly ResultityNode[]): number {
+  const parked = children.filter((child) => !isLeaving(child) && isParked(child)).length;
+  return Math.max(0, pool.spec.replicas - parked);
+}
+
+/**
+ * The rolling update: a window of at most `maxUnavailable` nodes that are out of service, for whatever reason, or told to
+ * go. What is out of service already, or parked, moves for nothing; the others wait until the window has room. A
+ * node that was told to move is told nothing new until it has arrived, unless the target itself changed.
+ */
+function planUpdate(seen: PoolObservation): PoolAction[] {
+  const { pool } = seen;
+  const wanted = wantedDigest(seen);
+  const staying = seen.children.filter((child) => !isLeaving(child)).sort(byOrdinal(pool));
+  const inService = staying.filter((child) => !isParked(child) && isReady(child) && !isMoving(child));
+  let room = inService.length - minAvailableOf(pool, budgetSize(pool, seen.children));
+  const actions: PoolAction[] = [];
+  for (const child of staying) {
+    const steps = stepsOf(seen, child, wanted);
+    if (steps.length === 0) continue;
+    const costsService = inService.includes(child);
+    if (costsService && steps.some((step) => !isFree(pool, step))) {
+      if (room <= 0) continue;
+      room--;
+    }
+    actions.push(...steps);
+  }
+  return actions;
+}
+
+/** Labels and annotations interrupt nothing. */
+function isFree(pool: ResultityNodePool, step: PoolAction): boolean {
+  return step.type === "update" && hasSpec(pool, step.child);
+}
+
+function stepsOf(seen: PoolObservation, child: ResultityNode, wanted: string | undefined): PoolAction[] {
+  const { pool } = seen;
+  const target = child.status?.config?.target;
+  const steps: PoolAction[] = [];
+  if (pool.spec.strategy.paused) {
+    const first = target === undefined ? (commonDigest(seen) ?? wanted) : undefined;
+    if (first !== undefined)
+      steps.push({ type: "target", child, digest: first, reason: "a new node needs a config" });
+    return steps;
+  }
+  if (!hasSpec(pool, child) || !hasMetadata(pool, child)) {
+    steps.push({ type: "update", child, reason: "the template changed, or the node was edited" });
+  }
+  if (wanted !== undefined && target !== wanted) {
+    const reason =
+      target === undefined ? "a new node needs a config" : `the pool moves from ${target} to ${wanted}`;
+    steps.push({ type: "target", child, digest: wanted, reason });
+  }
+  return steps;
+}
+
+/** What most nodes run: a node that joins a paused pool runs what its siblings run. */
+function commonDigest({ children }: PoolObservation): string | undefined {
+  const counts = new Map<string, number>();
+  for (const child of children) {
+    const applied = child.status?.config?.applied;
+    if (applied !== undefined) counts.set(applied, (counts.get(applied) ?? 0) + 1);
+  }
+  return [...counts].sort(([, a], [, b]) => b - a)[0]?.[0];
+}

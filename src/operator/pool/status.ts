@@ -1,0 +1,216 @@
+import {
+  type Condition,
+  findCondition,
+  type NewCondition,
+  type PoolConditionType,
+  type PoolReason,
+  setCondition,
+} from "../../api/v1alpha1/conditions.ts";
+import type { ResultityNode } from "../../api/v1alpha1/node.ts";
+import type { PoolStatus } from "../../api/v1alpha1/pool.ts";
+import { poolLabel } from "../names.ts";
+import { hasSpec, isLeaving, isMoving, isParked, isReady } from "./child.ts";
+import { budgetSize, type PoolObservation, wantedDigest } from "./plan.ts";
+import { minAvailableOf } from "./window.ts";
+
+/** The pool's status as it follows from what is seen; what was there before lends only its times. */
+export function poolStatus(seen: PoolObservation): PoolStatus {
+  const { pool, children, now } = seen;
+  const wanted = wantedDigest(seen);
+  const staying = children.filter((child) => !isLeaving(child));
+  const ready = staying.filter(isReady);
+  const updated = staying.filter((child) => isUpdated(seen, child, wanted));
+  const podReady = staying.filter((child) => isTrueNow(child, "RuntimeReady"));
+  const before = pool.status ?? {};
+  let list: readonly Condition<PoolConditionType>[] = before.conditions ?? [];
+  for (const condition of conditionsOf(seen, { wanted, staying, ready, updated }))
+    list = setCondition(list, condition, now);
+  const rollout = rolloutOf(seen, wanted, staying, updated.length);
+  return {
+    observedGeneration: pool.metadata.generation,
+    replicas: children.length,
+    readyReplicas: podReady.length,
+    availableReplicas: ready.length,
+    updatedReplicas: updated.length,
+    selector: `${poolLabel}=${pool.metadata.name}`,
+    ...(rollout ? { rollout } : {}),
+    conditions: [...list],
+  };
+}
+
+function isTrueNow(child: ResultityNode, type: "RuntimeReady"): boolean {
+  return findCondition(child.status?.conditions, type)?.status === "True";
+}
+
+/** Has the newest template and has applied the wanted config. */
+function isUpdated({ pool }: PoolObservation, child: ResultityNode, wanted: string | undefined): boolean {
+  return (
+    wanted !== undefined &&
+    hasSpec(pool, child) &&
+    child.status?.config?.applied === wanted &&
+    !isMoving(child)
+  );
+}
+
+/** Reasons of a node's ConfigApplied and RuntimeReady that do not pass by themselves. */
+const stuckReasons: ReadonlySet<string> = new Set([
+  "NoRuntimeForEngine",
+  "ImageNotInConfig",
+  "DigestNotAllowed",
+  "StageFailed",
+  "ImagePullFailed",
+  "AgentFailed",
+  "EngineFailed",
+]);
+
+/** The node that an update waits for: one that cannot go on before one that is on its way, and of those the longest. */
+function waitingOn(
+  staying: readonly ResultityNode[],
+): { child: ResultityNode; reason: string; since: string; stuck: boolean } | undefined {
+  const moving = staying
+    .filter((child) => !isParked(child) && isMoving(child))
+    .map((child) => {
+      const { conditions } = child.status ?? {};
+      const runtime = findCondition(conditions, "RuntimeReady");
+      const config = findCondition(conditions, "ConfigApplied");
+      const shown = runtime && stuckReasons.has(runtime.reason) ? runtime : config;
+      return {
+        child,
+        reason: shown ? `${shown.reason}: ${shown.message}`.slice(0, 512) : "it has just been told",
+        since: shown?.lastTransitionTime ?? child.metadata.creationTimestamp,
+        stuck: shown !== undefined && stuckReasons.has(shown.reason),
+      };
+    });
+  return moving.sort((a, b) => Number(b.stuck) - Number(a.stuck) || (a.since < b.since ? -1 : 1))[0];
+}
+
+function rolloutOf(
+  { pool, now }: PoolObservation,
+  wanted: string | undefined,
+  staying: readonly ResultityNode[],
+  updated: number,
+): PoolStatus["rollout"] {
+  if (wanted === undefined) return undefined;
+  const before = pool.status?.rollout;
+  const waiting = waitingOn(staying);
+  const startedAt =
+    before?.target === wanted ? before.startedAt : `${new Date(now).toISOString().slice(0, 19)}Z`;
+  return {
+    target: wanted,
+    updated,
+    total: staying.length,
+    ...(waiting
+      ? { waitingOn: { node: waiting.child.metadata.name, reason: waiting.reason, since: waiting.since } }
+      : {}),
+    ...(startedAt === undefined ? {} : { startedAt }),
+  };
+}
+
+interface Counted {
+  readonly wanted: string | undefined;
+  readonly staying: readonly ResultityNode[];
+  readonly ready: readonly ResultityNode[];
+  readonly updated: readonly ResultityNode[];
+}
+
+type PoolCondition = NewCondition<PoolConditionType, PoolReason>;
+
+function conditionsOf(seen: PoolObservation, counted: Counted): readonly PoolCondition[] {
+  const { pool } = seen;
+  const observedGeneration = pool.metadata.generation;
+  const available = { ...availableOf(seen, counted), observedGeneration } as const;
+  const progressing = { ...progressOf(seen, counted), observedGeneration } as const;
+  const unwell = [available, progressing].find(({ status }) => status !== "True");
+  const allReady =
+    counted.ready.length >= budgetSize(pool, seen.children) &&
+    counted.updated.length === counted.staying.length;
+  const ready: PoolCondition = unwell
+    ? { type: "Ready", status: "False", reason: unwell.reason, message: unwell.message, observedGeneration }
+    : allReady
+      ? {
+          type: "Ready",
+          status: "True",
+          reason: "AllWell",
+          message: `${counted.ready.length} nodes are in service`,
+          observedGeneration,
+        }
+      : {
+          type: "Ready",
+          status: "False",
+          reason: progressing.reason,
+          message: progressing.message,
+          observedGeneration,
+        };
+  return [available, progressing, ready];
+}
+
+type Verdict = Omit<PoolCondition, "observedGeneration">;
+
+function availableOf({ pool, children }: PoolObservation, { ready }: Counted): Verdict {
+  const size = budgetSize(pool, children);
+  if (size === 0)
+    return { type: "Available", status: "True", reason: "ScaledToZero", message: "no nodes are wanted" };
+  const needed = minAvailableOf(pool, size);
+  if (ready.length >= needed) {
+    return {
+      type: "Available",
+      status: "True",
+      reason: "MinimumAvailable",
+      message: `${ready.length} of ${size} nodes are in service, ${needed} are needed`,
+    };
+  }
+  const worst = children.find((child) => !isLeaving(child) && !isParked(child) && !isReady(child));
+  const why = findCondition(worst?.status?.conditions, "Ready")?.message;
+  return {
+    type: "Available",
+    status: "False",
+    reason: "MinimumUnavailable",
+    message: `${ready.length} of ${size} nodes are in service, ${needed} are needed${worst ? `; ${worst.metadata.name}: ${why ?? "starting"}` : ""}`,
+  };
+}
+
+function progressOf(seen: PoolObservation, { wanted, staying, updated }: Counted): Verdict {
+  const { pool, children, networkKnown } = seen;
+  const network = pool.spec.template.spec.networkRef.name;
+  const say = (status: Verdict["status"], reason: PoolReason, message: string): Verdict => ({
+    type: "Progressing",
+    status,
+    reason,
+    message,
+  });
+  if (!networkKnown)
+    return say(
+      "False",
+      "NetworkNotFound",
+      `there is no ResultityNetwork ${network} in this namespace: create it, or correct networkRef`,
+    );
+  if (wanted === undefined)
+    return say(
+      "False",
+      "NetworkNotTrusted",
+      `ResultityNetwork ${network} has no verified config yet: see its conditions`,
+    );
+  if (children.length !== pool.spec.replicas) {
+    return say("True", "Scaling", `${children.length} nodes exist, ${pool.spec.replicas} are wanted`);
+  }
+  if (updated.length === staying.length)
+    return say("True", "NewestConfig", `all ${staying.length} nodes have the newest template and config`);
+  const waiting = waitingOn(staying);
+  if (waiting?.stuck)
+    return say(
+      "False",
+      "WaitingForNode",
+      `${waiting.child.metadata.name} cannot go on since ${waiting.since}: ${waiting.reason}`,
+    );
+  if (pool.spec.strategy.paused)
+    return say(
+      "False",
+      "Paused",
+      `${updated.length} of ${staying.length} nodes are updated; set strategy.paused to false to go on`,
+    );
+  return say(
+    "True",
+    "RollingOut",
+    `${updated.length} of ${staying.length} nodes are updated${waiting ? `; ${waiting.child.metadata.name} is on its way` : ""}`,
+  );
+}
