@@ -44,10 +44,17 @@ export function restartRows(suite: () => Suite): void {
     expect(waits[0]).toBeLessThan(firstBackoffMs / 2);
     expect(waits[1]).toBeGreaterThan(firstBackoffMs - 1_500);
 
+    await pod.until("the second restart's end in the status", async () => {
+      const seen = await pod.container("runtime");
+      return seen?.restartCount === 2 && seen.state?.running === undefined;
+    });
+    // The status says `terminated` until something makes the kubelet look at the pod again, which may be the restart.
+    await pod.annotate({ look: "again" });
     const status = await pod.until("CrashLoopBackOff", async () => {
       const seen = await pod.container("runtime");
-      return seen?.state?.waiting?.reason === "CrashLoopBackOff" && seen.restartCount === 2 && seen;
+      return seen?.state?.waiting?.reason === "CrashLoopBackOff" && seen;
     });
+    expect(status.restartCount).toBe(2);
     expect(status.lastState?.terminated).toMatchObject({ exitCode: 3, reason: "Error" });
     expect(status.state?.waiting?.message).toMatch(/back-off .*restarting failed container=runtime/);
     const patched = Date.now();
