@@ -1,0 +1,58 @@
+import type { NodeId } from "../../protocol/keys.ts";
+import type { JobState } from "../store/port.ts";
+import type { From, JobSpec, LeaseRef } from "./types.ts";
+
+/** A job that is not over, as dispatch holds it. Times are monotonic ms. */
+export class DispatchJob {
+  readonly spec: JobSpec;
+  readonly submittedAt: number;
+  /** End of the whole job, and of its waiting. */
+  readonly deadline: number;
+  queueDeadline: number;
+  state: JobState = "QUEUED";
+  /** Number of the current attempt; 0 = never offered. Only grows. */
+  attempt = 0;
+  /** Attempts that failed by the node's fault. */
+  failures = 0;
+  /** Node and process of the current attempt. */
+  node: NodeId | undefined;
+  instance = "";
+  /** The current attempt's fencing token; "" = the attempt has been given up, nothing of it is believed. */
+  token = "";
+  /** Whether the node holds the lease; an attempt whose lease ran out may still commit until the next is offered. */
+  leased = false;
+  leaseUntil = 0;
+  offeredAt = 0;
+  /** Bytes of the current attempt's output. */
+  received = 0;
+  /** Bytes of this attempt have been shown to the client: no other attempt can follow. */
+  pinned = false;
+  /** Whether it is in its model's queue (not: waiting for its retry). */
+  queued = false;
+  readonly tried = new Set<NodeId>();
+  /** Why each attempt ended. */
+  readonly reasons: string[] = [];
+
+  constructor(spec: JobSpec, submittedAt: number, queueMs: number, jobMs: number) {
+    this.spec = spec;
+    this.submittedAt = submittedAt;
+    this.deadline = submittedAt + jobMs;
+    this.queueDeadline = Math.min(this.deadline, submittedAt + queueMs);
+  }
+
+  /** The fence: whether something that `from` says under this lease is about the current attempt. Reads no clock. */
+  admits(from: From, lease: Omit<LeaseRef, "job">): boolean {
+    return (
+      this.token !== "" &&
+      this.token === lease.token &&
+      this.attempt === lease.attempt &&
+      this.node === from.node &&
+      (this.state === "OFFERED" || this.state === "RUNNING" || this.state === "QUEUED")
+    );
+  }
+
+  /** Whether the job's commit, on its way to the disk, is that of this node's attempt. */
+  isCommitOf(from: From, attempt: number): boolean {
+    return this.state === "COMMITTED" && this.attempt === attempt && this.node === from.node;
+  }
+}

@@ -1,0 +1,330 @@
+import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
+import type { ConfigDigest, JobId } from "../../protocol/fields.ts";
+import type { KeyId, NodeId } from "../../protocol/keys.ts";
+import { parseStatement } from "../../protocol/config/root.ts";
+import type { Statement } from "../../protocol/config/statement.ts";
+import { messageOf } from "../../lib/errors.ts";
+import { migrate } from "./migrations.ts";
+import {
+  type Change,
+  type JobFilter,
+  type JobRow,
+  type JobState,
+  jobStates,
+  type Kept,
+  type NodeRow,
+  type ReceiptRow,
+  StoreError,
+} from "./port.ts";
+
+type Row = Record<string, unknown>;
+
+const text = (row: Row, name: string): string => String(row[name]);
+const number = (row: Row, name: string): number => Number(row[name]);
+const orNull = (row: Row, name: string): string | null => (row[name] === null ? null : String(row[name]));
+
+const unfinished = "('QUEUED','OFFERED','RUNNING','RESULT_RECEIVED')";
+
+/** The SQLite database of the store: synchronous, so it lives in a worker thread. Statements are prepared once. */
+export class Database {
+  readonly #db: DatabaseSync;
+  readonly #prepared = new Map<string, StatementSync>();
+
+  /** Opens or creates the file. WAL with `synchronous=FULL`: a commit is on the disk when it returns. */
+  constructor(path: string) {
+    this.#db = new DatabaseSync(path);
+    this.#db.exec("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;");
+    migrate(this.#db);
+  }
+
+  /** Applies several writes in one transaction; a write that conflicts is left out whole. Returns each one's error. */
+  commit(writes: readonly (readonly Change[])[]): (string | null)[] {
+    this.#db.exec("BEGIN IMMEDIATE");
+    try {
+      const errors = writes.map((changes) => this.#tryAll(changes));
+      this.#db.exec("COMMIT");
+      return errors;
+    } catch (error) {
+      if (this.#db.isTransaction) this.#db.exec("ROLLBACK");
+      throw error;
+    }
+  }
+
+  #tryAll(changes: readonly Change[]): string | null {
+    // A single statement undoes itself when it fails; more of them need a savepoint.
+    const several = changes.length > 1;
+    if (several) this.#db.exec("SAVEPOINT w");
+    try {
+      for (const change of changes) this.#apply(change);
+      if (several) this.#db.exec("RELEASE w");
+      return null;
+    } catch (error) {
+      if (!isConstraint(error)) throw error;
+      if (several) this.#db.exec("ROLLBACK TO w; RELEASE w");
+      return messageOf(error);
+    }
+  }
+
+  #apply(change: Change): void {
+    switch (change.put) {
+      case "node": {
+        const { row } = change;
+        this.#run(
+          `INSERT INTO nodes VALUES (?,?,?,?,?,?,?,?,?,?)
+           ON CONFLICT (node_id) DO UPDATE SET kid=excluded.kid, x=excluded.x, account=excluded.account`,
+          [
+            row.nodeId,
+            row.kid,
+            row.jwk.x,
+            row.account,
+            row.registeredAt,
+            row.httpSeq,
+            row.epoch,
+            row.releaseSequence,
+            row.banned,
+            row.jobsCommitted,
+          ],
+        );
+        return;
+      }
+      case "epoch":
+        this.#run(
+          "UPDATE nodes SET epoch=max(epoch,?), release_sequence=max(release_sequence,?) WHERE node_id=?",
+          [change.epoch, change.releaseSequence, change.nodeId],
+        );
+        return;
+      case "http-seq":
+        this.#run("UPDATE nodes SET http_seq=max(http_seq,?) WHERE node_id=?", [change.seq, change.nodeId]);
+        return;
+      case "ban":
+        this.#run("UPDATE nodes SET banned=? WHERE node_id=?", [change.reason, change.nodeId]);
+        return;
+      case "account":
+        this.#run("INSERT INTO accounts VALUES (?,?)", [change.id, change.key]);
+        return;
+      case "apikey":
+        this.#run("INSERT INTO apikeys VALUES (?,?,?)", [change.sha256, change.consumer, change.createdAt]);
+        return;
+      case "job":
+        this.#putJob(change.row);
+        return;
+      case "confirmed":
+        this.#run("UPDATE jobs SET state='CONFIRMED' WHERE id=? AND state='COMMITTED'", [change.job]);
+        return;
+      case "receipt": {
+        const { row } = change;
+        this.#run("INSERT INTO receipts VALUES (?,?,?,?,?,?)", [
+          row.account,
+          row.index,
+          row.job,
+          row.attempt,
+          row.node,
+          row.countersign,
+        ]);
+        this.#run("UPDATE nodes SET jobs_committed=jobs_committed+1 WHERE node_id=?", [row.node]);
+        return;
+      }
+      case "root":
+        this.#putConfig("root", String(change.version), JSON.stringify(change.statement));
+        return;
+      case "delegation":
+        this.#putConfig("delegation", "current", JSON.stringify(change.statement));
+        return;
+      case "release":
+        this.#putConfig("release", String(change.sequence), JSON.stringify(change.statement));
+        return;
+      case "snapshot":
+        this.#putConfig("snapshot", change.digest, change.text);
+        return;
+      default:
+        change satisfies never;
+    }
+  }
+
+  #putJob(row: JobRow): void {
+    this.#run(
+      `INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+       ON CONFLICT (id) DO UPDATE SET state=excluded.state, attempt=excluded.attempt, node=excluded.node,
+         finished_at=excluded.finished_at, outcome=excluded.outcome, error=excluded.error,
+         relayed_bytes=excluded.relayed_bytes, prompt_tokens=excluded.prompt_tokens,
+         completion_tokens=excluded.completion_tokens
+       WHERE jobs.state IN ${unfinished}`,
+      [
+        row.id,
+        row.consumer,
+        row.model,
+        row.stream ? 1 : 0,
+        row.state,
+        row.attempt,
+        row.node,
+        row.createdAt,
+        row.finishedAt,
+        row.outcome,
+        row.error,
+        row.relayedBytes,
+        row.promptTokens,
+        row.completionTokens,
+      ],
+    );
+  }
+
+  #putConfig(kind: string, name: string, body: string): void {
+    this.#run("INSERT INTO config VALUES (?,?,?) ON CONFLICT (kind, name) DO UPDATE SET body=excluded.body", [
+      kind,
+      name,
+      body,
+    ]);
+  }
+
+  load(): Kept {
+    const config = (sql: string): string | null => {
+      const row = this.#all(sql)[0];
+      return row ? text(row, "body") : null;
+    };
+    return {
+      nodes: this.#all("SELECT * FROM nodes").map(nodeOf),
+      accounts: this.#all("SELECT * FROM accounts").map((row) => ({
+        id: text(row, "id"),
+        key: text(row, "key"),
+      })),
+      apiKeys: this.#all("SELECT sha256, consumer FROM apikeys").map((row) => ({
+        sha256: text(row, "sha256"),
+        consumer: text(row, "consumer"),
+      })),
+      chains: this.#all(
+        `SELECT r.account, r.idx, r.countersign FROM accounts a JOIN receipts r
+         ON r.account = a.id AND r.idx = (SELECT max(idx) FROM receipts WHERE account = a.id)`,
+      ).map((row) => ({
+        account: text(row, "account"),
+        index: number(row, "idx"),
+        countersign: text(row, "countersign"),
+      })),
+      root: statementOf(
+        config("SELECT body FROM config WHERE kind='root' ORDER BY CAST(name AS INTEGER) DESC LIMIT 1"),
+      ),
+      delegation: statementOf(config("SELECT body FROM config WHERE kind='delegation'")),
+      release: statementOf(
+        config("SELECT body FROM config WHERE kind='release' ORDER BY CAST(name AS INTEGER) DESC LIMIT 1"),
+      ),
+      snapshots: this.#all("SELECT name, body FROM config WHERE kind='snapshot'").map((row) => ({
+        digest: text(row, "name") as ConfigDigest,
+        text: text(row, "body"),
+      })),
+    };
+  }
+
+  cancelUnfinished(now: number, error: string): number {
+    return this.#run(
+      `UPDATE jobs SET state='CANCELLED', finished_at=?, error=? WHERE state IN ${unfinished}`,
+      [now, error],
+    );
+  }
+
+  jobs({ state, consumer, limit = 100 }: JobFilter): JobRow[] {
+    return this.#all(
+      `SELECT * FROM jobs WHERE (?1 IS NULL OR state=?1) AND (?2 IS NULL OR consumer=?2)
+       ORDER BY created_at DESC, id LIMIT ?3`,
+      [state ?? null, consumer ?? null, Math.min(limit, 10_000)],
+    ).map(jobOf);
+  }
+
+  job(id: JobId): { row: JobRow; receipt: ReceiptRow | null } | undefined {
+    const row = this.#all("SELECT * FROM jobs WHERE id=?", [id])[0];
+    if (!row) return undefined;
+    const receipt = this.#all("SELECT * FROM receipts WHERE job=?", [id])[0];
+    return { row: jobOf(row), receipt: receipt ? receiptOf(receipt) : null };
+  }
+
+  receipts(account: string, from: number, limit: number): ReceiptRow[] {
+    return this.#all("SELECT * FROM receipts WHERE account=? AND idx>=? ORDER BY idx LIMIT ?", [
+      account,
+      from,
+      limit,
+    ]).map(receiptOf);
+  }
+
+  prune(before: number): number {
+    return this.#run(`DELETE FROM jobs WHERE finished_at < ? AND state NOT IN ${unfinished}`, [before]);
+  }
+
+  close(): void {
+    this.#db.close();
+  }
+
+  #prepare(sql: string): StatementSync {
+    let statement = this.#prepared.get(sql);
+    if (!statement) this.#prepared.set(sql, (statement = this.#db.prepare(sql)));
+    return statement;
+  }
+
+  #run(sql: string, values: readonly SQLInputValue[]): number {
+    return Number(this.#prepare(sql).run(...values).changes);
+  }
+
+  #all(sql: string, values: readonly SQLInputValue[] = []): Row[] {
+    return this.#prepare(sql).all(...values);
+  }
+}
+
+/** SQLITE_CONSTRAINT, with any extension in the upper bits. */
+function isConstraint(error: unknown): boolean {
+  const code: unknown = error instanceof Error && "errcode" in error ? error.errcode : undefined;
+  return typeof code === "number" && (code & 0xff) === 19;
+}
+
+function statementOf(json: string | null): Statement | null {
+  return json === null ? null : parseStatement(json, "stored statement");
+}
+
+function nodeOf(row: Row): NodeRow {
+  return {
+    nodeId: text(row, "node_id") as NodeId,
+    kid: text(row, "kid") as KeyId,
+    jwk: { kty: "OKP", crv: "Ed25519", x: text(row, "x") },
+    account: text(row, "account"),
+    registeredAt: number(row, "registered_at"),
+    httpSeq: number(row, "http_seq"),
+    epoch: number(row, "epoch"),
+    releaseSequence: number(row, "release_sequence"),
+    banned: orNull(row, "banned"),
+    jobsCommitted: number(row, "jobs_committed"),
+  };
+}
+
+function stateOf(value: string): JobState {
+  const state = jobStates.find((known) => known === value);
+  if (!state) throw new StoreError("corrupt", "store: a job has an unknown state");
+  return state;
+}
+
+function jobOf(row: Row): JobRow {
+  const outcome = orNull(row, "outcome");
+  const node = orNull(row, "node");
+  return {
+    id: text(row, "id") as JobId,
+    consumer: text(row, "consumer"),
+    model: text(row, "model"),
+    stream: number(row, "stream") === 1,
+    state: stateOf(text(row, "state")),
+    attempt: number(row, "attempt"),
+    node: node === null ? null : (node as NodeId),
+    createdAt: number(row, "created_at"),
+    finishedAt: row["finished_at"] === null ? null : number(row, "finished_at"),
+    outcome: outcome === "completed" || outcome === "failed" ? outcome : null,
+    error: orNull(row, "error"),
+    relayedBytes: number(row, "relayed_bytes"),
+    promptTokens: number(row, "prompt_tokens"),
+    completionTokens: number(row, "completion_tokens"),
+  };
+}
+
+function receiptOf(row: Row): ReceiptRow {
+  return {
+    account: text(row, "account"),
+    index: number(row, "idx"),
+    job: text(row, "job") as JobId,
+    attempt: number(row, "attempt"),
+    node: text(row, "node") as NodeId,
+    countersign: text(row, "countersign"),
+  };
+}

@@ -1,0 +1,171 @@
+import type { ConfigDigest, JobId } from "../../protocol/fields.ts";
+import type { KeyId, NodeId, PublicJwk } from "../../protocol/keys.ts";
+import type { Statement } from "../../protocol/config/statement.ts";
+import { CodedError } from "../../lib/errors.ts";
+
+/**
+ * What the service must not forget. Everything that a request needs is held in memory from {@link Store.load} on; the
+ * store is where it becomes durable, and where what is over is looked up. Two implementations pass one conformance
+ * suite (`test/io/store`): SQLite in a worker thread, and memory for tests.
+ */
+
+/** A registered node. */
+export interface NodeRow {
+  readonly nodeId: NodeId;
+  /** Current key. */
+  readonly kid: KeyId;
+  readonly jwk: PublicJwk;
+  readonly account: string;
+  /** Wall time, ms. */
+  readonly registeredAt: number;
+  /** Last accepted `seq` of the HTTP envelope. */
+  readonly httpSeq: number;
+  /** Number of the newest session; 0 = none yet. */
+  readonly epoch: number;
+  /** Newest release that the node has known. */
+  readonly releaseSequence: number;
+  /** Why it is banned; null = it is not. */
+  readonly banned: string | null;
+  /** Committed jobs since registration. */
+  readonly jobsCommitted: number;
+}
+
+/** States of a job (DESIGN §8). */
+export const jobStates = [
+  "QUEUED",
+  "OFFERED",
+  "RUNNING",
+  "RESULT_RECEIVED",
+  "COMMITTED",
+  "CONFIRMED",
+  "CANCELLED",
+  "EXPIRED",
+  "INTERRUPTED",
+  "DEAD",
+] as const;
+export type JobState = (typeof jobStates)[number];
+
+/** States that a job does not leave, but for COMMITTED → CONFIRMED. */
+export const terminalStates: ReadonlySet<JobState> = new Set([
+  "COMMITTED",
+  "CONFIRMED",
+  "CANCELLED",
+  "EXPIRED",
+  "INTERRUPTED",
+  "DEAD",
+]);
+
+/** A job as it is kept: no prompt, no answer. */
+export interface JobRow {
+  readonly id: JobId;
+  readonly consumer: string;
+  readonly model: string;
+  readonly stream: boolean;
+  readonly state: JobState;
+  /** 0 = never offered. */
+  readonly attempt: number;
+  /** Node of the current or last attempt. */
+  readonly node: NodeId | null;
+  /** Wall times, ms. */
+  readonly createdAt: number;
+  readonly finishedAt: number | null;
+  readonly outcome: "completed" | "failed" | null;
+  /** For people: why it ended as it did, with the reasons of each attempt; null where it committed. */
+  readonly error: string | null;
+  /** Bytes of output relayed to the client. */
+  readonly relayedBytes: number;
+  /** Tokens that count (bounded by what was relayed). */
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+}
+
+/** One link of an account's chain of countersigned receipts. */
+export interface ReceiptRow {
+  readonly account: string;
+  /** From 1, without gaps. */
+  readonly index: number;
+  readonly job: JobId;
+  readonly attempt: number;
+  readonly node: NodeId;
+  /** Compact JWS. */
+  readonly countersign: string;
+}
+
+/** One thing to be kept. */
+export type Change =
+  | { readonly put: "node"; readonly row: NodeRow }
+  | {
+      readonly put: "epoch";
+      readonly nodeId: NodeId;
+      readonly epoch: number;
+      readonly releaseSequence: number;
+    }
+  | { readonly put: "http-seq"; readonly nodeId: NodeId; readonly seq: number }
+  | { readonly put: "ban"; readonly nodeId: NodeId; readonly reason: string | null }
+  /** `key`: 32 bytes, base64url. Fails when the account exists. */
+  | { readonly put: "account"; readonly id: string; readonly key: string }
+  | { readonly put: "apikey"; readonly sha256: string; readonly consumer: string; readonly createdAt: number }
+  /** Never changes a job that is in a terminal state. */
+  | { readonly put: "job"; readonly row: JobRow }
+  /** COMMITTED → CONFIRMED. */
+  | { readonly put: "confirmed"; readonly job: JobId }
+  /** Fails when the job has a receipt or the index is taken; counts the node's commits. */
+  | { readonly put: "receipt"; readonly row: ReceiptRow }
+  | { readonly put: "root"; readonly version: number; readonly statement: Statement }
+  | { readonly put: "delegation"; readonly statement: Statement }
+  | { readonly put: "release"; readonly sequence: number; readonly statement: Statement }
+  | { readonly put: "snapshot"; readonly digest: ConfigDigest; readonly text: string };
+
+/** All that is held in memory while the service runs. */
+export interface Kept {
+  readonly nodes: readonly NodeRow[];
+  readonly accounts: readonly { readonly id: string; readonly key: string }[];
+  readonly apiKeys: readonly { readonly sha256: string; readonly consumer: string }[];
+  /** Ends of the accounts' receipt chains. */
+  readonly chains: readonly {
+    readonly account: string;
+    readonly index: number;
+    readonly countersign: string;
+  }[];
+  /** Newest. */
+  readonly root: Statement | null;
+  readonly delegation: Statement | null;
+  readonly release: Statement | null;
+  readonly snapshots: readonly { readonly digest: ConfigDigest; readonly text: string }[];
+}
+
+/** What a list of jobs is narrowed to. Newest first. */
+export interface JobFilter {
+  readonly state?: JobState | undefined;
+  readonly consumer?: string | undefined;
+  /** Default 100, at most 10,000. */
+  readonly limit?: number | undefined;
+}
+
+/** `conflict`: a change contradicts what is kept. `unavailable`: the store cannot be written or read now. `corrupt`: its content is not what this version writes. */
+export type StoreErrorCode = "conflict" | "unavailable" | "corrupt";
+export class StoreError extends CodedError<StoreErrorCode> {}
+
+/** Durable memory of the service. */
+export interface Store {
+  /** Everything that is held in memory. */
+  load(): Promise<Kept>;
+  /**
+   * Keeps `changes`, all or none, after all earlier writes. Resolves when they survive a power loss.
+   * While the disk refuses, it goes on trying: `healthy` is false meanwhile.
+   * @throws {StoreError} `conflict`; nothing of this write was kept.
+   */
+  write(changes: readonly Change[]): Promise<void>;
+  /** False while writes do not get through. */
+  readonly healthy: boolean;
+  /** Jobs that were under way when the service last ended become CANCELLED with `error`. Resolves to how many. */
+  cancelUnfinished(now: number, error: string): Promise<number>;
+  jobs(filter: JobFilter): Promise<readonly JobRow[]>;
+  job(id: JobId): Promise<{ readonly row: JobRow; readonly receipt: ReceiptRow | null } | undefined>;
+  /** An account's receipts from `from` (1 = first), at most `limit`, in order. */
+  receipts(account: string, from: number, limit: number): Promise<readonly ReceiptRow[]>;
+  /** Forgets terminal jobs that ended before `before` (wall time, ms). Receipts stay. Resolves to how many. */
+  prune(before: number): Promise<number>;
+  /** Writes what is pending and closes. */
+  close(): Promise<void>;
+}
