@@ -1,5 +1,6 @@
 import { dirname, join } from "node:path";
 import { createHash } from "node:crypto";
+import type { ContainerImage } from "../testbed/kubelet/process/images.ts";
 import { bundle, engineProgram, repository } from "./paths.ts";
 
 /**
@@ -19,19 +20,11 @@ export const brokenAgentImage = reference("agent-broken");
 /** A reference that no resolver knows: the pull fails. */
 export const unknownImage = reference("nowhere");
 
-/** What an image is on this machine; the shape that the process kubelet asks for. */
-export interface LocalImage {
-  readonly command: readonly string[];
-  readonly env: Readonly<Record<string, string>>;
-  /** Folders of the host that the container sees, read-only. */
-  readonly readOnlyPaths: readonly string[];
-}
-
 const node = process.execPath;
 const readOnlyPaths = [join(repository, "dist"), join(repository, "test/engine"), dirname(dirname(node))];
 
 /** Finds a reference among the loop's images; undefined = it cannot be pulled. */
-export function resolveImage(image: string): LocalImage | undefined {
+export function resolveImage(image: string): ContainerImage | undefined {
   for (const release of ["v1", "v2", "v3"]) {
     if (image === agentImage(release)) return { command: [node, bundle("agent")], env: {}, readOnlyPaths };
     if (image === engineImage(release))
