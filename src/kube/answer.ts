@@ -48,5 +48,10 @@ export function iterable(answer: OpenAnswer): OpenAnswer {
   own.once("close", () => answer.cancel());
   if (body.destroyed) own.destroy(new Error("the answer was cut"));
   else body.pipe(own);
-  return { ...answer, body: own };
+  // Node ends a stream that we cancel as if the server had ended it: the reader has to know the difference.
+  const cancel = () => {
+    own.destroy(new Error("given up by the caller"));
+    answer.cancel();
+  };
+  return { ...answer, body: own, cancel };
 }

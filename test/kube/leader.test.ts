@@ -131,7 +131,7 @@ describe("LeaderElector", () => {
       for (let t = 0; t < 30_000; t += 100) {
         await clock.advanceAsync(100, 100);
         expect(a.elector.isLeader && b.elector.isLeader).toBe(false);
-        if (a.elector.isLeader === false) stoppedAt ??= clock.monotonic();
+        if (!a.elector.isLeader) stoppedAt ??= clock.monotonic();
         if (b.elector.isLeader) startedAt ??= clock.monotonic();
       }
       expect(stoppedAt).toBeDefined();
@@ -183,10 +183,7 @@ describe("LeaderElector", () => {
     if (!api.lease) throw new Error("no lease");
     await api
       .client()
-      .update(
-        {} as never,
-        { ...api.lease, metadata: { ...api.lease.metadata, labels: { x: "y" } } } as never,
-      );
+      .update({} as never, { ...api.lease, metadata: { ...api.lease.metadata, labels: { x: "y" } } });
     await clock.advanceAsync(8000, 100);
     expect([a.elector.isLeader, a.seen.terms]).toEqual([true, 1]);
     await api.client().update({} as never, { ...api.lease, spec: { holderIdentity: "thief" } } as never);
