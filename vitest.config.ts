@@ -11,7 +11,7 @@ export default defineConfig({
       {
         test: {
           name: "unit",
-          include: ["test/{lib,protocol,api,kube,operator,agent,io,cli,scripts,testbed}/**/*.test.ts"],
+          include: ["test/{lib,protocol,api,kube,operator,agent,io,cli,scripts,testbed,loop}/**/*.test.ts"],
           exclude: ["test/testbed/kubelet/**"],
           testTimeout: 15_000,
         },

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import type { ClientEntry } from "../loop/load.ts";
-import { type EngineLine, type Logs, reconcile } from "../loop/reconcile.ts";
+import type { ClientEntry } from "./load.ts";
+import { type EngineLine, type Logs, reconcile } from "./reconcile.ts";
 
 const client = (id: string, ok = true): ClientEntry => ({
   id,
