@@ -4,6 +4,7 @@ import type { ResultityNetwork } from "../api/v1alpha1/network.ts";
 import type { ResultityNode } from "../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../api/v1alpha1/pool.ts";
 import type { Client } from "../kube/client.ts";
+import type { EventRecorder } from "../kube/events.ts";
 import { Reflector } from "../kube/reflector.ts";
 import {
   type Pod,
@@ -45,8 +46,8 @@ export const pools: Resource<ResultityNodePool> = {
 
 /**
  * The objects that the controllers read, each watched once for all of them. Indexes: of nodes `network`
- * (`namespace/name` of the ResultityNetwork), `owner` (UID) and `identity` (`namespace/name` of the Secret); of pods and
- * budgets `owner`. Secrets and ConfigMaps are not cached: they are read by name where they are needed.
+ * (`namespace/name` of the ResultityNetwork), `owner` (UID), `identity` (`namespace/name` of the Secret) and `nodeId`; of
+ * pods and budgets `owner`. Secrets and ConfigMaps are not cached: they are read by name where they are needed.
  */
 export interface Caches {
   readonly networks: Reflector<ResultityNetwork>;
@@ -68,6 +69,7 @@ export interface OperatorContext {
   readonly metrics: Metrics;
   /** The one namespace that is watched; undefined = all. */
   readonly namespace: string | undefined;
+  readonly events: EventRecorder;
   readonly caches: Caches;
   /** Written by the network controller, read by the others. */
   readonly configs: NetworkConfigs;
@@ -105,6 +107,7 @@ export function makeCaches(
   caches.nodes.store.addIndex("network", (node) => [networkKeyOf(node)]);
   caches.nodes.store.addIndex("owner", byOwnerUid);
   caches.nodes.store.addIndex("identity", (node) => [`${node.metadata.namespace}/${identitySecretOf(node)}`]);
+  caches.nodes.store.addIndex("nodeId", ({ status }) => (status?.nodeId ? [status.nodeId] : []));
   caches.pods.store.addIndex("owner", byOwnerUid);
   caches.budgets.store.addIndex("owner", byOwnerUid);
   return caches;

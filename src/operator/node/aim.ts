@@ -1,0 +1,111 @@
+import type { ResultityNode } from "../../api/v1alpha1/node.ts";
+import type { NodeReason } from "../../api/v1alpha1/conditions.ts";
+import { messageOf } from "../../lib/errors.ts";
+import { ProtocolError } from "../../protocol/codes.ts";
+import { checkAllowed } from "../../protocol/config/release.ts";
+import { type Selection, selectRuntime } from "../../protocol/config/select.ts";
+import type { ConfigDigest } from "../../protocol/fields.ts";
+import type { NetworkConfig } from "../views.ts";
+import type { Note } from "./plan.ts";
+
+/** Where a node is to go. */
+export type Aim =
+  | { readonly ok: true; readonly digest: ConfigDigest; readonly selection: Selection }
+  | {
+      readonly ok: false;
+      /** Wanted, but not to be had for now; undefined where nothing is wanted. */
+      readonly digest: ConfigDigest | undefined;
+      readonly reason: NodeReason;
+      readonly message: string;
+    };
+
+/** What decides the aim. */
+export interface AimInputs {
+  readonly node: ResultityNode;
+  /** A pool's rollout says when the node moves. */
+  readonly inPool: boolean;
+  readonly config: NetworkConfig;
+  /** What the pod is told to run now. */
+  readonly running: ConfigDigest | undefined;
+  /** Wall time, ms. */
+  readonly now: number;
+}
+
+/** Digest that the node should run, whether or not it can be had: DESIGN §4, "No target: keep what is applied". */
+export function wantedDigest({ node, inPool, config, running }: AimInputs): ConfigDigest | undefined {
+  const pin = digestOf(node.spec.config?.pin);
+  if (!inPool) return pin ?? config.current ?? running;
+  const target = digestOf(node.status?.config?.target);
+  const applied = running ?? digestOf(node.status?.config?.applied);
+  return target ?? applied ?? pin ?? config.current;
+}
+
+/** The CRD has checked the form. */
+const digestOf = (text: string | undefined): ConfigDigest | undefined => text as ConfigDigest | undefined;
+
+/** Finds the node's aim, or why there is none, in words that say what to do. */
+export function aimOf(inputs: AimInputs): Aim {
+  const digest = wantedDigest(inputs);
+  const network = inputs.node.spec.networkRef.name;
+  if (digest === undefined || !inputs.config.release) {
+    return {
+      ok: false,
+      digest,
+      reason: "NoConfig",
+      message: `network ${network} has no verified config yet: see the conditions of ResultityNetwork ${network}`,
+    };
+  }
+  return aimAt(digest, inputs);
+}
+
+/** The aim at one digest. */
+export function aimAt(digest: ConfigDigest, { node, config, now }: AimInputs): Aim {
+  const network = node.spec.networkRef.name;
+  if (!config.release) return { ok: false, digest, reason: "NoConfig", message: "no release is known" };
+  try {
+    checkAllowed(config.release, digest, now);
+  } catch (thrown) {
+    return { ok: false, digest, reason: "DigestNotAllowed", message: messageOf(thrown) };
+  }
+  const snapshot = config.snapshots.get(digest);
+  if (!snapshot) {
+    return {
+      ok: false,
+      digest,
+      reason: "Waiting",
+      message: `waiting for the operator to fetch config ${digest} of network ${network}`,
+    };
+  }
+  const { runtime, gpu, models } = node.spec;
+  try {
+    const wish = {
+      engine: runtime.engine,
+      gpuProduct: gpu.product,
+      image: runtime.image,
+      models: models ?? [],
+    };
+    const selection = selectRuntime(snapshot, wish);
+    if (selection.runtime.launcher !== "shell") {
+      return {
+        ok: false,
+        digest,
+        reason: "NoRuntimeForEngine",
+        message: `the ${runtime.engine} image of config ${snapshot.version} has no shell, which this version needs to start the engine: ask the network for an image with one`,
+      };
+    }
+    return { ok: true, digest, selection };
+  } catch (thrown) {
+    if (!(thrown instanceof ProtocolError)) throw thrown;
+    return {
+      ok: false,
+      digest,
+      reason: runtime.image === undefined ? "NoRuntimeForEngine" : "ImageNotInConfig",
+      message: `${thrown.message}: change spec.runtime or spec.gpu.product, or ask the network to approve it`,
+    };
+  }
+}
+
+/** The condition of an aim that cannot be had. */
+export function noteOf(aim: Aim & { readonly ok: false }): Note {
+  return { status: "False", reason: aim.reason, message: aim.message };
+}

@@ -1,0 +1,176 @@
+import {
+  type Condition,
+  findCondition,
+  type NodeConditionType,
+  nodeConditionTypes,
+} from "../../api/v1alpha1/conditions.ts";
+import { type ContainerFacts, type PodFacts, pullFails, startFails } from "./facts.ts";
+import type { NodeObservation } from "./observation.ts";
+import type { Note, Notes, Plan } from "./plan.ts";
+import { patienceMs } from "./plan-stop.ts";
+
+/** A session that is lost for less than this may be a restart of anything on the way; nothing is said of it. Milliseconds. */
+export const sessionDebounceMs = 90_000;
+
+const yes = (reason: Note["reason"], message: string): Note => ({ status: "True", reason, message });
+const no = (reason: Note["reason"], message: string): Note => ({ status: "False", reason, message });
+const unknown = (reason: Note["reason"], message: string): Note => ({ status: "Unknown", reason, message });
+
+/** All conditions but `Ready`. What the plan or the execution has to say goes before what can be seen. */
+export function conditionsOf(o: NodeObservation, plan: Plan, failed: Notes): Record<NodeConditionType, Note> {
+  const said: Notes = { ...plan.notes, ...failed };
+  const notes = {
+    Scheduled: said.Scheduled ?? scheduled(o),
+    ConfigApplied: said.ConfigApplied ?? before(o, "ConfigApplied"),
+    RuntimeReady: said.RuntimeReady ?? runtimeReady(o),
+    Registered: said.Registered ?? registered(o),
+    Connected: said.Connected ?? connected(o),
+    Draining: said.Draining ?? draining(o, plan),
+    Degraded: said.Degraded ?? degraded(o),
+  };
+  return { ...notes, Ready: readyOf(notes) };
+}
+
+/** The first that is not well, in the order in which they depend on each other; what is broken comes before all. */
+function readyOf(notes: Record<Exclude<NodeConditionType, "Ready">, Note>): Note {
+  const order = [
+    "Degraded",
+    ...nodeConditionTypes.filter((type) => type !== "Degraded" && type !== "Ready"),
+  ] as const;
+  for (const type of order) {
+    const { status, reason, message } = notes[type];
+    const well = type === "Degraded" || type === "Draining" ? "False" : "True";
+    if (status !== well) return { status: status === "Unknown" ? "Unknown" : "False", reason, message };
+  }
+  return yes("AllWell", "the node serves and is connected");
+}
+
+function scheduled({ pod, node }: NodeObservation): Note {
+  if (!pod) return no("PodNotCreated", `there is no pod ${node.metadata.name} yet`);
+  if (pod.scheduled.ok) return yes("PodScheduled", `the pod is on host ${pod.host ?? ""}`);
+  if (pod.scheduled.reason !== "Unschedulable") return no("PodPending", "the pod waits for the scheduler");
+  const { gpu } = node.spec;
+  return no(
+    "Unschedulable",
+    `no host can take the pod (${pod.scheduled.message}): free or add a host with ${gpu.count} ${gpu.resourceName}, or relax spec.podOverrides`,
+  );
+}
+
+function runtimeReady({ pod, agent }: NodeObservation): Note {
+  if (!pod || pod.finished) return no("PodNotReady", "there is no running pod");
+  const trouble = containerTrouble(pod);
+  if (trouble) return trouble;
+  const engine = agent.status?.report.engine;
+  if (pod.ready && (!engine || engine.health === "healthy"))
+    return yes("ModelsLoaded", "the engine serves its models");
+  if (!pod.agent.started) return no("AgentStarting", "the agent has no verified config yet");
+  if (engine?.health === "unhealthy")
+    return no("EngineFailed", `the engine is unhealthy: ${engine.reason ?? "no reason given"}`);
+  if (engine && engine.health !== "healthy")
+    return no("EngineStarting", engine.reason ?? "the engine starts");
+  return no("PodNotReady", "the pod is not ready yet");
+}
+
+function containerTrouble(pod: PodFacts): Note | undefined {
+  const { agent, runtime } = pod;
+  if (pullFails(agent)) return no("ImagePullFailed", pullMessage("agent", agent));
+  if (pullFails(runtime)) return no("ImagePullFailed", pullMessage("runtime", runtime));
+  if (startFails(agent)) return no("AgentFailed", startMessage("agent", agent));
+  if (startFails(runtime)) return no("EngineFailed", startMessage("runtime", runtime));
+  return undefined;
+}
+
+const pullMessage = (name: string, { image, reason, message }: ContainerFacts): string =>
+  `the ${name} image ${image} cannot be pulled (${reason}${message ? `: ${message}` : ""}): check that the registry has it and that spec.podOverrides.imagePullSecrets lets the host pull it`;
+
+const startMessage = (name: string, { reason, message, restarts }: ContainerFacts): string =>
+  `container ${name} does not stay up (${reason}, ${restarts} restarts${message ? `: ${message}` : ""}): see \`kubectl logs -c ${name}\``;
+
+function registered(o: NodeObservation): Note {
+  if (o.feed) return yes("AccountBound", "the network knows the node as the account's");
+  if (!o.feedLive) {
+    return before(
+      o,
+      "Registered",
+      unknown("FeedUnavailable", "the network's view of its nodes cannot be read"),
+    );
+  }
+  const error = o.agent.status?.session.last_error;
+  return no("NotRegistered", `the network does not know the node yet${error ? `: ${error}` : ""}`);
+}
+
+function connected(o: NodeObservation): Note {
+  const { feed, node } = o;
+  if (feed?.banned !== undefined && feed.banned !== null) {
+    return no("Banned", `the network has banned the node: ${feed.banned}`);
+  }
+  if (!feed) {
+    if (o.feedLive) return no("SessionClosed", "the node has had no session yet");
+    return before(
+      o,
+      "Connected",
+      unknown("FeedUnavailable", "the network's view of its nodes cannot be read"),
+    );
+  }
+  if (feed.connected) return yes("SessionOpen", "the node's session is open");
+  const last = findCondition(node.status?.conditions, "Connected");
+  if (sessionRecheckMs(o) !== undefined && last) return before(o, "Connected");
+  const error = o.agent.status?.session.last_error;
+  return no(
+    "SessionClosed",
+    `the session is closed${error ? `: ${error}` : ""}; the agent's log says more (\`kubectl logs -c agent\`)`,
+  );
+}
+
+/** Milliseconds until a lost session counts as lost; undefined when there is nothing to wait for. */
+export function sessionRecheckMs({ feed, node, now }: NodeObservation): number | undefined {
+  if (!feed || feed.connected) return undefined;
+  if (findCondition(node.status?.conditions, "Connected")?.status !== "True") return undefined;
+  const left = feed.since + sessionDebounceMs - now;
+  return left > 0 ? left : undefined;
+}
+
+const stopReasons = {
+  "runtime-image": "ConfigChange",
+  "agent-image": "SpecChange",
+  recreate: "SpecChange",
+  "scale-down": "ScaleDown",
+  parking: "ScaleDown",
+} as const;
+
+function draining({ pod, agent }: NodeObservation, { actions }: Plan): Note {
+  let planned = pod?.desired.ok ? pod.desired.desired.plannedStop : null;
+  for (const action of actions) if (action.type === "annotate") planned = action.desired.plannedStop;
+  if (pod && planned)
+    return yes(stopReasons[planned], `a stop is planned (${planned}): running jobs may end`);
+  const state = agent.status?.drain.state ?? "serving";
+  if (pod && state !== "serving") return yes("ConfigChange", `the agent is ${state}`);
+  return no("NotDraining", "the node is not draining");
+}
+
+function degraded({ pod, agent }: NodeObservation): Note {
+  if (pod) {
+    const trouble = containerTrouble(pod);
+    if (trouble) return { ...trouble, status: "True" };
+    if (agent.silentMs > patienceMs && pod.agent.started) {
+      return yes(
+        "AgentUnreachable",
+        `the agent at ${pod.ip ?? "its pod"} has not answered for over a minute (${agent.problem}): check that the operator may reach port 9440 of the pods (NetworkPolicy)`,
+      );
+    }
+  }
+  return no("NothingWrong", "nothing is wrong");
+}
+
+/** What the condition said before, as long as nothing new is known. */
+function before(
+  o: NodeObservation,
+  type: NodeConditionType,
+  otherwise = unknown("NotYetKnown", "not yet known"),
+): Note {
+  const last: Condition | undefined = findCondition(o.node.status?.conditions, type);
+  // The reasons of a stored condition are this operator's own words.
+  return last
+    ? { status: last.status, reason: last.reason as Note["reason"], message: last.message }
+    : otherwise;
+}

@@ -1,0 +1,61 @@
+import type { ResultityNode } from "../../api/v1alpha1/node.ts";
+import { messageOf } from "../../lib/errors.ts";
+import { type Desired, parseDesired } from "../../protocol/desired.ts";
+import type { ConfigDigest } from "../../protocol/fields.ts";
+import { canonical } from "../hash.ts";
+
+/** What the node controller wants done, beside what the spec says directly. */
+export interface Moves {
+  readonly stage: ConfigDigest | null;
+  readonly target: ConfigDigest | null;
+  readonly plannedStop: Desired["plannedStop"];
+}
+
+/** {@link Desired} without its revision: two that are equal need no new revision. */
+export type Wish = Omit<Desired, "revision">;
+
+/** What is wanted of the node's agent: the spec's own wishes and the moves of the moment. */
+export function wishOf(node: ResultityNode, moves: Moves): Wish {
+  const { spec } = node;
+  return {
+    stage: moves.stage,
+    target: moves.target,
+    engine: spec.runtime.engine,
+    image: spec.runtime.image ?? null,
+    gpuProduct: spec.gpu.product ?? null,
+    gpuCount: spec.gpu.count,
+    models: [...(spec.models ?? [])],
+    args: [...(spec.runtime.args ?? [])],
+    accept: spec.participation.accept,
+    subclouds: [...(spec.participation.subclouds ?? [])],
+    drainTimeoutMs: spec.drain.timeoutSeconds * 1000,
+    evictionTimeoutMs: spec.drain.evictionTimeoutSeconds * 1000,
+    plannedStop: moves.plannedStop,
+  };
+}
+
+/** The annotation that a pod carries, as far as it can be read. */
+export type ReadDesired =
+  | { readonly ok: true; readonly desired: Desired }
+  | { readonly ok: false; readonly problem: string };
+
+/** Reads the annotation `resultity.com/desired`; someone may have edited or removed it. */
+export function readDesired(text: string | undefined): ReadDesired {
+  if (text === undefined) return { ok: false, problem: "the annotation resultity.com/desired was removed" };
+  try {
+    return { ok: true, desired: parseDesired(text) };
+  } catch (thrown) {
+    return { ok: false, problem: messageOf(thrown) };
+  }
+}
+
+/** True if `desired` asks for exactly `wish`. */
+export function asksFor(desired: Desired, wish: Wish): boolean {
+  const { revision: _, ...current } = desired;
+  return canonical(current) === canonical(wish);
+}
+
+/** `wish` as the next revision after `before` (0: the first of a new pod). */
+export function revise(wish: Wish, before: number): Desired {
+  return { revision: before + 1, ...wish };
+}

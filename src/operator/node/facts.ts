@@ -1,0 +1,145 @@
+import type { ResultityNode } from "../../api/v1alpha1/node.ts";
+import { controllerOf } from "../../kube/object.ts";
+import type { Pod } from "../../kube/resources.ts";
+import { desiredAnnotation } from "../../protocol/desired.ts";
+import { inputsHashAnnotation } from "../names.ts";
+import { type ReadDesired, readDesired } from "./desired.ts";
+import { agentContainer, identityHashAnnotation, runtimeContainer } from "./pod-parts.ts";
+
+/** One container, as far as it matters here. */
+export interface ContainerFacts {
+  /** Image that the spec asks for; a mirror or webhook may have moved its place. */
+  readonly image: string;
+  readonly state: "none" | "waiting" | "running" | "terminated";
+  /** The kubelet's word for waiting or terminated: ErrImagePull, CrashLoopBackOff, OOMKilled, … */
+  readonly reason: string;
+  readonly message: string;
+  /** Passed its startup probe since its last start. */
+  readonly started: boolean;
+  /** Ran in this pod at some time. */
+  readonly hasRun: boolean;
+  readonly restarts: number;
+  /** What the kubelet runs, as it names it; empty until it runs. */
+  readonly running: readonly string[];
+}
+
+/** A node's pod, as far as it matters here. */
+export interface PodFacts {
+  readonly uid: string;
+  readonly name: string;
+  /** Controlled by this very ResultityNode. */
+  readonly ours: boolean;
+  readonly ip: string | undefined;
+  readonly host: string | undefined;
+  readonly finished: { readonly reason: string; readonly message: string } | undefined;
+  readonly terminating: { readonly deadline: number; readonly disruption: string | undefined } | undefined;
+  readonly ready: boolean;
+  readonly scheduled: { readonly ok: boolean; readonly reason: string; readonly message: string };
+  /** The kubelet has seen the newest spec, where it says so (1.34 on). */
+  readonly observedSpec: boolean;
+  readonly desired: ReadDesired;
+  readonly inputsHash: string | undefined;
+  readonly identityHash: string | undefined;
+  readonly agent: ContainerFacts;
+  readonly runtime: ContainerFacts;
+}
+
+/** Reasons of a waiting container that no patience mends. */
+const pullFailures: ReadonlySet<string> = new Set([
+  "ErrImagePull",
+  "ImagePullBackOff",
+  "InvalidImageName",
+  "ErrImageNeverPull",
+  "RegistryUnavailable",
+]);
+const startFailures: ReadonlySet<string> = new Set([
+  "CrashLoopBackOff",
+  "CreateContainerError",
+  "CreateContainerConfigError",
+  "RunContainerError",
+]);
+
+/** True while the container waits because its image does not come. */
+export const pullFails = ({ state, reason }: ContainerFacts): boolean =>
+  state === "waiting" && pullFailures.has(reason);
+
+/** True while the container waits because it cannot start or does not stay up. */
+export const startFails = ({ state, reason }: ContainerFacts): boolean =>
+  state === "waiting" && startFailures.has(reason);
+
+/** True if the kubelet runs `image`, told by the digest: mirrors change the place, never the digest. */
+export function runs(container: ContainerFacts, image: string): boolean {
+  const digest = digestOfImage(image);
+  return container.state === "running" && container.running.some((name) => name.includes(digest));
+}
+
+/** The part of an image reference that says what it is: the digest, else the whole reference. */
+export function digestOfImage(image: string): string {
+  const at = image.lastIndexOf("@");
+  return at < 0 ? image : image.slice(at + 1);
+}
+
+/** Reads the facts of a pod. */
+export function podFacts(pod: Pod, node: ResultityNode): PodFacts {
+  const { metadata, spec, status } = pod;
+  const conditions = status?.conditions ?? [];
+  const condition = (type: string) => conditions.find((candidate) => candidate.type === type);
+  const scheduled = condition("PodScheduled");
+  const disruption = condition("DisruptionTarget");
+  const { annotations } = metadata;
+  const phase = status?.phase;
+  return {
+    uid: metadata.uid,
+    name: metadata.name,
+    ours: controllerOf(pod)?.uid === node.metadata.uid,
+    ip: status?.podIP || undefined,
+    host: spec?.nodeName || undefined,
+    finished:
+      phase === "Failed" || phase === "Succeeded"
+        ? { reason: status?.reason || phase, message: status?.message ?? "" }
+        : undefined,
+    terminating:
+      metadata.deletionTimestamp === undefined
+        ? undefined
+        : {
+            deadline: Date.parse(metadata.deletionTimestamp),
+            disruption:
+              disruption?.status === "True" ? (disruption.message ?? disruption.reason ?? "") : undefined,
+          },
+    ready: condition("Ready")?.status === "True",
+    scheduled: {
+      ok: scheduled?.status === "True" || Boolean(spec?.nodeName),
+      reason: scheduled?.reason ?? "",
+      message: scheduled?.message ?? "",
+    },
+    observedSpec: (status?.observedGeneration ?? 0) >= (metadata.generation ?? Number.POSITIVE_INFINITY),
+    desired: readDesired(annotations?.[desiredAnnotation]),
+    inputsHash: annotations?.[inputsHashAnnotation],
+    identityHash: annotations?.[identityHashAnnotation],
+    agent: containerFacts(
+      spec?.initContainers?.find(({ name }) => name === agentContainer)?.image,
+      status?.initContainerStatuses?.find(({ name }) => name === agentContainer),
+    ),
+    runtime: containerFacts(
+      spec?.containers.find(({ name }) => name === runtimeContainer)?.image,
+      status?.containerStatuses?.find(({ name }) => name === runtimeContainer),
+    ),
+  };
+}
+
+type ContainerStatus = NonNullable<NonNullable<Pod["status"]>["containerStatuses"]>[number];
+
+function containerFacts(image: string | undefined, status: ContainerStatus | undefined): ContainerFacts {
+  const { waiting, running, terminated } = status?.state ?? {};
+  return {
+    image: image ?? "",
+    state: running ? "running" : terminated ? "terminated" : waiting ? "waiting" : "none",
+    reason: waiting?.reason ?? terminated?.reason ?? "",
+    message: waiting?.message ?? terminated?.message ?? "",
+    started: status?.started ?? false,
+    hasRun:
+      Boolean(running ?? terminated ?? status?.lastState?.terminated) || (status?.restartCount ?? 0) > 0,
+    restarts: status?.restartCount ?? 0,
+    running: [status?.imageID, status?.image].filter((name): name is string => Boolean(name)),
+  };
+}

@@ -1,0 +1,44 @@
+import type { ResultityNode } from "../../api/v1alpha1/node.ts";
+import { mintBinding } from "../../protocol/binding.ts";
+import type { NodeId } from "../../protocol/keys.ts";
+import { identitySecretOf } from "../context.ts";
+import { hashOf } from "../hash.ts";
+import { poolLabel } from "../names.ts";
+import type { NetworkConfig } from "../views.ts";
+
+/**
+ * Hash of all that only a new pod can change, in two halves: what the node's spec says, and what its network says and
+ * all its nodes share. Hashes of inputs, not of the template that is built from them: a new version of the operator
+ * must not replace the pods of a fleet.
+ */
+export function podInputsHash(node: ResultityNode, config: NetworkConfig): string {
+  const { spec, metadata } = node;
+  const own = hashOf({
+    gpu: spec.gpu,
+    engine: spec.runtime.engine,
+    env: spec.runtime.env ?? [],
+    resources: spec.runtime.resources ?? {},
+    modelCache: spec.modelCache ?? {},
+    podOverrides: spec.podOverrides ?? {},
+    identity: identitySecretOf(node),
+    network: spec.networkRef.name,
+    pool: metadata.labels?.[poolLabel] ?? null,
+  });
+  const shared = hashOf({ id: config.root.network, endpoints: config.endpoints });
+  return `${own}-${shared}`;
+}
+
+/** True if the two hashes differ in the half that all nodes of a network share, and in that alone. */
+export function onlySharedDiffers(a: string | undefined, b: string): boolean {
+  return a !== undefined && a !== b && a.split("-")[0] === b.split("-")[0];
+}
+
+const nobody = Buffer.alloc(32).toString("base64url") as NodeId;
+
+/** Hash of what an identity Secret holds beside the key: the root and the account. Says nothing about the account key. */
+export function identityInputsHash(config: NetworkConfig): string {
+  const { root, account, accountKey } = config;
+  // The MAC for a node that cannot exist changes with the account key and gives it away no more than any binding.
+  const { mac } = mintBinding(accountKey, root.network, account, nobody);
+  return hashOf({ root: root.statement, account, mac });
+}

@@ -1,0 +1,102 @@
+import type { Clock } from "../../lib/clock.ts";
+import type { Identity } from "./identity.ts";
+
+/** What the controller remembers of one node between reconciles. All of it can be lost: it saves requests, no more. */
+export interface NodeMemory {
+  identity: Identity | undefined;
+  /** Pods that ended by themselves since one was last ready, and the monotonic time before which none is made. */
+  failures: number;
+  recreateAt: number;
+  /** What the agent was last asked about, how often, and when (monotonic). */
+  question: string;
+  asked: number;
+  askedAt: number;
+}
+
+/** Back-off of pods that ended: the n-th failure waits this · 2ⁿ⁻¹, in milliseconds. */
+const recreateBaseMs = 5_000;
+const recreateCapMs = 300_000;
+/** Between two questions to an agent about the same matter: from a quarter of a second, growing to this. */
+const askBaseMs = 250;
+const askCapMs = 5_000;
+/** For how long a node that began to move has the turn although the caches do not show it yet. */
+const claimMs = 15_000;
+
+/** The memories of all nodes, by `namespace/name`. */
+export class NodeMemories {
+  readonly #clock: Clock;
+  readonly #nodes = new Map<string, NodeMemory>();
+  readonly #keyOfId = new Map<string, string>();
+  readonly #claims = new Map<string, { readonly nodeKey: string; readonly expires: number }>();
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  of(nodeKey: string): NodeMemory {
+    let memory = this.#nodes.get(nodeKey);
+    if (!memory) {
+      memory = { identity: undefined, failures: 0, recreateAt: 0, question: "", asked: 0, askedAt: 0 };
+      this.#nodes.set(nodeKey, memory);
+    }
+    return memory;
+  }
+
+  forget(nodeKey: string): void {
+    const id = this.#nodes.get(nodeKey)?.identity?.nodeId;
+    if (id !== undefined && this.#keyOfId.get(id) === nodeKey) this.#keyOfId.delete(id);
+    this.#nodes.delete(nodeKey);
+  }
+
+  /** Remembers who a node is. */
+  learn(nodeKey: string, identity: Identity): void {
+    this.of(nodeKey).identity = identity;
+    this.#keyOfId.set(identity.nodeId, nodeKey);
+  }
+
+  /** Node that has this id, if its status does not say so yet. */
+  keyOfId(nodeId: string): string | undefined {
+    return this.#keyOfId.get(nodeId);
+  }
+
+  /** A pod ended by itself: the next one waits, longer each time. */
+  podFailed(nodeKey: string): void {
+    const memory = this.of(nodeKey);
+    const wait = Math.min(recreateCapMs, recreateBaseMs * 2 ** Math.min(memory.failures, 10));
+    memory.failures++;
+    memory.recreateAt = this.#clock.monotonic() + wait;
+  }
+
+  podReady(nodeKey: string): void {
+    this.of(nodeKey).failures = 0;
+  }
+
+  recreateInMs(nodeKey: string): number {
+    return Math.max(0, this.of(nodeKey).recreateAt - this.#clock.monotonic());
+  }
+
+  /** Milliseconds until an agent may be asked (again) about `question`. Counts as asked when that is 0. */
+  askInMs(nodeKey: string, question: string): number {
+    const memory = this.of(nodeKey);
+    const now = this.#clock.monotonic();
+    if (memory.question !== question) Object.assign(memory, { question, asked: 0 });
+    const pause = Math.min(askCapMs, askBaseMs * 1.5 ** Math.min(memory.asked, 20));
+    const wait = memory.asked === 0 ? 0 : Math.max(0, memory.askedAt + pause - now);
+    if (wait === 0) {
+      memory.asked++;
+      memory.askedAt = now;
+    }
+    return wait;
+  }
+
+  /** Takes the turn of a group for a node. */
+  claim(group: string, nodeKey: string): void {
+    this.#claims.set(group, { nodeKey, expires: this.#clock.monotonic() + claimMs });
+  }
+
+  /** Whether another node has just taken the turn. */
+  claimedByOther(group: string, nodeKey: string): boolean {
+    const claim = this.#claims.get(group);
+    return claim !== undefined && claim.nodeKey !== nodeKey && claim.expires > this.#clock.monotonic();
+  }
+}

@@ -1,0 +1,39 @@
+import type { ResultityNetwork } from "../../api/v1alpha1/network.ts";
+import type { ResultityNode } from "../../api/v1alpha1/node.ts";
+import type { FeedNode } from "../../protocol/feed.ts";
+import type { AgentStatus } from "../../protocol/status.ts";
+import type { NetworkConfig } from "../views.ts";
+import type { PodFacts } from "./facts.ts";
+
+/** What the agent of the present pod has said, signed. */
+export interface AgentView {
+  /** Newest verified status; undefined until one came. */
+  readonly status: AgentStatus | undefined;
+  /** Milliseconds for which asking has failed; 0 = the last time it answered, or nobody has asked. */
+  readonly silentMs: number;
+  /** Why the last question got no answer. */
+  readonly problem: string;
+}
+
+/** All that the node controller decides on. A plain value: the same observation gives the same plan. */
+export interface NodeObservation {
+  /** Wall time, ms. */
+  readonly now: number;
+  readonly node: ResultityNode;
+  /** A ResultityNodePool controls the node. */
+  readonly inPool: boolean;
+  readonly network: ResultityNetwork | undefined;
+  readonly config: NetworkConfig | undefined;
+  readonly pod: PodFacts | undefined;
+  readonly agent: AgentView;
+  /** Id at the network; undefined until the identity has been made or read. */
+  readonly nodeId: string | undefined;
+  /** Older ResultityNode with the same identity. */
+  readonly conflictsWith: string | undefined;
+  readonly feed: FeedNode | undefined;
+  readonly feedLive: boolean;
+  /** Milliseconds until a pod may be created again after failures. */
+  readonly recreateInMs: number;
+  /** Whether this node may be disturbed for what all nodes of its pool or network share: one at a time. */
+  readonly turn: boolean;
+}

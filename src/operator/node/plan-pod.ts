@@ -1,0 +1,368 @@
+import { type ChangeStep, type NodeInputs, planChange } from "../../protocol/config/change.ts";
+import type { Desired } from "../../protocol/desired.ts";
+import type { ConfigDigest } from "../../protocol/fields.ts";
+import { type Aim, aimAt, noteOf } from "./aim.ts";
+import { asksFor, type Moves, revise, wishOf } from "./desired.ts";
+import { digestOfImage, type PodFacts, pullFails, runs } from "./facts.ts";
+import { identityInputsHash, onlySharedDiffers, podInputsHash } from "./inputs.ts";
+import type { NodeObservation } from "./observation.ts";
+import type { Action, Note, Notes, Plan } from "./plan.ts";
+import { agentFails, echoed, isIdle, revisionOf, stopPod } from "./plan-stop.ts";
+
+/** Engines that load and unload models while they serve. */
+const loadsModelsLive: ReadonlySet<string> = new Set(["ollama"]);
+
+/** How long to wait before looking again whether it is this node's turn. */
+const turnMs = 5_000;
+
+/** What the plan of one pod works on. */
+interface Scene {
+  readonly o: NodeObservation;
+  readonly pod: PodFacts;
+  readonly desired: Desired;
+  /** What is to run now; not ok = leave what runs. */
+  readonly goal: Aim;
+  readonly agentImage: string;
+  readonly runtimeImage: string;
+  readonly steps: readonly ChangeStep[];
+}
+
+/** Plans for a node whose pod is there and has not ended. */
+export function planPod(o: NodeObservation, pod: PodFacts, aim: Aim): Plan {
+  const blocked: Notes = aim.ok ? {} : { ConfigApplied: noteOf(aim) };
+  if (!pod.desired.ok) {
+    const target = aim.ok ? aim.digest : null;
+    const wish = wishOf(o.node, { stage: null, target, plannedStop: null });
+    const reason = `write the agent's orders again: ${pod.desired.problem}`;
+    const desired = revise(wish, revisionOf(o, pod));
+    return { target: aim.digest, actions: [{ type: "annotate", desired, reason }], notes: blocked };
+  }
+  const scene = sceneOf(o, pod, pod.desired.desired, aim);
+  const { actions, note } = decide(scene);
+  const identity = refreshIdentity(o, pod);
+  return {
+    target: aim.digest,
+    actions: [...identity, ...actions],
+    notes: note ? { ConfigApplied: note, ...blocked } : blocked,
+  };
+}
+
+interface Decision {
+  readonly actions: readonly Action[];
+  readonly note?: Note;
+}
+
+function decide(scene: Scene): Decision {
+  const { o, pod, desired, steps } = scene;
+  const first = steps.find(({ action }) => action !== "live" && action !== "load-models");
+  const moving = isMoving(scene);
+  const onlyPod = steps.find(({ action }) => action === "recreate");
+  if (isIdle(pod) && (first?.action.startsWith("patch") || onlyPod || moving)) {
+    const reason = onlyPod?.reason ?? first?.reason ?? `config ${scene.goal.digest}`;
+    const remove: Action = {
+      type: "delete-pod",
+      uid: pod.uid,
+      finished: false,
+      reason: `${reason}; nothing runs in this pod yet`,
+    };
+    return { actions: [remove], note: moveNote("Moving", reason) };
+  }
+  if (onlyPod) {
+    if (!mayDisturb(scene)) return awaitTurn(scene, onlyPod);
+    return {
+      actions: stopPod(o, pod, "recreate", onlyPod.reason),
+      note: moveNote("Moving", `the pod is replaced: ${onlyPod.reason}`),
+    };
+  }
+  if (moving) return stage(scene);
+  if (steps.some(({ action }) => action === "patch-runtime")) return swapImage(scene, "runtime");
+  if (desired.plannedStop === "runtime-image" && !runtimeMoved(scene)) return awaitRuntime(scene);
+  const newAgent = steps.find(({ action }) => action === "patch-agent");
+  if (newAgent) {
+    if (!pod.agent.started && agentFails(pod)) {
+      // The kubelet ignores a new image of a sidecar whose startup has not passed.
+      const reason = `${newAgent.reason}; the present agent does not start, and only a new pod changes that`;
+      return { actions: [{ type: "delete-pod", uid: pod.uid, finished: false, reason }] };
+    }
+    return mayDisturb(scene) ? swapImage(scene, "agent") : awaitTurn(scene, newAgent);
+  }
+  if (desired.plannedStop === "agent-image" && !agentMoved(scene)) {
+    const reason = "is the new agent up?";
+    return { actions: order(scene, movesOf(desired), "", [{ type: "ask-agent", reason }]) };
+  }
+  return settle(scene, scene.goal.ok ? scene.goal.digest : desired.target);
+}
+
+function sceneOf(o: NodeObservation, pod: PodFacts, desired: Desired, aim: Aim): Scene {
+  const agentImage = o.network?.spec.agent.image ?? pod.agent.image;
+  const goal = goalOf(o, pod, desired, aim);
+  const runtimeImage = goal.ok ? goal.selection.runtime.image : pod.runtime.image;
+  return {
+    o,
+    pod,
+    desired,
+    goal,
+    agentImage,
+    runtimeImage,
+    steps: stepsOf(o, pod, desired, goal, agentImage),
+  };
+}
+
+/**
+ * A move whose agent has been told is finished before the next one begins, or agent and image would disagree; unless
+ * its image does not come, for then the next one is the way out.
+ */
+function goalOf(o: NodeObservation, pod: PodFacts, desired: Desired, aim: Aim): Aim {
+  const begun = desired.target;
+  if (desired.plannedStop !== "runtime-image" || begun === null || begun === aim.digest || !o.config)
+    return aim;
+  const goal = aimAt(begun, { node: o.node, inPool: o.inPool, config: o.config, running: begun, now: o.now });
+  if (!goal.ok || pullFails(pod.runtime)) return aim;
+  return runs(pod.runtime, goal.selection.runtime.image) ? aim : goal;
+}
+
+function stepsOf(
+  o: NodeObservation,
+  pod: PodFacts,
+  desired: Desired,
+  goal: Aim,
+  agentImage: string,
+): readonly ChangeStep[] {
+  const { node, config } = o;
+  if (!config) return [];
+  const before =
+    desired.target === null
+      ? undefined
+      : aimAt(desired.target, { node, inPool: o.inPool, config, running: undefined, now: o.now });
+  const runtimeImage = goal.ok ? goal.selection.runtime.image : pod.runtime.image;
+  const podTemplateHash = podInputsHash(node, config);
+  const to: NodeInputs = {
+    runtimeImage,
+    launcher: "shell",
+    agentImage,
+    engine: node.spec.runtime.engine,
+    command: goal.ok ? goal.selection.runtime.command : [],
+    args: node.spec.runtime.args ?? [],
+    models: goal.ok ? goal.selection.models : [],
+    live: {},
+    podTemplateHash,
+  };
+  const from: NodeInputs = {
+    ...to,
+    runtimeImage: sameImage(pod.runtime.image, runtimeImage) ? runtimeImage : pod.runtime.image,
+    agentImage: sameImage(pod.agent.image, agentImage) ? agentImage : pod.agent.image,
+    command: before?.ok ? before.selection.runtime.command : to.command,
+    args: desired.args,
+    models: before?.ok ? before.selection.models : to.models,
+    podTemplateHash: pod.inputsHash ?? podTemplateHash,
+  };
+  return planChange(from, to, { modelsLive: loadsModelsLive.has(to.engine) });
+}
+
+/** Mirrors and webhooks change the place of an image, never its digest. */
+const sameImage = (a: string, b: string): boolean => digestOfImage(a) === digestOfImage(b);
+
+function isMoving({ desired, goal }: Scene): boolean {
+  return goal.ok && desired.target !== goal.digest;
+}
+
+/** The new config is fetched, verified and downloaded while the old one serves; only then is the agent told to move. */
+function stage(scene: Scene): Decision {
+  const { o, pod, desired, goal, steps, runtimeImage } = scene;
+  if (!goal.ok) return { actions: [] };
+  const { digest } = goal;
+  const staging: Moves = { stage: digest, target: desired.target, plannedStop: null };
+  if (!asksFor(desired, wishOf(o.node, staging))) {
+    return {
+      actions: order(scene, staging, `stage config ${digest}`),
+      note: moveNote("Staging", `config ${digest} is being fetched while ${desired.target ?? "none"} serves`),
+    };
+  }
+  const { status } = o.agent;
+  const ask: Action = { type: "ask-agent", reason: `has the agent staged config ${digest}?` };
+  if (!status || !echoed(o, desired)) return { actions: [ask], note: moveNote("Staging", silence(o)) };
+  const { applied, staged } = status.report.config;
+  if (staged !== digest && applied !== digest) {
+    const error = status.config_error;
+    if (error?.digest !== digest)
+      return { actions: [ask], note: moveNote("Staging", `the agent fetches config ${digest}`) };
+    const message = `the agent cannot stage config ${digest} (${error.code}): ${error.message}`;
+    return { actions: [ask], note: moveNote("StageFailed", message) };
+  }
+  const change = steps.find(({ action }) => action === "patch-runtime");
+  const rehearsal: Action[] = change
+    ? [{ type: "rehearse-image", container: "runtime", image: runtimeImage, reason: change.reason }]
+    : [];
+  const moves: Moves = { stage: null, target: digest, plannedStop: change ? "runtime-image" : null };
+  return {
+    actions: [
+      ...rehearsal,
+      {
+        type: "annotate",
+        desired: revise(wishOf(o.node, moves), revisionOf(o, pod)),
+        reason: `config ${digest} is staged: ${change?.reason ?? "the agent moves to it by itself"}`,
+      },
+    ],
+    note: moveNote("Moving", change?.reason ?? `the agent moves to config ${digest}`),
+  };
+}
+
+/** Tells the agent of the stop, waits for its echo, then patches the image alone; the kubelet drains by `preStop`. */
+function swapImage(scene: Scene, container: "agent" | "runtime"): Decision {
+  const { o, pod, desired, agentImage, runtimeImage } = scene;
+  const image = container === "agent" ? agentImage : runtimeImage;
+  const plannedStop = container === "agent" ? "agent-image" : "runtime-image";
+  const reason = `${container} image → ${image}`;
+  const note = container === "runtime" ? { note: moveNote("Moving", reason) } : {};
+  const moves: Moves = { stage: null, target: desired.target, plannedStop };
+  if (!asksFor(desired, wishOf(o.node, moves))) {
+    const rehearse: Action = { type: "rehearse-image", container, image, reason };
+    return { actions: [rehearse, ...order(scene, moves, `plan the stop: ${reason}`)], ...note };
+  }
+  const nothingRuns = container === "runtime" && pullFails(pod.runtime);
+  if (echoed(o, desired) || nothingRuns) {
+    return { actions: [{ type: "patch-image", container, image, reason }], ...note };
+  }
+  return {
+    actions: [{ type: "ask-agent", reason: `has the agent read revision ${desired.revision}?` }],
+    ...note,
+  };
+}
+
+function awaitRuntime(scene: Scene): Decision {
+  const { o, desired, pod } = scene;
+  const message = runs(pod.runtime, scene.runtimeImage)
+    ? `the new runtime starts; config ${desired.target ?? ""} is not applied yet`
+    : "the runtime's jobs end, then its new image starts";
+  const failed = o.agent.status?.config_error;
+  return {
+    actions: order(scene, movesOf(desired), "", [
+      { type: "ask-agent", reason: "is the new config applied?" },
+    ]),
+    note: moveNote(
+      "Moving",
+      failed ? `${message}; the agent says ${failed.code}: ${failed.message}` : message,
+    ),
+  };
+}
+
+/** The kubelet runs the new image, and the agent's signed status says that the config is applied. */
+function runtimeMoved({ o, pod, desired, runtimeImage }: Scene): boolean {
+  const applied = o.agent.status?.report.config.applied;
+  if (!echoed(o, desired) || applied !== desired.target) return false;
+  // Some container runtimes tell the image's config digest in place of its manifest's: then readiness has to do.
+  return runs(pod.runtime, runtimeImage) || (pod.ready && pod.observedSpec);
+}
+
+function agentMoved({ pod, agentImage }: Scene): boolean {
+  return pod.agent.started && (runs(pod.agent, agentImage) || (pod.ready && pod.observedSpec));
+}
+
+/** Nothing is left to move: the annotation says only what lasts, and the agent is asked until all is as it should be. */
+function settle(scene: Scene, target: ConfigDigest | null): Decision {
+  const { o, pod, desired, steps } = scene;
+  const lasting: Moves = { stage: null, target, plannedStop: null };
+  if (!asksFor(desired, wishOf(o.node, lasting))) {
+    const reason = desired.plannedStop
+      ? `the planned stop (${desired.plannedStop}) is over`
+      : (steps[0]?.reason ?? "the spec changed what the agent applies live");
+    return {
+      actions: order(scene, lasting, reason),
+      note: moveNote("Waiting", `the agent is told: ${reason}`),
+    };
+  }
+  const still = isSettled(o, pod, desired);
+  return {
+    actions: still ? [] : [{ type: "ask-agent", reason: "is all applied and serving?" }],
+    note: appliedNote(o, desired),
+  };
+}
+
+/** Whether there is nothing left to learn from the agent. */
+export function isSettled(o: NodeObservation, pod: PodFacts, desired: Desired): boolean {
+  if (!pod.ready) return false;
+  const { status } = o.agent;
+  // After a restart of the operator nobody has asked yet: a ready pod whose config was applied need not be.
+  if (!status) return o.node.status?.config?.applied === desired.target && o.nodeId !== undefined;
+  return (
+    echoed(o, desired) &&
+    status.report.config.applied === desired.target &&
+    status.report.engine.health === "healthy" &&
+    status.drain.state === "serving"
+  );
+}
+
+function appliedNote(o: NodeObservation, desired: Desired): Note {
+  const { target } = desired;
+  const { status } = o.agent;
+  const said = status ? status.report.config.applied : o.node.status?.config?.applied;
+  if (target !== null && said === target && (!status || echoed(o, desired))) {
+    return { status: "True", reason: "Applied", message: `config ${target} is applied` };
+  }
+  const error = status?.config_error;
+  if (!error) return moveNote("Waiting", silence(o));
+  return moveNote(
+    "StageFailed",
+    `the agent cannot apply config ${target ?? ""} (${error.code}): ${error.message}`,
+  );
+}
+
+function silence({ agent, pod }: NodeObservation): string {
+  if (agent.silentMs > 0) return `the agent does not answer at ${pod?.ip ?? "its pod"}: ${agent.problem}`;
+  return "waiting for the agent";
+}
+
+const moveNote = (reason: "Staging" | "StageFailed" | "Moving" | "Waiting", message: string): Note => ({
+  status: "False",
+  reason,
+  message,
+});
+
+const movesOf = ({ stage: staged, target, plannedStop }: Desired): Moves => ({
+  stage: staged,
+  target,
+  plannedStop,
+});
+
+/** Writes the annotation if it does not say this yet, else does `then`. */
+function order(
+  { o, pod, desired }: Scene,
+  moves: Moves,
+  reason: string,
+  then: readonly Action[] = [],
+): readonly Action[] {
+  const wish = wishOf(o.node, moves);
+  if (asksFor(desired, wish)) return then;
+  return [
+    {
+      type: "annotate",
+      desired: revise(wish, revisionOf(o, pod)),
+      reason: reason || "the spec changed what the agent applies live",
+    },
+  ];
+}
+
+/**
+ * A config moves when the pool says so, and a node's own spec when its owner changes it. What all nodes share (agent
+ * image, endpoints) has no such conductor, so they take turns; a node that does not serve loses nothing.
+ */
+function mayDisturb({ o, pod, desired, steps }: Scene): boolean {
+  const begun = desired.plannedStop === "agent-image" || desired.plannedStop === "recreate";
+  if (begun || o.turn || !pod.ready || !o.config) return true;
+  const recreate = steps.some(({ action }) => action === "recreate");
+  return recreate && !onlySharedDiffers(pod.inputsHash, podInputsHash(o.node, o.config));
+}
+
+function awaitTurn(scene: Scene, step: ChangeStep): Decision {
+  // A move to another config waits too: it would take an image patch that the new pod makes needless.
+  const { actions, note } = settle(scene, scene.desired.target);
+  const wait: Action = { type: "wait", ms: turnMs, reason: `${step.reason}: another node goes first` };
+  return { actions: [...actions, wait], ...(note ? { note } : {}) };
+}
+
+function refreshIdentity({ config }: NodeObservation, pod: PodFacts): readonly Action[] {
+  if (!config) return [];
+  const hash = identityInputsHash(config);
+  if (pod.identityHash === hash) return [];
+  return [{ type: "refresh-identity", hash, reason: "the network's root or account changed" }];
+}

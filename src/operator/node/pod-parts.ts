@@ -1,0 +1,21 @@
+import { keyPrefix } from "../../api/v1alpha1/meta.ts";
+
+/** Names of the parts of a node's pod, as the agent and the kubelet see them. */
+export const agentContainer = "agent";
+export const runtimeContainer = "runtime";
+
+/** Hash of what the identity Secret was made from, as of the last time that it was looked at. */
+export const identityHashAnnotation = `${keyPrefix}identity-hash`;
+
+/** Folders in the containers. */
+export const folders = {
+  identity: "/etc/resultity/identity",
+  network: "/etc/resultity/network",
+  pod: "/etc/resultity/pod",
+  state: "/var/lib/resultity",
+  launch: "/run/resultity",
+  /** The launcher's own state, inside {@link folders.launch}. */
+  launcher: "/run/resultity/run",
+  models: "/models",
+  home: "/home/engine",
+} as const;

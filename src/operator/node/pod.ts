@@ -1,0 +1,277 @@
+import { maxDrainTimeoutSeconds, type ResultityNode } from "../../api/v1alpha1/node.ts";
+import { type Draft, ownedBy } from "../../kube/object.ts";
+import type { Pod } from "../../kube/resources.ts";
+import { type Desired, desiredAnnotation } from "../../protocol/desired.ts";
+import { agentPort } from "../../protocol/status.ts";
+import { identitySecretOf } from "../context.ts";
+import { inputsHashAnnotation, networkConfigMapName, networkLabel, nodeLabel, poolLabel } from "../names.ts";
+import type { NetworkConfig } from "../views.ts";
+import { identityInputsHash, podInputsHash } from "./inputs.ts";
+import { agentContainer, folders, identityHashAnnotation, runtimeContainer } from "./pod-parts.ts";
+
+type PodSpec = NonNullable<Pod["spec"]>;
+type Container = PodSpec["containers"][number];
+type Volume = NonNullable<PodSpec["volumes"]>[number];
+
+/** All that a pod is made from. */
+export interface PodInputs {
+  readonly node: ResultityNode;
+  readonly config: NetworkConfig;
+  readonly agentImage: string;
+  readonly runtimeImage: string;
+  readonly desired: Desired;
+}
+
+/** Cannot change while the pod lives, so it covers the longest drain that the spec allows, with time for the handover. */
+export const terminationGraceSeconds = maxDrainTimeoutSeconds + 300;
+
+/** User and group of the agent. */
+const agentUser = 65_532;
+
+const volumes = {
+  identity: "resultity-identity",
+  network: "resultity-network",
+  pod: "resultity-pod",
+  state: "resultity-state",
+  launch: "resultity-launch",
+  launcher: "resultity-launcher",
+  models: "resultity-models",
+  home: "resultity-home",
+  shm: "resultity-shm",
+} as const;
+
+/** The pod of a node: the agent as a native sidecar, the runtime behind our launcher (DESIGN §5). */
+export function podOf(inputs: PodInputs): Draft<Pod> {
+  const { node, config, desired } = inputs;
+  const { metadata, spec } = node;
+  const overrides = spec.podOverrides ?? {};
+  const pool = metadata.labels?.[poolLabel];
+  return {
+    metadata: {
+      name: metadata.name,
+      namespace: metadata.namespace,
+      labels: {
+        ...overrides.labels,
+        "app.kubernetes.io/name": "resultity",
+        "app.kubernetes.io/component": "node",
+        // A mesh's proxy in the pod would stand between the agent and its probes, and outlive neither in order.
+        "sidecar.istio.io/inject": "false",
+        ...podLabels(node),
+        ...(pool === undefined ? {} : { [poolLabel]: pool }),
+      },
+      annotations: {
+        ...overrides.annotations,
+        "sidecar.istio.io/inject": "false",
+        "linkerd.io/inject": "disabled",
+        [desiredAnnotation]: JSON.stringify(desired),
+        [inputsHashAnnotation]: podInputsHash(node, config),
+        [identityHashAnnotation]: identityInputsHash(config),
+      },
+      ownerReferences: [ownedBy(node)],
+    },
+    spec: {
+      automountServiceAccountToken: false,
+      enableServiceLinks: false,
+      restartPolicy: "Always",
+      terminationGracePeriodSeconds: terminationGraceSeconds,
+      securityContext: {
+        seccompProfile: { type: "RuntimeDefault" },
+        // A claim's folder belongs to root; the agent, which is not, has to write weights into it.
+        ...(spec.modelCache?.persistentVolumeClaim
+          ? { fsGroup: agentUser, fsGroupChangePolicy: "OnRootMismatch" }
+          : {}),
+      },
+      initContainers: [agentOf(inputs)],
+      containers: [runtimeOf(inputs)],
+      volumes: [...ownVolumes(node), ...userVolumes(node)],
+      ...scheduling(node),
+    },
+  };
+}
+
+/** Labels by which the caches and others find the pod. Restored when someone removes them. */
+export function podLabels(node: ResultityNode): Record<string, string> {
+  return { [nodeLabel]: node.metadata.name, [networkLabel]: node.spec.networkRef.name };
+}
+
+function scheduling({ spec }: ResultityNode): Partial<PodSpec> {
+  const {
+    nodeSelector,
+    affinity,
+    tolerations,
+    topologySpreadConstraints,
+    priorityClassName,
+    runtimeClassName,
+    schedulerName,
+    imagePullSecrets,
+  } = spec.podOverrides ?? {};
+  const product = spec.gpu.product === undefined ? {} : { "nvidia.com/gpu.product": spec.gpu.product };
+  return compact({
+    nodeSelector: { ...nodeSelector, ...product },
+    affinity,
+    tolerations,
+    topologySpreadConstraints,
+    priorityClassName,
+    runtimeClassName,
+    schedulerName,
+    imagePullSecrets,
+  });
+}
+
+function agentOf({ node, config, agentImage }: PodInputs): Container {
+  const size = { cpu: "500m", memory: "256Mi" };
+  return {
+    name: agentContainer,
+    image: agentImage,
+    restartPolicy: "Always",
+    args: [
+      "run",
+      ...flags({
+        "node-name": node.metadata.name,
+        network: config.root.network,
+        listen: `$(POD_IP):${agentPort}`,
+        "identity-dir": folders.identity,
+        "network-dir": folders.network,
+        "pod-dir": folders.pod,
+        "state-dir": folders.state,
+        "launch-dir": folders.launch,
+      }),
+      ...config.endpoints.flatMap((endpoint) => ["--endpoint", endpoint]),
+    ],
+    env: [{ name: "POD_IP", valueFrom: { fieldRef: { fieldPath: "status.podIP" } } }],
+    ports: [{ name: "agent", containerPort: agentPort }],
+    resources: { requests: size, limits: size },
+    // Startup is a verified config, not a session: an outage of the network must not restart the agent or keep the
+    // engine cold, so it may take an hour.
+    startupProbe: {
+      httpGet: { path: "/startup", port: agentPort },
+      periodSeconds: 1,
+      failureThreshold: 3600,
+    },
+    volumeMounts: [
+      { name: volumes.identity, mountPath: folders.identity, readOnly: true },
+      { name: volumes.network, mountPath: folders.network, readOnly: true },
+      { name: volumes.pod, mountPath: folders.pod, readOnly: true },
+      { name: volumes.state, mountPath: folders.state },
+      { name: volumes.launch, mountPath: folders.launch },
+      // Mounted here too, and first: below a read-only mount, as the runtime has it, no mount point can be made.
+      { name: volumes.launcher, mountPath: folders.launcher },
+      { name: volumes.models, mountPath: folders.models },
+    ],
+    securityContext: {
+      ...(node.spec.modelCache?.hostPath
+        ? // A folder that the kubelet makes on the host is root's, and no group can be set on it.
+          { runAsUser: 0, runAsGroup: 0 }
+        : { runAsNonRoot: true, runAsUser: agentUser, runAsGroup: agentUser }),
+      allowPrivilegeEscalation: false,
+      readOnlyRootFilesystem: true,
+      capabilities: { drop: ["ALL"] },
+    },
+  };
+}
+
+const flags = (values: Record<string, string>): string[] =>
+  Object.entries(values).flatMap(([name, value]) => [`--${name}`, value]);
+
+function runtimeOf({ node, runtimeImage }: PodInputs): Container {
+  const { gpu, runtime, podOverrides } = node.spec;
+  const gpus = gpu.count === 0 ? {} : { [gpu.resourceName]: String(gpu.count) };
+  const home = {
+    HOME: folders.home,
+    USER: "engine",
+    LOGNAME: "engine",
+    XDG_CACHE_HOME: `${folders.home}/.cache`,
+    HF_HOME: `${folders.home}/.cache/huggingface`,
+    TRITON_CACHE_DIR: `${folders.home}/.cache/triton`,
+  };
+  const env = new Map(Object.entries(home));
+  for (const { name, value } of runtime.env ?? []) env.set(name, value);
+  return {
+    name: runtimeContainer,
+    image: runtimeImage,
+    command: ["/bin/sh", `${folders.launch}/launch.sh`],
+    env: [...env].map(([name, value]) => ({ name, value: unexpanded(value) })),
+    resources: {
+      requests: { ...quantities(runtime.resources?.requests), ...gpus },
+      limits: { ...quantities(runtime.resources?.limits), ...gpus },
+    },
+    // Both reach the agent: readiness is config, engine and models; preStop drains. No liveness: the agent replaces a
+    // hung engine, and a broken agent must not kill a healthy one.
+    readinessProbe: {
+      httpGet: { path: "/ready", port: agentPort },
+      periodSeconds: 2,
+      timeoutSeconds: 2,
+      failureThreshold: 3,
+    },
+    lifecycle: { preStop: { httpGet: { path: "/drain", port: agentPort } } },
+    volumeMounts: [
+      { name: volumes.launch, mountPath: folders.launch, readOnly: true },
+      { name: volumes.launcher, mountPath: folders.launcher },
+      { name: volumes.models, mountPath: folders.models, readOnly: true },
+      { name: volumes.home, mountPath: folders.home },
+      { name: volumes.shm, mountPath: "/dev/shm" },
+      ...(podOverrides?.volumeMounts ?? []).map((mount) => compact(mount)),
+    ],
+    securityContext: { allowPrivilegeEscalation: false, capabilities: { drop: ["ALL"] } },
+  };
+}
+
+function ownVolumes(node: ResultityNode): Volume[] {
+  const { networkRef } = node.spec;
+  return [
+    // Readable by the agent's user, who is not root; no other container mounts it.
+    { name: volumes.identity, secret: { secretName: identitySecretOf(node), defaultMode: 0o444 } },
+    { name: volumes.network, configMap: { name: networkConfigMapName(networkRef.name), optional: true } },
+    {
+      name: volumes.pod,
+      downwardAPI: {
+        items: [{ path: "desired", fieldRef: { fieldPath: `metadata.annotations['${desiredAnnotation}']` } }],
+      },
+    },
+    { name: volumes.state, emptyDir: {} },
+    { name: volumes.launch, emptyDir: {} },
+    { name: volumes.launcher, emptyDir: {} },
+    modelVolume(node),
+    { name: volumes.home, emptyDir: {} },
+    { name: volumes.shm, emptyDir: { medium: "Memory" } },
+  ];
+}
+
+function userVolumes({ spec }: ResultityNode): Volume[] {
+  return (spec.podOverrides?.volumes ?? []).map(({ emptyDir, ...volume }) => ({
+    ...compact(volume),
+    ...(emptyDir ? { emptyDir: sized(emptyDir.sizeLimit) } : {}),
+  }));
+}
+
+function sized(sizeLimit: string | number | undefined): { sizeLimit?: string } {
+  return sizeLimit === undefined ? {} : { sizeLimit: String(sizeLimit) };
+}
+
+function modelVolume({ spec }: ResultityNode): Volume {
+  const { persistentVolumeClaim, hostPath, emptyDir } = spec.modelCache ?? {};
+  const name = volumes.models;
+  if (persistentVolumeClaim) return { name, persistentVolumeClaim };
+  if (hostPath) return { name, hostPath: { path: hostPath.path, type: "DirectoryOrCreate" } };
+  return { name, emptyDir: sized(emptyDir?.sizeLimit) };
+}
+
+/** The kubelet replaces `$(NAME)` in values and reads `$$` as `$`; a value of the user's is to arrive as it is. */
+const unexpanded = (value: string): string => value.replaceAll("$", "$$$$");
+
+/** Quantities are strings on the wire; a CRD lets a user write a bare number. */
+function quantities(list: Record<string, string | number> | undefined): Record<string, string> {
+  return Object.fromEntries(Object.entries(list ?? {}).map(([name, amount]) => [name, String(amount)]));
+}
+
+/** A type without `undefined` as a value, at any depth. */
+type Compact<T> = T extends readonly (infer E)[]
+  ? Compact<E>[]
+  : T extends object
+    ? { [K in keyof T]: Compact<Exclude<T[K], undefined>> }
+    : T;
+
+/** A copy without the members that are undefined, at any depth. */
+function compact<T extends object>(value: T): Compact<T> {
+  return JSON.parse(JSON.stringify(value));
+}
