@@ -1,0 +1,381 @@
+import type { Timer } from "../lib/clock.ts";
+import { messageOf } from "../lib/errors.ts";
+import type { Report } from "../protocol/messages.ts";
+import { sealStatus } from "../protocol/status.ts";
+import { ConfigLoop } from "./config/config.ts";
+import {
+  type DrainAction,
+  type DrainCause,
+  type DrainEvent,
+  DrainMachine,
+  type JobCount,
+} from "./drain/drain.ts";
+import { openaiAdapter } from "./engine/openai.ts";
+import { EngineWatch } from "./engine/watch.ts";
+import type { NodeIdentity } from "./identity.ts";
+import { type Capacity, Jobs, type JobsChange } from "./jobs/jobs.ts";
+import { EngineControl, type RuntimeEvent } from "./launcher/engine-control.ts";
+import { LaunchDir } from "./launcher/launch-dir.ts";
+import type { Ports } from "./ports.ts";
+import { NodeHttp } from "./session/http-node.ts";
+import { Session } from "./session/session.ts";
+
+/** What one agent is started with. */
+export interface AgentOptions {
+  readonly identity: NodeIdentity;
+  readonly agentVersion: string;
+  /** HTTP base URLs of the service. */
+  readonly endpoints: readonly string[];
+  /** Disposable state of its own: known release, last good config. */
+  readonly stateDir: string;
+  /** Folder shared with the launcher. */
+  readonly launchDir: string;
+  /** Mount of the network's ConfigMap; undefined = none. */
+  readonly networkDir: string | undefined;
+  /** Folder with the operator's `desired`; undefined = standalone. */
+  readonly podDir: string | undefined;
+  /** How long a drain may take when `desired` does not say (standalone). */
+  readonly drainTimeoutMs: number;
+}
+
+/** Most bytes of one job's output, whatever the config allows: it is held in memory until acknowledged. */
+const maxHeldOutputBytes = 32 * 1024 * 1024;
+
+/** One agent: session, jobs, config, engine and drain, wired together. No I/O but through its ports. */
+export class Agent {
+  readonly #ports: Ports;
+  readonly #options: AgentOptions;
+  readonly #instance: string;
+  readonly #config: ConfigLoop;
+  readonly #watch: EngineWatch;
+  readonly #control: EngineControl;
+  readonly #session: Session;
+  readonly #jobs: Jobs;
+  readonly #drain = new DrainMachine();
+  #drainTimer: Timer | undefined;
+  #drainWaiters: (() => void)[] = [];
+  /** What a drained node does before it says so. */
+  #afterDrain: Promise<void> = Promise.resolve();
+  #leaving: Promise<void> | undefined;
+  #lastReport = "";
+
+  constructor(ports: Ports, options: AgentOptions) {
+    this.#ports = ports;
+    this.#options = options;
+    this.#instance = ports.random.bytes(16);
+    const { identity, agentVersion, endpoints } = options;
+    this.#watch = new EngineWatch(
+      ports,
+      openaiAdapter,
+      () => this.#changed(),
+      () => this.#engineHung(),
+    );
+    this.#control = new EngineControl(
+      ports,
+      new LaunchDir(ports.files, options.launchDir),
+      openaiAdapter,
+      this.#watch,
+      (event) => this.#runtime(event),
+    );
+    this.#config = new ConfigLoop(
+      ports,
+      { ...options, network: identity.network, root: identity.root },
+      {
+        abilities: openaiAdapter.abilities,
+        launcherStarts: () => this.#control.launcher?.starts,
+        render: (config, when) => this.#control.render(config, when),
+        restore: () => this.#control.restore(),
+        wantRestart: (reason) => this.#restartEngine(reason),
+        changed: () => this.#changed(),
+      },
+    );
+    this.#session = new Session(
+      ports,
+      {
+        endpoints,
+        identity: {
+          nodeId: identity.nodeId,
+          key: identity.key,
+          network: identity.network,
+          instance: this.#instance,
+          agentVersion,
+        },
+        root: identity.root,
+      },
+      new NodeHttp(ports, identity, agentVersion),
+      {
+        now: () => ports.clock.now(),
+        random: ports.random.number,
+        nonce: () => ports.random.bytes(32),
+        report: () => this.report(),
+        leases: () => this.#jobs.leases(),
+        held: () => this.#jobs.held(),
+        releaseSequence: () => this.#config.view.releaseSequence,
+      },
+      {
+        opened: () => {},
+        ended: () => this.#jobs.sessionEnded(),
+        latest: (latest) => this.#config.learnLatest(latest),
+        frame: (frame) => this.#jobs.frame(frame),
+        lost: (leases) => this.#jobs.lost(leases),
+      },
+    );
+    this.#jobs = new Jobs(
+      ports,
+      identity,
+      this.#session,
+      () => this.#capacity(),
+      (what) => this.#jobsChanged(what),
+    );
+  }
+
+  /** Takes up the last good config and begins to want a session. */
+  async start(): Promise<void> {
+    await this.#control.start();
+    await this.#config.start();
+    this.#session.start();
+  }
+
+  /** Counters and gauges for `/metrics`. */
+  get figures() {
+    return {
+      jobs: this.#jobs.totals,
+      running: this.#jobs.running,
+      held: this.#jobs.size,
+      slots: this.#capacity().slots,
+      frames: this.#session.frames,
+      buffered: this.#session.buffered,
+      connected: this.#session.open,
+      ready: this.ready,
+      accepting: this.#capacity().accepting,
+      engineCrashes: this.#control.launcher?.crashes ?? 0,
+      releaseSequence: this.#config.view.releaseSequence,
+    };
+  }
+
+  /** True once a verified config has been rendered, also when it is the last good one. */
+  get started(): boolean {
+    return this.#config.view.applied !== undefined && this.#control.current !== undefined;
+  }
+
+  /** True when config, engine and models are there and the node does not drain. */
+  get ready(): boolean {
+    const { models } = this.#control.current ?? {};
+    const { health, active } = this.#watch.view;
+    return (
+      this.started &&
+      health === "healthy" &&
+      models !== undefined &&
+      active.length === models.length &&
+      this.#drain.state.at === "serving"
+    );
+  }
+
+  /**
+   * Stops taking jobs and waits until those that run have ended, or have been handed back after the drain timeout.
+   * Resolves when the node is drained and what comes after the stop is rendered.
+   */
+  async drain(cause: DrainCause): Promise<void> {
+    const { desired } = this.#config.view;
+    const timeoutMs = !desired
+      ? this.#options.drainTimeoutMs
+      : desired.plannedStop === null
+        ? desired.evictionTimeoutMs
+        : desired.drainTimeoutMs;
+    const { clock } = this.#ports;
+    this.#drainStep({ type: "request", cause, timeoutMs, wall: clock.now(), jobs: this.#count() });
+    while (this.#drain.state.at === "draining") {
+      await new Promise<void>((resolve) => this.#drainWaiters.push(resolve));
+    }
+    await this.#afterDrain;
+  }
+
+  /** Drains, says goodbye and stops everything. */
+  leave(): Promise<void> {
+    this.#leaving ??= this.#leave();
+    return this.#leaving;
+  }
+
+  async #leave(): Promise<void> {
+    await this.drain("terminate");
+    await this.#session.leave("drained");
+    this.#config.stop();
+    this.#control.stop();
+    this.#watch.stop();
+    this.#drainTimer?.cancel();
+  }
+
+  /** The signed status for one asker. @param nonce 32 bytes, base64url. */
+  status(nonce: string): string {
+    const { view } = this.#config;
+    const drain = this.#drain.state;
+    return sealStatus(
+      {
+        nonce,
+        time: this.#ports.clock.now(),
+        node_id: this.#options.identity.nodeId,
+        instance: this.#instance,
+        desired_revision: view.desired?.revision ?? 0,
+        report: this.report(),
+        config_error: view.problem,
+        drain: {
+          state: drain.at,
+          jobs: this.#jobs.running,
+          since: drain.at === "serving" ? null : drain.since,
+        },
+        session: this.#session.status,
+      },
+      this.#options.identity.key,
+    );
+  }
+
+  /** What heartbeats and status tell of the node. */
+  report(): Report {
+    const { desired, applied, target, staged, releaseSequence } = this.#config.view;
+    const engine = this.#watch.view;
+    const capacity = this.#capacity();
+    const { cpus, memoryMib } = this.#ports.host;
+    const gpu = { product: desired?.gpuProduct ?? null, memory_mib: null };
+    return {
+      agent_version: this.#options.agentVersion,
+      engine: {
+        type: applied?.selection.runtime.engine ?? desired?.engine ?? "none",
+        version: engine.version,
+        image: applied?.selection.runtime.image ?? null,
+        health: engine.health,
+        ...(engine.reason !== undefined && { reason: engine.reason.slice(0, 500) }),
+      },
+      hardware: {
+        cpus,
+        memory_mib: memoryMib,
+        gpus: Array.from({ length: desired?.gpuCount ?? 0 }, () => gpu),
+      },
+      config: {
+        applied: applied?.digest ?? null,
+        target,
+        staged,
+        release_sequence: releaseSequence,
+      },
+      models: { installed: [...engine.installed], active: [...engine.active] },
+      load: {
+        slots: capacity.slots,
+        active: this.#jobs.running,
+        accepting: capacity.accepting,
+        ...(capacity.reason !== undefined && { reason: capacity.reason.slice(0, 500) }),
+      },
+      subclouds: this.#subclouds(),
+    };
+  }
+
+  /** Subclouds that the node wants and the network has. */
+  #subclouds(): string[] {
+    const { desired, applied } = this.#config.view;
+    const offered = applied?.snapshot.subclouds ?? [];
+    return (desired?.subclouds ?? []).filter((name) => offered.includes(name));
+  }
+
+  #capacity(): Capacity {
+    const { applied } = this.#config.view;
+    const reason = this.#whyNot();
+    const limits = applied?.snapshot.limits;
+    return {
+      accepting: reason === undefined,
+      reason,
+      slots: limits?.max_jobs ?? 0,
+      config: applied?.digest ?? null,
+      activeModels: this.#watch.view.active,
+      enginePort: this.#watch.place?.port,
+      maxOutputBytes: Math.min(limits?.max_output_bytes ?? 0, maxHeldOutputBytes),
+    };
+  }
+
+  /** Why the node takes no jobs now; undefined = it does. */
+  #whyNot(): string | undefined {
+    const { invalid, desired } = this.#config.view;
+    if (this.#drain.state.at !== "serving") return `the node is ${this.#drain.state.at}`;
+    if (invalid !== undefined) return invalid;
+    if (desired && !desired.accept) return "the node's spec says not to accept jobs";
+    const { health, reason } = this.#watch.view;
+    if (health !== "healthy") return `the engine is ${health}${reason === undefined ? "" : `: ${reason}`}`;
+    return undefined;
+  }
+
+  /** Something that heartbeats tell may have changed. */
+  #changed(): void {
+    const report = JSON.stringify(this.report());
+    if (report === this.#lastReport) return;
+    this.#lastReport = report;
+    this.#session.changed();
+  }
+
+  #count(): JobCount {
+    return { running: this.#jobs.running, held: this.#jobs.size };
+  }
+
+  #jobsChanged(what: JobsChange): void {
+    // A job that broke off may be the first sign of an engine that is gone.
+    if (what === "fault") this.#watch.look();
+    this.#changed();
+    this.#drainStep({ type: "jobs", jobs: this.#count() });
+  }
+
+  #runtime(event: RuntimeEvent): void {
+    this.#drainStep({ type: event === "back" ? "runtime-back" : "runtime-stopping" });
+    this.#config.poke();
+  }
+
+  #engineHung(): void {
+    this.#ports.log.error("the engine has not answered for a minute; the launcher replaces it");
+    this.#control
+      .replace()
+      .catch((thrown: unknown) => this.#ports.log.error({ why: messageOf(thrown) }, "engine not replaced"));
+  }
+
+  #restartEngine(reason: string): void {
+    if (this.#drain.state.at !== "serving") return;
+    this.#ports.log.info({ reason }, "draining to restart the engine");
+    void this.drain("restart");
+  }
+
+  #drainStep(event: DrainEvent): void {
+    for (const action of this.#drain.step(event, this.#ports.clock.monotonic())) this.#drainDo(action);
+  }
+
+  #drainDo(action: DrainAction): void {
+    switch (action.type) {
+      case "timer":
+        this.#drainTimer?.cancel();
+        this.#drainTimer = this.#ports.clock.setTimer(
+          () => this.#drainStep({ type: "timer", jobs: this.#count() }),
+          action.ms,
+        );
+        break;
+      case "clear-timer":
+        this.#drainTimer?.cancel();
+        break;
+      case "hand-back":
+        this.#ports.log.info({ jobs: this.#jobs.running }, "drain timeout: unfinished jobs are handed back");
+        this.#jobs.handBack("the node drains");
+        break;
+      case "drained":
+        this.#drained(action.cause);
+        break;
+      case "serving":
+        this.#ports.log.info({ why: action.why }, "serving again");
+        if (action.reverted) void this.#config.revert();
+        else this.#config.settled();
+        break;
+    }
+    this.#changed();
+  }
+
+  #drained(cause: DrainCause): void {
+    if (cause === "stop") this.#afterDrain = this.#config.applyForStop();
+    if (cause === "restart") {
+      this.#afterDrain = this.#config.restartNow().then(() => this.#drainStep({ type: "restarted" }));
+    }
+    const waiters = this.#drainWaiters;
+    this.#drainWaiters = [];
+    for (const resolve of waiters) resolve();
+  }
+}

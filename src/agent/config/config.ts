@@ -1,0 +1,498 @@
+import { join } from "node:path";
+import { fullJitter } from "../../lib/backoff.ts";
+import type { Timer } from "../../lib/clock.ts";
+import { messageOf } from "../../lib/errors.ts";
+import { ProtocolError } from "../../protocol/codes.ts";
+import type { EngineAbilities } from "../../protocol/config/change.ts";
+import { checkAllowed, type Release, verifyRelease } from "../../protocol/config/release.ts";
+import type { TrustedRoot } from "../../protocol/config/root.ts";
+import { selectRuntime } from "../../protocol/config/select.ts";
+import type { Statement } from "../../protocol/config/statement.ts";
+import { type Desired, parseDesired } from "../../protocol/desired.ts";
+import type { ConfigDigest } from "../../protocol/fields.ts";
+import { decodeUtf8 } from "../../protocol/jws.ts";
+import type { Latest } from "../../protocol/messages.ts";
+import type { Ports } from "../ports.ts";
+import { type ConfigStep, type NodeConfig, planStep, versionAtLeast, wishOf } from "./plan.ts";
+import { ConfigSources } from "./sources.ts";
+import { type AppliedRecord, ConfigStore } from "./store.ts";
+
+/** Why something of the config is not in force, as the signed status tells it. */
+export interface ConfigProblem {
+  readonly digest: ConfigDigest | null;
+  readonly code: string;
+  readonly message: string;
+}
+
+/** What the rest of the agent sees of the config. */
+export interface ConfigView {
+  readonly desired: Desired | undefined;
+  readonly releaseSequence: number;
+  readonly target: ConfigDigest | null;
+  readonly staged: ConfigDigest | null;
+  readonly applied: NodeConfig | undefined;
+  /** Why no jobs may be taken under the applied config; undefined = they may. */
+  readonly invalid: string | undefined;
+  readonly problem: ConfigProblem | null;
+}
+
+/** What the config does to the engine. */
+export interface ConfigHooks {
+  readonly abilities: EngineAbilities;
+  /** Starts of the runtime container so far; undefined = not known. */
+  launcherStarts(): number | undefined;
+  /** Has the engine started with this config: `now`, or when its container begins anew. */
+  render(config: NodeConfig, when: "now" | "next"): Promise<void>;
+  /** Takes back what `render(…, "next")` did last. */
+  restore(): Promise<void>;
+  /** The engine must be restarted: drain first, then call {@link ConfigLoop.restartNow}. */
+  wantRestart(reason: string): void;
+  changed(): void;
+}
+
+export interface ConfigOptions {
+  readonly network: string;
+  readonly root: TrustedRoot;
+  readonly endpoints: readonly string[];
+  readonly stateDir: string;
+  readonly networkDir: string | undefined;
+  /** Folder with the file `desired`; undefined = standalone, the release's current config is the target. */
+  readonly podDir: string | undefined;
+  readonly agentVersion: string;
+}
+
+/** How often files are looked at where no change was noticed. */
+const pollMs = 1_000;
+const maxTimerMs = 2 ** 31 - 1;
+
+/**
+ * Keeps the node on the config that it should run. Each round reads what is wanted and what is known, verifies all of it
+ * anew, and takes one step; rounds are level-triggered, so a missed event costs a second at most.
+ */
+export class ConfigLoop {
+  readonly #ports: Ports;
+  readonly #options: ConfigOptions;
+  readonly #hooks: ConfigHooks;
+  readonly #store: ConfigStore;
+  readonly #sources: ConfigSources;
+  #known = 0;
+  #release: Release | undefined;
+  /** Text of the last mounted release looked at, and the highest sequence that the mount has had. */
+  #mountedText = "";
+  #mountedHighest = 0;
+  #desired: Desired | undefined;
+  #desiredText: string | undefined;
+  #applied: NodeConfig | undefined;
+  #record: AppliedRecord | undefined;
+  /** Applied before the last render for a stop. */
+  #previous: { config: NodeConfig; record: AppliedRecord } | undefined;
+  #wanted: NodeConfig | undefined;
+  #view: ConfigView = {
+    desired: undefined,
+    releaseSequence: 0,
+    target: null,
+    staged: null,
+    applied: undefined,
+    invalid: "no verified config yet",
+    problem: null,
+  };
+  /** What of the view was told last. */
+  #shown = "";
+  readonly #problems = new Map<"desired" | "mount" | "release" | "target" | "stage", ConfigProblem>();
+  #failures = 0;
+  #askAgainAt = Number.NEGATIVE_INFINITY;
+  #timer: Timer | undefined;
+  #round: Promise<void> = Promise.resolve();
+  #poked = false;
+  #stopped = false;
+  readonly #unwatch: (() => void)[] = [];
+
+  constructor(ports: Ports, options: ConfigOptions, hooks: ConfigHooks) {
+    this.#ports = ports;
+    this.#options = options;
+    this.#hooks = hooks;
+    this.#store = new ConfigStore(ports.files, options.stateDir);
+    this.#sources = new ConfigSources(ports, this.#store, {
+      network: options.network,
+      mount: options.networkDir,
+      endpoints: options.endpoints,
+    });
+  }
+
+  get view(): ConfigView {
+    return this.#view;
+  }
+
+  /** Takes up the last good config from disk, then begins. Resolves after the first round. */
+  async start(): Promise<void> {
+    await this.#restore();
+    for (const dir of [this.#options.podDir, this.#options.networkDir]) {
+      if (dir !== undefined) this.#unwatch.push(this.#ports.files.watch(dir, () => this.poke()));
+    }
+    this.poke();
+    await this.#round;
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#timer?.cancel();
+    for (const stop of this.#unwatch) stop();
+  }
+
+  /** Takes a round soon. */
+  poke(): void {
+    if (this.#poked || this.#stopped) return;
+    this.#poked = true;
+    void this.#exclusive(async () => {
+      this.#poked = false;
+      await this.#reconcile();
+    });
+  }
+
+  /** The service has told, signed, what is current. */
+  learnLatest({ release_sequence: sequence }: Latest): void {
+    if (sequence <= this.#known) return;
+    this.#known = sequence;
+    this.#askAgainAt = Number.NEGATIVE_INFINITY;
+    void this.#exclusive(() => this.#store.saveKnownSequence(sequence));
+    this.poke();
+  }
+
+  /** The node is drained for a restart of the engine: applies what is wanted. */
+  restartNow(): Promise<void> {
+    return this.#exclusive(async () => {
+      if (this.#wanted) await this.#apply(this.#wanted, "now");
+    });
+  }
+
+  /** The node is drained for a stop of its container: what comes after it starts with what is wanted. */
+  applyForStop(): Promise<void> {
+    return this.#exclusive(async () => {
+      await this.#reconcile();
+      const wanted = this.#wanted;
+      const step = this.#step();
+      if (!wanted || (step.do !== "await-stop" && step.do !== "restart")) return;
+      if (this.#applied && this.#record) this.#previous = { config: this.#applied, record: this.#record };
+      await this.#apply(wanted, "next");
+    });
+  }
+
+  /** No stop followed: what was applied for it is taken back. */
+  revert(): Promise<void> {
+    return this.#exclusive(async () => {
+      const previous = this.#previous;
+      if (!previous) return;
+      await this.#hooks.restore();
+      await this.#store.saveApplied(previous.record);
+      this.#applied = previous.config;
+      this.#record = previous.record;
+      this.#previous = undefined;
+      this.#show();
+      this.poke();
+    });
+  }
+
+  /** The stop is over, the runtime runs anew. */
+  settled(): void {
+    this.#previous = undefined;
+    this.poke();
+  }
+
+  /** One thing at a time touches disk and engine. Failures are told and tried again. */
+  #exclusive(act: () => Promise<void>): Promise<void> {
+    this.#round = this.#round.then(act).catch((thrown: unknown) => {
+      this.#ports.log.error({ why: messageOf(thrown) }, "config: a round failed; the next one tries again");
+      this.#schedule(pollMs);
+    });
+    return this.#round;
+  }
+
+  async #restore(): Promise<void> {
+    this.#known = await this.#store.knownSequence();
+    const release = await this.#store.release();
+    if (release) await this.#adopt(release, "release").catch(() => undefined);
+    const record = await this.#store.applied();
+    const snapshot = record && (await this.#sources.snapshot(record.digest, false));
+    if (!record || !snapshot) return;
+    try {
+      const selection = selectRuntime(snapshot, {
+        engine: record.engine,
+        image: record.image ?? undefined,
+        gpuProduct: record.gpu_product ?? undefined,
+        models: record.models,
+      });
+      const applied = { digest: record.digest, snapshot, selection, args: record.args };
+      await this.#hooks.render(applied, "now");
+      this.#applied = applied;
+      this.#record = record;
+    } catch (thrown) {
+      this.#ports.log.warn({ why: messageOf(thrown) }, "the last good config cannot be taken up again");
+    }
+    this.#show();
+  }
+
+  async #reconcile(): Promise<void> {
+    if (this.#stopped) return;
+    await this.#readDesired();
+    await this.#readMount();
+    await this.#fetchRelease();
+    const target = this.#target();
+    this.#wanted = await this.#evaluate("target", target);
+    const stage = this.#desired?.stage ?? null;
+    const staged = await this.#evaluate("stage", stage);
+    await this.#noteStarts();
+    await this.#take(this.#step());
+    await this.#sources.keep(
+      [target, stage, this.#applied?.digest, this.#previous?.config.digest].filter(
+        (digest) => digest != null,
+      ),
+    );
+    if (this.#problems.size === 0) this.#failures = 0;
+    this.#view = { ...this.#view, target, staged: staged?.digest ?? null };
+    this.#show();
+    this.#schedule(pollMs);
+  }
+
+  async #readDesired(): Promise<void> {
+    const { podDir } = this.#options;
+    if (podDir === undefined) return;
+    const text = decodeUtf8((await this.#ports.files.read(join(podDir, "desired"))) ?? Buffer.alloc(0));
+    if (text === this.#desiredText) return;
+    this.#desiredText = text;
+    this.#problems.delete("desired");
+    // Empty until the operator has written the annotation.
+    if (text.trim() === "") return;
+    try {
+      this.#desired = parseDesired(text);
+    } catch (thrown) {
+      this.#problem("desired", null, thrown);
+    }
+  }
+
+  async #readMount(): Promise<void> {
+    let mounted: Statement | undefined;
+    try {
+      mounted = await this.#sources.mountedRelease();
+      const text = JSON.stringify(mounted ?? null);
+      if (text === this.#mountedText) return;
+      this.#mountedText = text;
+      this.#problems.delete("mount");
+      if (mounted) await this.#adoptMounted(mounted);
+    } catch (thrown) {
+      this.#problem("mount", null, thrown);
+    }
+  }
+
+  async #adoptMounted(statement: Statement): Promise<void> {
+    // Verified for itself first: a mount behind the service is late, a mount behind itself was rolled back.
+    const release = verifyRelease(statement, this.#options.root, this.#mountedHighest);
+    this.#mountedHighest = release.sequence;
+    if (release.sequence >= this.#known) await this.#adopt(statement, "mount");
+    else if (!this.#release) verifyRelease(statement, this.#options.root, this.#known);
+  }
+
+  async #adopt(statement: Statement, from: "mount" | "release"): Promise<void> {
+    const release = verifyRelease(statement, this.#options.root, this.#known);
+    this.#problems.delete(from);
+    if (release.sequence > this.#known) {
+      this.#known = release.sequence;
+      await this.#store.saveKnownSequence(release.sequence);
+    }
+    if (this.#release && release.sequence <= this.#release.sequence) return;
+    this.#release = release;
+    await this.#store.saveRelease(statement);
+    this.#ports.log.info({ sequence: release.sequence, current: release.current, from }, "new release");
+  }
+
+  /** Asks the service when there is no release, or when a newer one is known to exist. */
+  async #fetchRelease(): Promise<void> {
+    if (this.#release && this.#release.sequence >= this.#known) {
+      this.#problems.delete("release");
+      return;
+    }
+    if (!this.#mayAsk()) return;
+    try {
+      await this.#adopt(await this.#sources.servedRelease(), "release");
+      this.#failures = 0;
+      this.#problems.delete("mount");
+    } catch (thrown) {
+      this.#problem("release", null, thrown);
+      this.#askLater();
+    }
+  }
+
+  #target(): ConfigDigest | null {
+    const applied = this.#applied?.digest ?? null;
+    if (this.#options.podDir === undefined) return this.#release?.current ?? applied;
+    if (!this.#desired) return applied;
+    return this.#desired.target ?? applied ?? this.#release?.current ?? null;
+  }
+
+  /** Verifies a digest for this node; undefined when it cannot be applied, with the problem noted. */
+  async #evaluate(what: "target" | "stage", digest: ConfigDigest | null): Promise<NodeConfig | undefined> {
+    this.#problems.delete(what);
+    const release = this.#release;
+    if (digest === null || !release) return undefined;
+    try {
+      checkAllowed(release, digest, this.#ports.clock.now());
+      const snapshot = await this.#sources.snapshot(digest, this.#mayAsk());
+      if (!snapshot) {
+        throw new Error(`config ${digest} is not in the ConfigMap, and the service is asked again later`);
+      }
+      const { agentVersion } = this.#options;
+      if (!versionAtLeast(agentVersion, snapshot.min_agent_version)) {
+        throw new ProtocolError(
+          "version",
+          `config ${snapshot.version} needs agent ${snapshot.min_agent_version} or newer, this is ${agentVersion}: update the agent's image first`,
+        );
+      }
+      const selection = selectRuntime(snapshot, wishOf(this.#desired, snapshot));
+      if (selection.runtime.launcher === "none") {
+        throw new ProtocolError(
+          "no_runtime",
+          `config ${snapshot.version}: runtime ${selection.runtime.engine} has launcher none, which this agent does not serve`,
+        );
+      }
+      return { digest, snapshot, selection, args: this.#desired?.args ?? [] };
+    } catch (thrown) {
+      if (!(thrown instanceof ProtocolError)) this.#askLater();
+      this.#problem(what, digest, thrown);
+      return undefined;
+    }
+  }
+
+  /** The step towards what is wanted. A container that was replaced without a drain counts as the stop awaited. */
+  #step(): ConfigStep {
+    const plannedStop = this.#desired?.plannedStop ?? null;
+    const step = planStep(this.#applied, this.#wanted, this.#hooks.abilities, plannedStop);
+    if (step.do !== "await-stop" || !this.#record) return step;
+    const starts = this.#hooks.launcherStarts();
+    return starts !== undefined && this.#record.starts > 0 && starts > this.#record.starts
+      ? { do: "restart", reason: `${step.reason}; the container has been replaced meanwhile` }
+      : step;
+  }
+
+  async #take(step: ConfigStep): Promise<void> {
+    switch (step.do) {
+      case "nothing":
+      case "await-stop":
+        return;
+      case "start":
+        if (this.#wanted) await this.#apply(this.#wanted, "now");
+        return;
+      case "live":
+        if (this.#wanted) await this.#keep(this.#wanted, this.#record?.starts ?? 0);
+        return;
+      case "restart":
+        return this.#hooks.wantRestart(step.reason);
+    }
+  }
+
+  async #apply(config: NodeConfig, when: "now" | "next"): Promise<void> {
+    const starts = this.#hooks.launcherStarts() ?? 0;
+    await this.#hooks.render(config, when);
+    await this.#keep(config, when === "now" ? starts : starts + 1);
+    this.#ports.log.info({ digest: config.digest, version: config.snapshot.version, when }, "config applied");
+    this.#show();
+    this.poke();
+  }
+
+  async #keep(config: NodeConfig, starts: number): Promise<void> {
+    const wish = wishOf(this.#desired, config.snapshot);
+    const record: AppliedRecord = {
+      digest: config.digest,
+      args: [...config.args],
+      engine: config.selection.runtime.engine,
+      image: wish.image ?? null,
+      gpu_product: wish.gpuProduct ?? null,
+      models: [...wish.models],
+      starts,
+    };
+    await this.#store.saveApplied(record);
+    this.#applied = config;
+    this.#record = record;
+  }
+
+  /** While no stop is awaited, the container that runs is the one that the applied config is for. */
+  async #noteStarts(): Promise<void> {
+    const starts = this.#hooks.launcherStarts();
+    if (starts === undefined || !this.#record || starts === this.#record.starts || this.#previous) return;
+    const plannedStop = this.#desired?.plannedStop ?? null;
+    const { do: step } = planStep(this.#applied, this.#wanted, this.#hooks.abilities, plannedStop);
+    if (step === "await-stop") return;
+    this.#record = { ...this.#record, starts };
+    await this.#store.saveApplied(this.#record);
+  }
+
+  #mayAsk(): boolean {
+    return this.#ports.clock.monotonic() >= this.#askAgainAt;
+  }
+
+  #askLater(): void {
+    if (!this.#mayAsk()) return;
+    const wait = fullJitter(this.#failures++, { base: 1_000, cap: 64_000 }, this.#ports.random.number);
+    this.#askAgainAt = this.#ports.clock.monotonic() + wait;
+  }
+
+  #problem(
+    what: "desired" | "mount" | "release" | "target" | "stage",
+    digest: ConfigDigest | null,
+    thrown: unknown,
+  ): void {
+    const code = thrown instanceof ProtocolError ? thrown.code : "unavailable";
+    const problem = { digest, code, message: messageOf(thrown).slice(0, 500) };
+    const before = this.#view.problem;
+    this.#problems.set(what, problem);
+    if (before?.code !== code || before.digest !== digest)
+      this.#ports.log.warn({ what, ...problem }, "config: not in force; what is applied goes on");
+  }
+
+  #show(): void {
+    const problem =
+      this.#problems.get("target") ??
+      this.#problems.get("release") ??
+      this.#problems.get("mount") ??
+      this.#problems.get("desired") ??
+      this.#problems.get("stage") ??
+      null;
+    this.#view = {
+      ...this.#view,
+      desired: this.#desired,
+      releaseSequence: this.#known,
+      applied: this.#applied,
+      invalid: this.#invalid(),
+      problem,
+    };
+    const { target, staged, applied, invalid, releaseSequence } = this.#view;
+    const selected = applied && [applied.digest, applied.selection.models, applied.args];
+    const key = JSON.stringify([
+      this.#desiredText,
+      releaseSequence,
+      target,
+      staged,
+      selected,
+      invalid,
+      problem,
+    ]);
+    if (key === this.#shown) return;
+    this.#shown = key;
+    this.#hooks.changed();
+  }
+
+  #invalid(): string | undefined {
+    if (!this.#applied) return "no verified config yet";
+    if (!this.#release) return "no verified release yet";
+    try {
+      checkAllowed(this.#release, this.#applied.digest, this.#ports.clock.now());
+      return undefined;
+    } catch (thrown) {
+      return messageOf(thrown).slice(0, 300);
+    }
+  }
+
+  #schedule(ms: number): void {
+    if (this.#stopped) return;
+    this.#timer?.cancel();
+    this.#timer = this.#ports.clock.setTimer(() => this.poke(), Math.min(ms, maxTimerMs));
+  }
+}

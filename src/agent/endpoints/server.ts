@@ -1,0 +1,73 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { isBytes32 } from "../../protocol/keys.ts";
+import { envelopeContentType } from "../../protocol/http.ts";
+import type { Agent } from "../agent.ts";
+
+/** Prometheus' text, made when it is asked for. */
+export interface MetricsText {
+  readonly contentType: string;
+  text(): Promise<string>;
+}
+
+/**
+ * The agent's local endpoints, on the pod's IP: probes, `preStop`, signed status, metrics. They change nothing but for
+ * `/drain`, which is reversible.
+ */
+export function serveEndpoints(
+  agent: Agent,
+  listen: { readonly host: string; readonly port: number },
+  metrics: () => Promise<MetricsText>,
+): Promise<Server> {
+  const server = createServer({ maxHeaderSize: 8 * 1024, requestTimeout: 10_000 }, (request, response) => {
+    answer(agent, metrics, request, response).catch(() => response.destroy());
+  });
+  server.maxConnections = 256;
+  return new Promise((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(listen.port, listen.host, () => {
+      server.off("error", reject);
+      resolve(server);
+    });
+  });
+}
+
+async function answer(
+  agent: Agent,
+  metrics: () => Promise<MetricsText>,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  const url = new URL(request.url ?? "/", "http://agent");
+  // Bodies are never read: nothing here takes one.
+  request.resume();
+  switch (url.pathname) {
+    case "/startup":
+      return say(response, agent.started ? 200 : 503, agent.started ? "started" : "no verified config yet");
+    case "/ready":
+      return agent.ready ? say(response, 200, "ready") : say(response, 503, notReady(agent));
+    case "/drain":
+      await agent.drain("stop");
+      return say(response, 200, "drained");
+    case "/status": {
+      const nonce = url.searchParams.get("nonce") ?? "";
+      if (!isBytes32(nonce)) return say(response, 400, "query nonce: 32 random bytes in base64url");
+      return say(response, 200, agent.status(nonce), envelopeContentType);
+    }
+    case "/metrics": {
+      const registry = await metrics();
+      return say(response, 200, await registry.text(), registry.contentType);
+    }
+    default:
+      return say(response, 404, "not found");
+  }
+}
+
+function notReady(agent: Agent): string {
+  const { engine, load } = agent.report();
+  return `engine ${engine.health}; ${load.reason ?? "models are not loaded yet"}`;
+}
+
+function say(response: ServerResponse, status: number, text: string, contentType = "text/plain"): void {
+  response.writeHead(status, { "content-type": contentType, "cache-control": "no-store" });
+  response.end(text.endsWith("\n") || contentType !== "text/plain" ? text : `${text}\n`);
+}

@@ -1,0 +1,165 @@
+import type { Timer } from "../../lib/clock.ts";
+import { messageOf } from "../../lib/errors.ts";
+import type { engineHealth } from "../../protocol/messages.ts";
+import { requestBytes } from "../http-bytes.ts";
+import type { Ports } from "../ports.ts";
+import type { EngineAdapter } from "./adapter.ts";
+import { engineHost } from "./argv.ts";
+
+export type EngineHealth = (typeof engineHealth)[number];
+
+/** What the agent has last seen of its engine. */
+export interface EngineView {
+  readonly health: EngineHealth;
+  /** Why it is not healthy, for people. */
+  readonly reason?: string;
+  readonly version: string | null;
+  /** Models that it listed last, also if it is not healthy now. */
+  readonly installed: readonly string[];
+  /** Wanted models that it serves now; empty unless healthy. */
+  readonly active: readonly string[];
+}
+
+/** Where the engine is and what it is to serve. */
+export interface EnginePlace {
+  readonly port: number;
+  readonly models: readonly string[];
+}
+
+/** Poll intervals: an engine that starts is awaited, one that serves is left alone. */
+const startingPollMs = 250;
+const healthyPollMs = 2_000;
+/** A healthy engine is unhealthy after this many failures in a row: one may be a hiccup under load. */
+const failuresAllowed = 2;
+const pollTimeoutMs = 5_000;
+/** An engine that was healthy and does not answer for this long is taken for hung. */
+export const hungAfterMs = 60_000;
+
+/** Polls the engine's health and models. */
+export class EngineWatch {
+  readonly #ports: Ports;
+  readonly #adapter: EngineAdapter;
+  readonly #changed: () => void;
+  readonly #hung: (() => void) | undefined;
+  #place: EnginePlace | undefined;
+  #view: EngineView = { health: "stopped", version: null, installed: [], active: [] };
+  #failures = 0;
+  /** Monotonic time of the last good answer of this place's engine. */
+  #lastGood: number | undefined;
+  #timer: Timer | undefined;
+  #round = 0;
+
+  /**
+   * @param changed called after each change of {@link view}.
+   * @param hung called when an engine that had been healthy has kept its port open without an answer for a minute.
+   */
+  constructor(ports: Ports, adapter: EngineAdapter, changed: () => void, hung?: () => void) {
+    this.#ports = ports;
+    this.#adapter = adapter;
+    this.#changed = changed;
+    this.#hung = hung;
+  }
+
+  get view(): EngineView {
+    return this.#view;
+  }
+
+  get place(): EnginePlace | undefined {
+    return this.#place;
+  }
+
+  /** Watches another place from now on; undefined = nothing runs. */
+  watch(place: EnginePlace | undefined): void {
+    const moved = place?.port !== this.#place?.port;
+    this.#place = place;
+    if (moved || !place) {
+      this.#lastGood = undefined;
+      this.#failures = 0;
+      this.#show({ health: place ? "starting" : "stopped", version: null, installed: [], active: [] });
+    }
+    this.look();
+  }
+
+  /** Looks at once, for example because a request has just failed. */
+  look(): void {
+    this.#timer?.cancel();
+    this.#round++;
+    if (this.#place) void this.#poll(this.#place, this.#round);
+  }
+
+  stop(): void {
+    this.#place = undefined;
+    this.#round++;
+    this.#timer?.cancel();
+  }
+
+  async #poll(place: EnginePlace, round: number): Promise<void> {
+    let outcome: { readonly models: readonly string[] } | { readonly reason: string };
+    try {
+      outcome = this.#adapter.readModels(await this.#get(place, this.#adapter.modelsPath));
+    } catch (thrown) {
+      outcome = { reason: messageOf(thrown).slice(0, 300) };
+    }
+    if (round !== this.#round) return;
+    if ("models" in outcome) await this.#good(place, outcome.models, round);
+    else this.#bad(outcome.reason);
+    if (round !== this.#round) return;
+    const next = this.#view.health === "healthy" ? healthyPollMs : startingPollMs;
+    this.#timer = this.#ports.clock.setTimer(() => this.look(), next);
+  }
+
+  async #good(place: EnginePlace, listed: readonly string[], round: number): Promise<void> {
+    const first = this.#lastGood === undefined || this.#view.health !== "healthy";
+    this.#lastGood = this.#ports.clock.monotonic();
+    this.#failures = 0;
+    const version = first ? await this.#version(place) : this.#view.version;
+    if (round !== this.#round) return;
+    const missing = place.models.filter((model) => !listed.includes(model));
+    const active = place.models.filter((model) => listed.includes(model));
+    this.#show({
+      health: missing.length === 0 ? "healthy" : "starting",
+      ...(missing.length > 0 && { reason: `engine does not serve ${missing.slice(0, 3).join(", ")} yet` }),
+      version,
+      installed: listed,
+      active,
+    });
+  }
+
+  #bad(reason: string): void {
+    this.#failures++;
+    const wasGood = this.#lastGood !== undefined;
+    if (wasGood && this.#view.health === "healthy" && this.#failures < failuresAllowed) return;
+    const { version, installed } = this.#view;
+    this.#show({ health: wasGood ? "unhealthy" : "starting", reason, version, installed, active: [] });
+    const silentFor = this.#ports.clock.monotonic() - (this.#lastGood ?? Number.POSITIVE_INFINITY);
+    if (silentFor >= hungAfterMs && this.#hung) {
+      // The replacement gets a full start's patience.
+      this.#lastGood = undefined;
+      this.#hung();
+    }
+  }
+
+  async #version(place: EnginePlace): Promise<string | null> {
+    try {
+      return this.#adapter.readVersion(await this.#get(place, this.#adapter.versionPath));
+    } catch {
+      // Most engines have no such path; the version is then unknown, which is no fault.
+      return null;
+    }
+  }
+
+  async #get(place: EnginePlace, path: string): Promise<string> {
+    const url = `http://${engineHost}:${place.port}${path}`;
+    const { http, clock } = this.#ports;
+    const limits = { maxBytes: 1024 * 1024, timeoutMs: pollTimeoutMs };
+    const answer = await requestBytes(http, clock, { method: "GET", url }, limits);
+    if (answer.status !== 200) throw new Error(`engine's ${path} answered HTTP ${answer.status}`);
+    return answer.body.toString("utf8");
+  }
+
+  #show(view: EngineView): void {
+    const before = JSON.stringify(this.#view);
+    this.#view = view;
+    if (JSON.stringify(view) !== before) this.#changed();
+  }
+}

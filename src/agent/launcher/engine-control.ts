@@ -1,0 +1,159 @@
+import type { Timer } from "../../lib/clock.ts";
+import { messageOf } from "../../lib/errors.ts";
+import type { NodeConfig } from "../config/plan.ts";
+import type { EngineAdapter } from "../engine/adapter.ts";
+import type { EngineWatch } from "../engine/watch.ts";
+import type { Ports } from "../ports.ts";
+import { type Generation, type LaunchDir, type LauncherState, sameEngine } from "./launch-dir.ts";
+
+/** What happens to the runtime container. */
+export type RuntimeEvent = "stopping" | "back";
+
+/** How often the launcher's state is read. */
+const pollMs = 500;
+/** An engine that runs another generation than the launcher was pointed at for this long is moved to it. */
+const strayAfterMs = 30_000;
+
+/** Has the launcher run what the config says, and tells what becomes of it. */
+export class EngineControl {
+  readonly #ports: Ports;
+  readonly #dir: LaunchDir;
+  readonly #adapter: EngineAdapter;
+  readonly #watch: EngineWatch;
+  readonly #event: (event: RuntimeEvent) => void;
+  #current: Generation | undefined;
+  #previous: Generation | undefined;
+  #state: LauncherState | undefined;
+  #straySince: number | undefined;
+  /** A render for a container that is about to begin anew has not been taken up yet. */
+  #pending = false;
+  #timer: Timer | undefined;
+  #stopped = false;
+
+  constructor(
+    ports: Ports,
+    dir: LaunchDir,
+    adapter: EngineAdapter,
+    watch: EngineWatch,
+    event: (event: RuntimeEvent) => void,
+  ) {
+    this.#ports = ports;
+    this.#dir = dir;
+    this.#adapter = adapter;
+    this.#watch = watch;
+    this.#event = event;
+  }
+
+  /** Writes the launcher and finds what it runs already. */
+  async start(): Promise<void> {
+    await this.#dir.writeScript();
+    this.#current = await this.#dir.current();
+    await this.#poll();
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#timer?.cancel();
+  }
+
+  get current(): Generation | undefined {
+    return this.#current;
+  }
+
+  get launcher(): LauncherState | undefined {
+    return this.#state;
+  }
+
+  /**
+   * Renders the engine's command line and points the launcher at it. What is the same but for the port stays as it is,
+   * so an agent that starts anew finds its engine running.
+   *
+   * @param when `now`: the running engine is replaced. `next`: it is left alone until its container begins anew.
+   */
+  async render(config: NodeConfig, when: "now" | "next"): Promise<void> {
+    const { runtime, models } = config.selection;
+    const wanted = { command: runtime.command, args: config.args, models };
+    this.#previous = this.#current;
+    if (!this.#current || !sameEngine(this.#current, wanted)) await this.#begin(wanted, when);
+    this.#watchCurrent();
+  }
+
+  /** Goes back to what ran before the last `render(…, "next")`. */
+  async restore(): Promise<void> {
+    const previous = this.#previous;
+    if (!previous || previous.number === this.#current?.number) return;
+    await this.#dir.point(previous.number, false);
+    this.#current = previous;
+    this.#pending = false;
+    this.#watchCurrent();
+  }
+
+  /** Has the launcher replace the engine by a new one with the same command line, on another port. */
+  async replace(): Promise<void> {
+    const current = this.#current;
+    if (!current) return;
+    await this.#begin(current, "now");
+    this.#watchCurrent();
+  }
+
+  async #begin(what: Omit<Generation, "number" | "port">, when: "now" | "next"): Promise<void> {
+    const number = (await this.#dir.lastNumber()) + 1;
+    const generation = { ...what, number, port: await this.#ports.host.freePort() };
+    await this.#dir.write(generation, this.#adapter.argv(generation));
+    await this.#dir.point(number, when === "now");
+    await this.#dir.prune([number, this.#current?.number ?? number]);
+    this.#current = generation;
+    this.#pending = when === "next";
+    this.#straySince = undefined;
+  }
+
+  #watchCurrent(): void {
+    const current = this.#current;
+    this.#watch.watch(current && { port: current.port, models: current.models });
+  }
+
+  async #poll(): Promise<void> {
+    try {
+      const before = this.#state;
+      const state = await this.#dir.state();
+      if (state) {
+        this.#state = state;
+        if (before) this.#tellChange(before, state);
+        await this.#gather(state);
+      }
+    } catch (thrown) {
+      this.#ports.log.warn({ why: messageOf(thrown) }, "the launcher's state cannot be read");
+    }
+    if (!this.#stopped) this.#timer = this.#ports.clock.setTimer(() => void this.#poll(), pollMs);
+  }
+
+  #tellChange(before: LauncherState, state: LauncherState): void {
+    if (state.starts !== before.starts) {
+      this.#pending = false;
+      this.#event("back");
+      this.#watch.look();
+    } else if (state.phase === "stopping" && before.phase !== "stopping") {
+      this.#event("stopping");
+    } else if (state.crashes !== before.crashes) {
+      this.#ports.log.warn(
+        { exitCode: state.exitCode, crashes: state.crashes },
+        "the engine ended; restarted",
+      );
+      this.#watch.look();
+    }
+  }
+
+  /** An agent that died between rendering for a stop and the stop leaves an engine that nobody points at. */
+  async #gather(state: LauncherState): Promise<void> {
+    const number = this.#current?.number;
+    if (number === undefined || this.#pending || state.phase !== "running" || state.generation === number) {
+      this.#straySince = undefined;
+      return;
+    }
+    const now = this.#ports.clock.monotonic();
+    this.#straySince ??= now;
+    if (now - this.#straySince < strayAfterMs) return;
+    this.#straySince = undefined;
+    await this.#dir.point(number, true);
+  }
+}

@@ -1,0 +1,116 @@
+import { join } from "node:path";
+import * as z from "zod/mini";
+import { parsePayload } from "../../protocol/frame.ts";
+import type { Files } from "../ports.ts";
+import { launchScript } from "./launch-script.ts";
+
+/** What one generation of the engine runs. */
+export interface Generation {
+  readonly number: number;
+  /** The command line before its placeholders are filled. */
+  readonly command: readonly string[];
+  readonly args: readonly string[];
+  readonly models: readonly string[];
+  readonly port: number;
+}
+
+/** True when both run the same, the port aside: no new engine is needed. */
+export function sameEngine(a: Omit<Generation, "number" | "port">, b: typeof a): boolean {
+  return JSON.stringify([a.command, a.args, a.models]) === JSON.stringify([b.command, b.args, b.models]);
+}
+
+const words = z.array(z.string()).check(z.maxLength(1024));
+const record = z.object({ command: words, args: words, models: words, port: z.int() });
+
+/** What the launcher says of itself; see `launch-script.ts`. */
+export interface LauncherState {
+  /** Counts launchers: one more means that the runtime container has been started anew. */
+  readonly starts: number;
+  readonly generation: number;
+  readonly crashes: number;
+  /** Exit code of the engine that ended last; -1 = none has. */
+  readonly exitCode: number;
+  readonly phase: "waiting" | "running" | "backoff" | "stopping";
+}
+
+const phases: readonly LauncherState["phase"][] = ["waiting", "running", "backoff", "stopping"];
+
+/** The folder that agent and launcher share. */
+export class LaunchDir {
+  readonly #files: Files;
+  readonly #dir: string;
+
+  constructor(files: Files, dir: string) {
+    this.#files = files;
+    this.#dir = dir;
+  }
+
+  /** Writes the launcher itself. Before anything else: the runtime container starts with it. */
+  async writeScript(): Promise<void> {
+    await this.#files.write(join(this.#dir, "launch.sh"), launchScript, 0o755);
+  }
+
+  /** The generation that a launcher takes now; undefined before the first. An agent that restarts finds it here. */
+  async current(): Promise<Generation | undefined> {
+    const text = (await this.#files.read(join(this.#dir, "generation")))?.toString("utf8") ?? "";
+    const number = Number(/^(\d+)/.exec(text)?.[1] ?? 0);
+    if (number === 0) return undefined;
+    const bytes = await this.#files.read(join(this.#dir, "gen", String(number), "engine.json"));
+    if (!bytes) return undefined;
+    try {
+      return { number, ...parsePayload(record, bytes.toString("utf8"), "engine.json") };
+    } catch {
+      // Half a folder from another version: as good as none, the next render writes a new generation.
+      return undefined;
+    }
+  }
+
+  /** Writes what generation `number` runs, without telling the launcher. */
+  async write(generation: Generation, argv: readonly string[]): Promise<void> {
+    const { number, command, args, models, port } = generation;
+    const dir = join(this.#dir, "gen", String(number));
+    const start = `exec ${argv.map(quote).join(" ")}\n`;
+    await this.#files.write(join(dir, "start"), start, 0o644);
+    const text = JSON.stringify({ command, args, models, port });
+    await this.#files.write(join(dir, "engine.json"), text, 0o644);
+  }
+
+  /** Points the launcher at a generation: one that begins takes it; `now`: one whose engine runs moves to it too. */
+  async point(number: number, now: boolean): Promise<void> {
+    await this.#files.write(join(this.#dir, "generation"), now ? `${number} now\n` : `${number}\n`, 0o644);
+  }
+
+  /** Highest number in use, so that the next one is new. */
+  async lastNumber(): Promise<number> {
+    const names = await this.#files.list(join(this.#dir, "gen"));
+    return Math.max(0, ...names.map(Number).filter(Number.isSafeInteger));
+  }
+
+  /** Removes generations that nobody can be pointed at any more. */
+  async prune(keep: readonly number[]): Promise<void> {
+    for (const name of await this.#files.list(join(this.#dir, "gen"))) {
+      if (!keep.includes(Number(name))) await this.#files.remove(join(this.#dir, "gen", name));
+    }
+  }
+
+  /** What the launcher says; undefined while it has said nothing. */
+  async state(): Promise<LauncherState | undefined> {
+    const text = (await this.#files.read(join(this.#dir, "run", "state")))?.toString("utf8") ?? "";
+    const [starts, generation, , crashes, exitCode, word] = text.trim().split(" ");
+    const phase = phases.find((candidate) => candidate === word);
+    // Written by a shell without a rename: a torn line is read again at the next look.
+    if (phase === undefined) return undefined;
+    return {
+      starts: Number(starts),
+      generation: Number(generation),
+      crashes: Number(crashes),
+      exitCode: Number(exitCode),
+      phase,
+    };
+  }
+}
+
+/** One word of POSIX shell that stands for exactly `text`. */
+export function quote(text: string): string {
+  return `'${text.replaceAll("'", `'\\''`)}'`;
+}

@@ -1,0 +1,116 @@
+import { CodedError, messageOf } from "../../lib/errors.ts";
+import {
+  envelopeContentType,
+  type HttpAnswer,
+  httpHeartbeatTyp,
+  nonceSchema,
+  openAnswer,
+  paths,
+  sealRegistration,
+  sealRequest,
+} from "../../protocol/http.ts";
+import { parsePayload } from "../../protocol/frame.ts";
+import { decodeUtf8 } from "../../protocol/jws.ts";
+import type { VerifyKey } from "../../protocol/keys.ts";
+import type { Latest, Report } from "../../protocol/messages.ts";
+import { requestBytes } from "../http-bytes.ts";
+import type { NodeIdentity } from "../identity.ts";
+import type { Ports } from "../ports.ts";
+
+const limits = { maxBytes: 64 * 1024, timeoutMs: 10_000 };
+
+/** The service refused what the node said by HTTP. */
+export class NodeHttpError extends CodedError<"refused" | "unavailable"> {}
+
+/** What a node says by HTTP: registration, and heartbeats while its socket is down. */
+export class NodeHttp {
+  readonly #ports: Ports;
+  readonly #identity: NodeIdentity;
+  readonly #agentVersion: string;
+  /** Last `seq` that the service is known to have accepted. */
+  #seq = 0;
+
+  constructor(ports: Ports, identity: NodeIdentity, agentVersion: string) {
+    this.#ports = ports;
+    this.#identity = identity;
+    this.#agentVersion = agentVersion;
+  }
+
+  /** The service told, in `ready`, which seq it has accepted last. */
+  learnSeq(seq: number): void {
+    this.#seq = Math.max(this.#seq, seq);
+  }
+
+  /**
+   * Registers the node at `endpoint` with its account binding. Doing it again changes nothing.
+   * @throws {NodeHttpError} `refused` with the service's words, `unavailable`.
+   */
+  async register(endpoint: string, serviceKey: VerifyKey): Promise<void> {
+    const { http, clock } = this.#ports;
+    const base = endpoint.replace(/\/+$/, "");
+    const asked = await this.#unlessDown(() =>
+      requestBytes(http, clock, { method: "GET", url: `${base}${paths.nonce}` }, limits),
+    );
+    if (asked.status !== 200) {
+      throw new NodeHttpError("unavailable", `${base}${paths.nonce} answered HTTP ${asked.status}`);
+    }
+    const { nonce } = parsePayload(nonceSchema, decodeUtf8(asked.body), "nonce");
+    const url = `${base}${paths.register}`;
+    const { binding, key } = this.#identity;
+    const body = sealRegistration(
+      { binding, agent_version: this.#agentVersion, time: clock.now() },
+      key,
+      url,
+      nonce,
+    );
+    const answer = await this.#post(url, body, serviceKey);
+    this.learnSeq(answer.http_seq);
+  }
+
+  /**
+   * Sends one heartbeat; gives what the service says is current.
+   * @throws {NodeHttpError}
+   */
+  async heartbeat(endpoint: string, serviceKey: VerifyKey, report: Report): Promise<Latest | undefined> {
+    const { clock, random } = this.#ports;
+    const url = `${endpoint.replace(/\/+$/, "")}${paths.heartbeat}`;
+    const nonce = random.bytes(32);
+    const payload = { node_id: this.#identity.nodeId, time: clock.now(), nonce, report };
+    const answer = await this.#post(
+      url,
+      sealRequest(httpHeartbeatTyp, payload, this.#identity.key, url, ++this.#seq),
+      serviceKey,
+    );
+    return answer.latest?.nonce === nonce ? answer.latest : undefined;
+  }
+
+  async #post(url: string, body: string, serviceKey: VerifyKey): Promise<HttpAnswer> {
+    const { http, clock } = this.#ports;
+    const headers = { "content-type": envelopeContentType };
+    const raw = await this.#unlessDown(() =>
+      requestBytes(http, clock, { method: "POST", url, headers, body }, limits),
+    );
+    let answer: HttpAnswer;
+    try {
+      answer = openAnswer(decodeUtf8(raw.body), serviceKey);
+    } catch (cause) {
+      throw new NodeHttpError("unavailable", `${url} answered HTTP ${raw.status} without a signed answer`, {
+        cause,
+      });
+    }
+    if (answer.node_id !== this.#identity.nodeId)
+      throw new NodeHttpError("unavailable", `${url} answered for another node`);
+    this.learnSeq(answer.http_seq);
+    if (answer.error)
+      throw new NodeHttpError("refused", `${url} refused: ${answer.error.code}: ${answer.error.message}`);
+    return answer;
+  }
+
+  async #unlessDown<T>(ask: () => Promise<T>): Promise<T> {
+    try {
+      return await ask();
+    } catch (cause) {
+      throw new NodeHttpError("unavailable", messageOf(cause));
+    }
+  }
+}
