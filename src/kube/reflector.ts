@@ -36,7 +36,7 @@ export interface ReflectorOptions<T extends KubeObject> extends Selection {
   readonly metrics?: Metrics;
   /** Between attempts that fail. Default 200 ms doubling to 30 s, with full jitter. */
   readonly backoff?: BackoffOptions;
-  /** Silence in milliseconds, bookmarks included, after which a watch is taken for dead. Default 150 s. */
+  /** Silence in milliseconds, bookmarks included, after which everything is read again. Default 150 s. */
   readonly stall?: number;
 }
 
@@ -204,6 +204,8 @@ export class Reflector<T extends KubeObject> {
         throw new Error("the server ended the initial stream");
     } catch (error) {
       if (stalled) {
+        // A server whose state was put back to before our version is silent for as long as it has not come past it again.
+        this.#resourceVersion = undefined;
         throw new KubeError("Timeout", `watch ${this.#name}: nothing heard for ${this.#stall / 1000} s`, {
           cause: error,
         });
