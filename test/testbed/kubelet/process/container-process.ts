@@ -88,21 +88,22 @@ function isReadable(stream: unknown): stream is Readable {
   return typeof stream === "object" && stream !== null && "setEncoding" in stream;
 }
 
-/** Reads the script's lines until it closes the channel, which it does when the program runs or all is lost. */
+/**
+ * Reads the script's lines up to `R` or `E`, or to the end. The end alone will not do: unshare(1) waits outside with
+ * the descriptor still open.
+ */
 async function readChannel(channel: Readable | undefined): Promise<{ pid?: number; error?: string }> {
   if (!channel) return { error: "no channel to the container" };
   let text = "";
   channel.setEncoding("utf8");
-  try {
-    for await (const chunk of channel) text += chunk;
-  } catch (thrown) {
-    return { error: String(thrown) };
+  for await (const chunk of channel) {
+    text += chunk;
+    if (/^R$/m.test(text) || /^E .*\n/m.test(text)) break;
   }
-  const lines = text.split("\n");
-  const failed = lines.findIndex((line) => line.startsWith("E "));
-  if (failed !== -1) return { error: lines.slice(failed).join("\n").slice(2).trim() };
-  const pid = lines.find((line) => line.startsWith("P "))?.slice(2);
-  return pid !== undefined && lines.includes("R") ? { pid: Number(pid) } : {};
+  const error = /^E ([^]*)/m.exec(text)?.[1]?.trim();
+  if (error !== undefined) return { error };
+  const pid = /^P (\d+)$/m.exec(text)?.[1];
+  return pid !== undefined && /^R$/m.test(text) ? { pid: Number(pid) } : {};
 }
 
 /** Sends a signal; a process that is gone already is no error. */

@@ -1,6 +1,7 @@
 /** How this machine starts a program in namespaces of its own, found out once. */
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
+import { messageOf } from "../../../../src/lib/errors.ts";
 import { delimiter, join } from "node:path";
 
 /** Commands of util-linux as they are to be used here. */
@@ -30,6 +31,16 @@ let known: Isolation | undefined;
 export function isolation(searchPath: string): Isolation {
   known ??= detect(searchPath);
   return known;
+}
+
+/** Why this machine cannot run a process kubelet; undefined if it can. */
+export function whyNoProcessKubelet(): string | undefined {
+  try {
+    isolation("");
+    return undefined;
+  } catch (thrown) {
+    return messageOf(thrown);
+  }
 }
 
 function detect(searchPath: string): Isolation {
