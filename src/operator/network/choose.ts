@@ -1,0 +1,162 @@
+import type { Release } from "../../protocol/config/release.ts";
+import type { ConfigDigest } from "../../protocol/fields.ts";
+import type { NodeUse } from "./observe.ts";
+import type { Finding } from "./refusal.ts";
+import { expiryOf } from "./trust.ts";
+
+/** Most snapshots that a network's ConfigMap holds: three of 256 KiB fit into its 1 MiB with the rest. */
+export const mostDigests = 3;
+
+/** What the choice depends on. Digests of nodes are as their status says: nobody has checked them. */
+export interface Choosing {
+  readonly release: Release | undefined;
+  readonly pin: string | undefined;
+  /** Digest that nodes were moved to so far. */
+  readonly previous: string | undefined;
+  readonly nodes: readonly NodeUse[];
+  readonly has: (digest: ConfigDigest) => boolean;
+  /** Wall time, ms. */
+  readonly now: number;
+}
+
+/** Which digests the network's nodes move to and may be at. */
+export interface Choice {
+  /** Digest that nodes move to now; undefined while there is none that may be. */
+  readonly current: ConfigDigest | undefined;
+  /** Digest that they will move to once its snapshot is there; the same as `current` where it is. */
+  readonly next: ConfigDigest | undefined;
+  /** Digests that the ConfigMap is to hold, at most three, `current` first. */
+  readonly held: readonly ConfigDigest[];
+  /** Digests for which there is no room. */
+  readonly waiting: readonly ConfigDigest[];
+  /** Why nodes do not move to the pin, or to what the release calls current. */
+  readonly pinFinding?: Finding;
+  readonly expired?: Finding;
+  readonly tooMany?: Finding;
+}
+
+/**
+ * Chooses. The pin or the release's current one comes next, unless the release does not allow it, it has expired, or
+ * nodes are busy with three others: then the previous one stays. A digest that a node runs is kept even when it
+ * has been withdrawn (its pod still has to be told from what it should be; no agent applies it again), but yields its place
+ * first, so that a withdrawal can never block its own remedy.
+ */
+export function chooseDigests(seen: Choosing): Choice {
+  const { release, pin, now } = seen;
+  if (!release) return { current: undefined, next: undefined, held: [], waiting: [] };
+  const valid = (digest: string) => (listed(release, digest)?.expires ?? 0) > now;
+  const previous = seen.previous === undefined ? undefined : listed(release, seen.previous)?.digest;
+  const inUse = digestsInUse(seen, release, valid);
+
+  const wanted = listed(release, pin ?? release.current)?.digest;
+  if (wanted === undefined)
+    return { ...settle(seen, previous, undefined, inUse), pinFinding: notAllowed(release, pin) };
+  const expired = valid(wanted) ? {} : { expired: expiredFinding(release, wanted, pin) };
+  if (!valid(wanted) && wanted !== previous)
+    return { ...settle(seen, previous, undefined, inUse), ...expired };
+
+  const busy = inUse.filter(valid);
+  if (wanted !== previous && !busy.includes(wanted) && busy.length >= mostDigests) {
+    const settled = settle(seen, previous ?? busy[0], undefined, inUse);
+    const waiting = [wanted, ...settled.waiting];
+    return { ...settled, waiting, tooMany: tooManyFinding(waiting, settled.held) };
+  }
+  const settled = settle(seen, previous, wanted, inUse);
+  const waiting = settled.waiting.filter(valid);
+  return {
+    ...settled,
+    waiting,
+    ...expired,
+    ...(waiting.length > 0 && { tooMany: tooManyFinding(waiting, settled.held) }),
+  };
+}
+
+function listed(release: Release, digest: string) {
+  return release.allowed.find((entry) => entry.digest === digest);
+}
+
+/** Digests of nodes that may be kept, the more important first. */
+function digestsInUse(
+  { nodes, previous }: Choosing,
+  release: Release,
+  valid: (digest: string) => boolean,
+): readonly ConfigDigest[] {
+  const ranks = new Map<string, number>();
+  const counts = new Map<string, number>();
+  const note = (digest: string | undefined, rank: number) => {
+    if (digest === undefined) return;
+    ranks.set(digest, Math.min(ranks.get(digest) ?? rank, rank));
+    counts.set(digest, (counts.get(digest) ?? 0) + 1);
+  };
+  for (const { applied, target } of nodes) {
+    if (applied !== undefined) note(applied, valid(applied) ? 0 : listed(release, applied) ? 2 : 3);
+    // To a withdrawn target no node may move: it needs no snapshot.
+    if (target !== undefined && listed(release, target)) note(target, valid(target) ? 1 : 2);
+  }
+  const order = (digest: string) => [
+    ranks.get(digest) ?? 9,
+    digest === previous ? 0 : 1,
+    -(counts.get(digest) ?? 0),
+  ];
+  return [...ranks.keys()].sort((a, b) => compare(order(a), order(b)) || (a < b ? -1 : 1)) as ConfigDigest[];
+}
+
+function compare(a: readonly number[], b: readonly number[]): number {
+  for (const [at, value] of a.entries()) {
+    const difference = value - (b[at] ?? 0);
+    if (difference !== 0) return difference;
+  }
+  return 0;
+}
+
+function settle(
+  { has }: Choosing,
+  previous: ConfigDigest | undefined,
+  next: ConfigDigest | undefined,
+  inUse: readonly ConfigDigest[],
+): Choice {
+  // What is still to be fetched takes no place from what nodes run.
+  const current = next !== undefined && has(next) ? next : previous;
+  const all = [...new Set(current === undefined ? inUse : [current, ...inUse])];
+  return {
+    current: current !== undefined && has(current) ? current : undefined,
+    next: next ?? current,
+    held: all.slice(0, mostDigests),
+    waiting: all.slice(mostDigests),
+  };
+}
+
+function notAllowed(release: Release, pin: string | undefined): Finding {
+  const allowed = release.allowed.map(({ digest }) => digest);
+  const some = `${allowed.slice(0, 4).join(", ")}${allowed.length > 4 ? ", …" : ""}`;
+  return {
+    reason: "PinNotAllowed",
+    message: `spec.config.pin ${pin} is not allowed by release ${release.sequence}: remove the pin, or choose one of ${some}`,
+  };
+}
+
+function expiredFinding(release: Release, digest: ConfigDigest, pin: string | undefined): Finding {
+  const at = timeText(expiryOf(release, digest) ?? 0);
+  const fix =
+    pin === undefined
+      ? "the network has to publish a new release"
+      : "remove spec.config.pin, or wait for a release that renews it";
+  return {
+    reason: "Expired",
+    message: `config ${digest} expired at ${at} by release ${release.sequence}: nodes take no new jobs under it and none moves to it; ${fix}`,
+  };
+}
+
+function tooManyFinding(waiting: readonly ConfigDigest[], held: readonly ConfigDigest[]): Finding {
+  return {
+    reason: "TooManyDigests",
+    message: `config ${waiting.join(", ")} waits: nodes of this network still run or move to ${held.join(", ")}, and no more than ${mostDigests} are served at once. Let the rollouts under way end, or remove the pins that hold nodes back`,
+  };
+}
+
+const latestTime = Date.UTC(9999, 11, 31);
+
+/** A wall time of a statement as RFC 3339 in whole seconds: what lies beyond the year 9999 is told as its end. */
+export function timeText(ms: number): string {
+  return new Date(Math.min(ms, latestTime)).toISOString().replace(/\.\d+Z$/, "Z");
+}

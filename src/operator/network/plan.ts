@@ -1,0 +1,140 @@
+import type { ResultityNetwork } from "../../api/v1alpha1/network.ts";
+import { canonical } from "../hash.ts";
+import type { Snapshot } from "../../protocol/config/snapshot.ts";
+import type { ConfigDigest } from "../../protocol/fields.ts";
+import type { NetworkConfig } from "../views.ts";
+import { type Choice, chooseDigests } from "./choose.ts";
+import { entriesOf, isOurs } from "./entries.ts";
+import type { Knowledge } from "./knowledge.ts";
+import type { NodeUse } from "./observe.ts";
+
+/** All that the plan of a network depends on. */
+export interface NetworkObservation {
+  readonly network: ResultityNetwork;
+  readonly nodes: readonly NodeUse[];
+  readonly knowledge: Readonly<Knowledge>;
+  /** What the other controllers see of the network now. */
+  readonly published: NetworkConfig | undefined;
+  /** Wall and monotonic time, ms. */
+  readonly now: number;
+  readonly monotonic: number;
+}
+
+/** One step, with the reason for people. To be done in this order. */
+export type NetworkAction =
+  | { readonly type: "fetch-snapshot"; readonly digest: ConfigDigest; readonly reason: string }
+  | {
+      readonly type: "apply-config-map";
+      readonly data: Readonly<Record<string, string>>;
+      readonly reason: string;
+    }
+  | { readonly type: "publish"; readonly config: NetworkConfig; readonly reason: string };
+
+/** What is to be done, and the choice that it follows from. */
+export interface NetworkPlan {
+  readonly choice: Choice;
+  readonly actions: readonly NetworkAction[];
+}
+
+/** Plans. The same observation gives the same plan; a plan that was carried out gives an empty one. */
+export function planNetwork(seen: NetworkObservation): NetworkPlan {
+  const { network, nodes, knowledge, now } = seen;
+  const choice = chooseDigests({
+    release: knowledge.release?.release,
+    pin: network.spec.config.pin,
+    previous: knowledge.current ?? network.status?.config?.digest,
+    nodes,
+    has: (digest) => knowledge.snapshots.has(digest),
+    now,
+  });
+  return {
+    choice,
+    actions: [...planFetches(seen, choice), ...planConfigMap(seen, choice), ...planPublish(seen, choice)],
+  };
+}
+
+/** Snapshots that are wanted, that the release still lists, and that are not there. */
+export function missingOf(
+  { release, snapshots }: Readonly<Knowledge>,
+  { next, held }: Choice,
+): readonly ConfigDigest[] {
+  const allowed = new Set(release?.release.allowed.map(({ digest }) => digest));
+  const wanted = new Set(next === undefined ? held : [next, ...held]);
+  return [...wanted].filter((digest) => allowed.has(digest) && !snapshots.has(digest));
+}
+
+function planFetches({ knowledge, monotonic }: NetworkObservation, choice: Choice): NetworkAction[] {
+  const due = (digest: ConfigDigest) => (knowledge.missed.get(digest)?.at ?? 0) <= monotonic;
+  return missingOf(knowledge, choice)
+    .filter(due)
+    .map((digest) => ({
+      type: "fetch-snapshot",
+      digest,
+      reason:
+        digest === choice.next ? "nodes are to move to it" : "a node of the network runs it or moves to it",
+    }));
+}
+
+function planConfigMap({ knowledge }: NetworkObservation, choice: Choice): NetworkAction[] {
+  const { configMap, release } = knowledge;
+  if (!release || (configMap && !configMap.ours)) return [];
+  const data = entriesOf(knowledge, choice.held);
+  const reason = difference(configMap?.data, data, knowledge.foreign);
+  return reason === undefined ? [] : [{ type: "apply-config-map", data, reason }];
+}
+
+/** How what is there differs from what should be, in our entries; undefined where it does not. */
+function difference(
+  there: Readonly<Record<string, string>> | undefined,
+  wanted: Readonly<Record<string, string>>,
+  foreign: ReadonlySet<string>,
+): string | undefined {
+  if (!there) return "there is no ConfigMap yet";
+  const changed = Object.keys(wanted).filter((entry) => there[entry] !== wanted[entry]);
+  const surplus = Object.keys(there).filter(
+    (entry) => isOurs(entry) && !(entry in wanted) && !foreign.has(entry),
+  );
+  if (changed.length === 0 && surplus.length === 0) return undefined;
+  return [
+    ...(changed.length > 0 ? [`${changed.join(", ")} changed`] : []),
+    ...(surplus.length > 0 ? [`${surplus.join(", ")} is no longer used`] : []),
+  ].join("; ");
+}
+
+function planPublish({ network, knowledge, published }: NetworkObservation, choice: Choice): NetworkAction[] {
+  const { root, accountKey } = knowledge;
+  if (!root || !accountKey) return [];
+  const snapshots = new Map<ConfigDigest, Snapshot>();
+  for (const digest of choice.held) {
+    const found = knowledge.snapshots.get(digest);
+    if (found) snapshots.set(digest, found.snapshot);
+  }
+  const config: NetworkConfig = {
+    uid: network.metadata.uid,
+    root,
+    account: network.spec.account.id,
+    accountKey,
+    endpoints: network.spec.endpoints,
+    release: knowledge.release?.release,
+    current: choice.current,
+    snapshots,
+  };
+  if (published && sameConfig(published, config)) return [];
+  const reason = published
+    ? "what is known of the network changed"
+    : "the network is trusted and its account known";
+  return [{ type: "publish", config, reason }];
+}
+
+function sameConfig(a: NetworkConfig, b: NetworkConfig): boolean {
+  return (
+    a.uid === b.uid &&
+    a.root === b.root &&
+    a.account === b.account &&
+    a.accountKey === b.accountKey &&
+    canonical(a.endpoints) === canonical(b.endpoints) &&
+    a.release === b.release &&
+    a.current === b.current &&
+    canonical([...a.snapshots.keys()]) === canonical([...b.snapshots.keys()])
+  );
+}
