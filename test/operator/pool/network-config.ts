@@ -1,0 +1,20 @@
+import { randomBytes } from "node:crypto";
+import type { NetworkConfig } from "../../../src/operator/views.ts";
+import type { AccountKey } from "../../../src/protocol/binding.ts";
+import type { ConfigDigest } from "../../../src/protocol/fields.ts";
+import { makeNetwork } from "../../protocol/network.ts";
+
+/** What the network controller would publish of a network whose nodes move to `current`. */
+export function mintTestConfig(current: string): NetworkConfig {
+  const { root, release } = makeNetwork();
+  return {
+    uid: "network",
+    root,
+    account: "acme",
+    accountKey: randomBytes(32) as AccountKey,
+    endpoints: ["http://127.0.0.1:1"],
+    release,
+    current: current as ConfigDigest,
+    snapshots: new Map(),
+  };
+}
