@@ -19,6 +19,7 @@ import { messageOf } from "../lib/errors.ts";
 import { createLogger, type Logger, type LogLevel, logLevels } from "../lib/logger.ts";
 import { Metrics } from "../lib/metrics.ts";
 import { makeCaches, type OperatorContext } from "../operator/context.ts";
+import { networkController } from "../operator/network/controller.ts";
 import { nodeController } from "../operator/node/controller.ts";
 import { poolController } from "../operator/pool/controller.ts";
 import { Fleet, NetworkConfigs } from "../operator/views.ts";
@@ -133,7 +134,7 @@ async function run(
   const reflectors = Object.values(context.caches);
   const warm = () => reflectors.every(({ hasSynced }) => hasSynced);
   const server = await serve(settings.listen, metrics, warm);
-  const controllers = [nodeController(context), poolController(context)];
+  const controllers = [networkController(context), nodeController(context), poolController(context)];
   const watching = runReflectors(reflectors, stop);
   const work = async (signal: AbortSignal) => {
     await Promise.all(controllers.map((controller) => controller.run(signal)));
