@@ -177,11 +177,13 @@ export class Agent {
    */
   async drain(cause: DrainCause): Promise<void> {
     const { desired } = this.#config.view;
+    // A restart that the agent wants itself is no emergency; a stop that nobody planned is an eviction.
+    const planned = cause === "restart" || (desired !== undefined && desired.plannedStop !== null);
     const timeoutMs = !desired
       ? this.#options.drainTimeoutMs
-      : desired.plannedStop === null
-        ? desired.evictionTimeoutMs
-        : desired.drainTimeoutMs;
+      : planned
+        ? desired.drainTimeoutMs
+        : desired.evictionTimeoutMs;
     const { clock } = this.#ports;
     this.#drainStep({ type: "request", cause, timeoutMs, wall: clock.now(), jobs: this.#count() });
     while (this.#drain.state.at === "draining") {
