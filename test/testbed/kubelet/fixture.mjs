@@ -11,13 +11,13 @@
  *   GET  /whoami                 {version, instance, who}
  *   POST /switch?<name>=on|off   turns a switch
  *   `--watch=/a,/b`              looks at the files every 20 ms; event `file` {path, content} at each change
- *   `--write=/path:content`      writes a file before anything else
  * engine: nothing on the network, unless
  *   `--listen=127.0.0.1:9999`    answers 200 there; event `listening`; `POD_IP` stands for the pod's address
  *   `--exit=<code>`              ends at once with the code
  *   `--deaf`                     ignores SIGTERM
  *   `--child`                    a child does the listening, which outlives it unless the kubelet ends it
  * both:
+ *   `--write=/path:content`      writes a file before anything else; `--append` adds to one
  *   `--try=/a,/b`                reads the files once; event `try` {path, content} or {path, error}
  *   `--env=A,B`                  event `env` with the values
  */
@@ -58,9 +58,12 @@ function contentOf(path) {
   }
 }
 
-for (const pair of (options.get("write") ?? "").split(";").filter((part) => part !== "")) {
-  const cut = pair.indexOf(":");
-  writeFileSync(pair.slice(0, cut), pair.slice(cut + 1));
+for (const [option, write] of [
+  ["write", writeFileSync],
+  ["append", appendFileSync],
+]) {
+  const text = options.get(option);
+  if (text) write(text.slice(0, text.indexOf(":")), text.slice(text.indexOf(":") + 1));
 }
 
 note("start", { pid: process.pid, startedBy: process.ppid });

@@ -1,4 +1,4 @@
-import { realKubelet } from "./kinds.ts";
+import { realKubelet } from "../real/under-test.ts";
 import { kubeletSuite } from "./suite.ts";
 
 await kubeletSuite(realKubelet);

@@ -40,6 +40,9 @@ export function lifecycleRows(suite: () => Suite): void {
     await pod.ready();
     await pod.patchImages({ runtime: suite().kubelet.image("fixture-v2") });
     await pod.toldOf("agent drain-begin");
+    // The sync that runs the hook also has the volumes written anew, within 200 ms or so: let that pass.
+    const begun = pod.seen("agent", "drain-begin")[0]?.t ?? 0;
+    await pod.until("the volumes' turn to pass", () => Date.now() - begun > 1_000);
     await suite().reconfigure("configmaps", "during-prestop", { text: "after" });
     await pod.annotate({ note: "after" });
     await pod.until("both files", () =>
@@ -49,6 +52,7 @@ export function lifecycleRows(suite: () => Suite): void {
     const end = events.findIndex(({ event }) => event === "drain-end");
     const news = events.findIndex(({ event, content }) => event === "file" && content === "after");
     expect(end).toBeGreaterThan(0);
+    expect(pod.seen("agent", "drain-end")).toHaveLength(1);
     expect(news).toBeGreaterThan(end);
   });
 

@@ -3,13 +3,11 @@
  * do is a test. It takes the kubelet as an argument, and says only what it sees from outside: pod status, and the
  * timeline that the fixture writes.
  */
-import { chmodSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { afterAll, beforeAll, describe, test } from "vitest";
 import { KubeAnswerError, type KubeJson, kubeJson } from "../kube-json.ts";
+import { supervise } from "../processes.ts";
 import { FixturePod, type FixturePodSpec, namespace } from "./fixture-pod.ts";
-import { admissionRows } from "./rows-admission.ts";
+import { hostRows } from "./rows-host.ts";
 import { imageRows } from "./rows-images.ts";
 import { isolationRows } from "./rows-isolation.ts";
 import { lifecycleRows } from "./rows-lifecycle.ts";
@@ -67,32 +65,36 @@ export async function kubeletSuite(kind: KubeletKind): Promise<void> {
       isolationRows(suite);
       if (kind.name === "real") newerApiRows(suite);
     });
-    // Rows that count what the host has must have it for themselves.
+    // Rows about the host as a whole must have it for themselves.
     describe("rows, one at a time", () => {
-      admissionRows(suite);
+      hostRows(suite);
     });
   });
 }
 
 async function open(kind: KubeletKind): Promise<{ suite: Suite; stop: () => Promise<void> }> {
-  const folder = mkdtempSync(join(tmpdir(), "kubelet-suite-"));
-  chmodSync(folder, 0o755);
-  const kubelet = await kind.start();
-  const kube = kubeJson(kubelet.kubeconfig);
-  const stop = async () => {
-    await kube.close();
-    await kubelet.stop();
-    rmSync(folder, { recursive: true, force: true });
-  };
+  const processes = supervise();
   try {
+    const kubelet = await kind.start();
+    processes.onClose(() => kubelet.stop());
+    const kube = kubeJson(kubelet.kubeconfig);
+    processes.onClose(() => kube.close());
     await kube.create("/api/v1/namespaces", { metadata: { name: namespace } });
     await ensure(kube, "serviceaccounts", { metadata: { name: "default" } });
+    return {
+      suite: suiteOn(kubelet, kube, processes.folder("kubelet-suite")),
+      stop: () => processes.close(),
+    };
   } catch (thrown) {
-    await stop();
+    await processes.close();
     throw thrown;
   }
+}
+
+/** @param folder where the pods' timelines go */
+function suiteOn(kubelet: KubeletUnderTest, kube: KubeJson, folder: string): Suite {
   const field = { configmaps: "data", secrets: "stringData" } as const;
-  const suite: Suite = {
+  return {
     kubelet,
     kube,
     pod: (spec) => FixturePod.create(kube, kubelet, folder, spec),
@@ -107,7 +109,6 @@ async function open(kind: KubeletKind): Promise<{ suite: Suite; stop: () => Prom
       await kube.patch(path, "merge", { [field[plural]]: content });
     },
   };
-  return { suite, stop };
 }
 
 /** Creates what a controller of the control plane may have made already. */

@@ -189,6 +189,7 @@ interface NodeObject extends KubeObject {
       readonly type: string;
       readonly status: string;
       readonly message?: string;
+      readonly lastHeartbeatTime?: string;
     }[];
     readonly allocatable?: Readonly<Record<string, string>>;
   };
@@ -200,6 +201,8 @@ const gpu = "nvidia.com/gpu";
 async function becomeReady({ bed, hostName, gpus = 0 }: RealKubeletOptions, kubelet: Child): Promise<void> {
   const api = kubeJson(bed.adminKubeconfig);
   const path = `/api/v1/nodes/${hostName}`;
+  // What an earlier start left in the status does not count. Its times have whole seconds.
+  const started = Math.floor(Date.now() / 1_000) * 1_000;
   try {
     await until(
       `host ${hostName} to be ready`,
@@ -207,6 +210,7 @@ async function becomeReady({ bed, hostName, gpus = 0 }: RealKubeletOptions, kube
         const node = await api.get<NodeObject>(path);
         const ready = node?.status?.conditions?.find((condition) => condition.type === "Ready");
         if (ready?.status !== "True") throw new Error(ready?.message ?? "no Node yet");
+        if (Date.parse(ready.lastHeartbeatTime ?? "") < started) return false;
         if (Number(node?.status?.allocatable?.[gpu] ?? 0) === gpus) return true;
         const amounts = { [gpu]: String(gpus) };
         await api.patch(`${path}/status`, "merge", { status: { capacity: amounts, allocatable: amounts } });

@@ -1,12 +1,11 @@
-/** The kubelets that the suite runs on, and how each is found and started. */
 import { join } from "node:path";
 import { startControlPlane } from "../control-plane.ts";
 import { type ImageSource, nodeInImage } from "../oci.ts";
-import { startRealKubelet } from "../real/kubelet.ts";
-import { whyNoRealKubelet } from "../real/parts.ts";
-import type { KubeletKind, KubeletName, SuiteImage } from "./under-test.ts";
+import { startRealKubelet } from "./kubelet.ts";
+import { whyNoRealKubelet } from "./parts.ts";
+import type { KubeletKind, SuiteImage } from "../kubelet/under-test.ts";
 
-const fixture = join(import.meta.dirname, "fixture.mjs");
+const fixture = join(import.meta.dirname, "..", "kubelet", "fixture.mjs");
 
 /** Port 1 of loopback: nothing listens there, so that a pull is refused at once. */
 const unpullable = `127.0.0.1:1/resultity/nothing@sha256:${"0".repeat(64)}`;
@@ -14,7 +13,7 @@ const unpullable = `127.0.0.1:1/resultity/nothing@sha256:${"0".repeat(64)}`;
 const gpus = 2;
 const log = (line: string) => console.error(line);
 
-/** The real one: containerd, runc and the kubelet. */
+/** The real kubelet as the suite takes it. */
 export const realKubelet: KubeletKind = {
   name: "real",
   missing: whyNoRealKubelet,
@@ -48,6 +47,3 @@ export const realKubelet: KubeletKind = {
     }
   },
 };
-
-/** Every kubelet by name. */
-export const kubeletKinds: Readonly<Partial<Record<KubeletName, KubeletKind>>> = { real: realKubelet };
