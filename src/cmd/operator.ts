@@ -20,7 +20,6 @@ import { createLogger, type Logger, type LogLevel, logLevels } from "../lib/logg
 import { Metrics } from "../lib/metrics.ts";
 import { makeCaches, type OperatorContext } from "../operator/context.ts";
 import { networkController } from "../operator/network/controller.ts";
-import { networkController } from "../operator/network/controller.ts";
 import { nodeController } from "../operator/node/controller.ts";
 import { poolController } from "../operator/pool/controller.ts";
 import { Fleet, NetworkConfigs } from "../operator/views.ts";
