@@ -18,6 +18,8 @@ export interface CallOptions {
   readonly signal?: AbortSignal | undefined;
   /** Total time in milliseconds, retries included. Default 30 s. */
   readonly timeout?: number;
+  /** Goes ahead of the requests that wait for their turn ({@link TransportOptions.maxInFlight}). */
+  readonly urgent?: boolean;
 }
 
 /** What every write takes. */
@@ -144,7 +146,7 @@ export class Client {
         context: collectionContext("list", resource, options),
         maxBytes: 256 << 20,
         signal,
-        ...(timeout === undefined ? {} : { timeout }),
+        timeout,
       });
       token = list.metadata.continue || undefined;
       yield {
@@ -184,7 +186,7 @@ export class Client {
       }),
       context: collectionContext("watch", resource, options),
       signal,
-      ...(timeout === undefined ? {} : { timeout }),
+      timeout,
     });
   }
 
@@ -292,7 +294,7 @@ export class Client {
     options: DeleteOptions = {},
   ): Promise<void> {
     this.#mayWrite?.();
-    const { preconditions, gracePeriodSeconds, propagationPolicy, dryRun, signal, timeout } = options;
+    const { preconditions, gracePeriodSeconds, propagationPolicy, dryRun, signal, timeout, urgent } = options;
     await this.#transport.request({
       method: "DELETE",
       path: pathOf(resource, ref),
@@ -307,7 +309,8 @@ export class Client {
       }),
       idempotent: true,
       signal,
-      ...(timeout === undefined ? {} : { timeout }),
+      timeout,
+      urgent,
     });
   }
 
@@ -334,7 +337,7 @@ export class Client {
     },
   ): Promise<T> {
     this.#mayWrite?.();
-    const { dryRun, fieldManager, subresource, signal, timeout } = options;
+    const { dryRun, fieldManager, subresource, signal, timeout, urgent } = options;
     const path = write.path ?? pathOf(resource, ref, subresource);
     return this.#json({
       method: write.method,
@@ -344,7 +347,8 @@ export class Client {
       idempotent: write.idempotent ?? false,
       ...(write.contentType ? { contentType: write.contentType } : {}),
       signal,
-      ...(timeout === undefined ? {} : { timeout }),
+      timeout,
+      urgent,
     });
   }
 

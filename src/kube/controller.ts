@@ -50,7 +50,7 @@ export interface Result {
 
 /**
  * Brings the world nearer to what the object `key` (`namespace/name`) asks for. `signal` aborts when leadership is lost, the
- * process stops or the reconcile takes too long: hand it to every request. `reasons` says why the key was queued.
+ * process stops or the reconcile takes too long: hand it to every request, since the controller waits for it to end. `reasons` says why the key was queued.
  */
 export type Reconcile = (
   key: string,
@@ -76,6 +76,9 @@ export interface ControllerOptions {
   readonly logger?: Logger;
   readonly metrics?: Metrics;
 }
+
+/** Milliseconds between two looks whether the cache shows a write. It costs no request. */
+const expectationCheck = 250;
 
 /** Runs one reconcile function over one queue of keys. */
 export class Controller {
@@ -155,8 +158,8 @@ export class Controller {
     const { key, reasons } = item;
     const hold = this.#options.expectations?.wait(key) ?? 0;
     if (hold > 0) {
-      // The event that shows the write queues the key too; the timer is for the case that it never comes.
-      queue.addAfter(key, hold, reasons[0]);
+      // The event that shows the write may be one that no source lets through, so the key looks for itself too.
+      queue.hold(key, Math.min(hold, expectationCheck), reasons[0]);
       return;
     }
     const labels = { controller: this.name };

@@ -142,7 +142,7 @@ export class LeaderElector {
 
   async #tryAcquire(stop: AbortSignal): Promise<boolean> {
     const { client, namespace, name, identity } = this.#options;
-    const call = { signal: stop, timeout: this.#renewDeadline / 2 };
+    const call = { signal: stop, timeout: this.#renewDeadline / 2, urgent: true };
     const found = await client.find(leases, { namespace, name }, call);
     const started = this.#clock.monotonic();
     if (!found) {
@@ -187,7 +187,7 @@ export class LeaderElector {
   /** False when another holds the Lease. Failures that say nothing about that count as true: the deadline decides. */
   async #renewOnce(signal: AbortSignal): Promise<boolean> {
     const { client, namespace, name, identity } = this.#options;
-    const call = { signal, timeout: this.#renewDeadline / 2 };
+    const call = { signal, timeout: this.#renewDeadline / 2, urgent: true };
     const held = this.#seen?.lease;
     if (!held) return false;
     try {
@@ -217,7 +217,11 @@ export class LeaderElector {
     if (!held || held.spec?.holderIdentity !== identity) return;
     try {
       const spec = { ...this.#spec(held), holderIdentity: "", leaseDurationSeconds: 1 };
-      const lease = await client.update(leases, { ...held, spec }, { timeout: this.#retryPeriod });
+      const lease = await client.update(
+        leases,
+        { ...held, spec },
+        { timeout: this.#retryPeriod, urgent: true },
+      );
       this.#seen = { lease, at: this.#clock.monotonic() };
       this.#logger.info("released the lease");
     } catch (error) {

@@ -37,6 +37,7 @@ export class WorkQueue {
   /** Added while worked on. */
   readonly #dirty = new Set<string>();
   readonly #delayed = new Map<string, { at: number; timer: Timer }>();
+  readonly #held = new Map<string, Timer>();
   readonly #failures = new Map<string, number>();
   readonly #reasons = new Map<string, string[]>();
   readonly #waiting: (() => void)[] = [];
@@ -88,6 +89,17 @@ export class WorkQueue {
       this.add(key, reason);
     }, ms);
     this.#delayed.set(key, { at, timer });
+  }
+
+  /** Queues a key after `ms` milliseconds unless it is given out before: for a look at something that events may tell first. */
+  hold(key: string, ms: number, reason?: string): void {
+    if (this.#closed) return;
+    this.#held.get(key)?.cancel();
+    const timer = this.#options.clock.setTimer(() => {
+      this.#held.delete(key);
+      this.add(key, reason);
+    }, ms);
+    this.#held.set(key, timer);
   }
 
   /**
@@ -151,7 +163,9 @@ export class WorkQueue {
   shutDown(): void {
     this.#closed = true;
     for (const { timer } of this.#delayed.values()) timer.cancel();
+    for (const timer of this.#held.values()) timer.cancel();
     this.#delayed.clear();
+    this.#held.clear();
     this.#ready.clear();
     this.#dirty.clear();
     this.#reasons.clear();
@@ -180,6 +194,8 @@ export class WorkQueue {
     const now = this.#options.clock.monotonic();
     this.#ready.delete(key);
     this.#processing.set(key, now);
+    this.#held.get(key)?.cancel();
+    this.#held.delete(key);
     this.#metrics.depth.set(this.#ready.size, this.#labels);
     this.#metrics.queued.observe((now - since) / 1000, this.#labels);
     const reasons = this.#reasons.get(key) ?? [];

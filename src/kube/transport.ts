@@ -20,8 +20,10 @@ export interface Request {
   readonly body?: string;
   readonly contentType?: string;
   /** Total time with all retries, in milliseconds; for a stream the time until it begins. Default 30 s. */
-  readonly timeout?: number;
+  readonly timeout?: number | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Not to wait behind other requests: for the Lease, on which all of them depend. */
+  readonly urgent?: boolean | undefined;
   /** Longest answer in bytes. Default 32 MiB. */
   readonly maxBytes?: number;
   /** Whether it may be sent again after 429 or 503 with Retry-After. Default: GET only. */
@@ -88,13 +90,13 @@ export class Transport {
   /** Sends a request and reads the whole answer as text. Rejects with {@link KubeError} unless the status is 2xx. */
   async request(request: Request): Promise<string> {
     return this.#deadlined(request, async (signal) => {
-      await this.#slots.acquire(signal);
+      if (!request.urgent) await this.#slots.acquire(signal);
       try {
         return await this.#retried(request, signal, (answer) =>
           readText(answer, request.maxBytes ?? defaultMaxBytes, request.context),
         );
       } finally {
-        this.#slots.release();
+        if (!request.urgent) this.#slots.release();
       }
     });
   }

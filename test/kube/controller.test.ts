@@ -71,6 +71,28 @@ describe("Controller", () => {
     expect(seen[1]).toEqual(["ns/a", ["configmaps ns/a deleted"]]);
   });
 
+  it("decides nothing while one of its caches is not whole", async () => {
+    const clock = new FakeClock();
+    const [whole, half] = [feed(clock), feed(clock)];
+    const stop = new AbortController();
+    stops.push(stop);
+    const seen: string[] = [];
+    const controller = new Controller({
+      name: "test",
+      sources: [own(whole.reflector), own(half.reflector)],
+      reconcile: async (key) => void seen.push(key),
+    });
+    for (const { reflector } of [whole, half]) void reflector.run(stop.signal);
+    void controller.run(stop.signal);
+    whole.synced();
+    whole.send("ADDED", configMap("a", 101));
+    await settle();
+    expect([whole.reflector.store.size, seen]).toEqual([1, []]);
+    half.synced();
+    await settle();
+    expect(seen).toEqual(["ns/a"]);
+  });
+
   it("tries a key that failed again, later each time, while the others go on", async () => {
     const seen: string[] = [];
     const t = start({
@@ -201,8 +223,10 @@ describe("Controller", () => {
     await settle();
     expect(children.filter((key) => key === "ns/a")).toHaveLength(1);
     t.send("ADDED", configMap("child", 200));
-    t.controller.enqueue("ns/a", "child seen");
     await settle();
+    t.clock.advance(250);
+    await settle();
+    expect(t.controller.idle).toBe(true);
     expect(children.filter((key) => key === "ns/a")).toHaveLength(1);
   });
 

@@ -58,6 +58,19 @@ describe("WorkQueue", () => {
     expect(clock.pending).toBe(0);
   });
 
+  it("holds a key only until it is given out for another reason", async () => {
+    const { queue, clock } = make();
+    queue.hold("a", 100);
+    queue.add("a");
+    await queue.get();
+    queue.done("a");
+    clock.advance(1000);
+    expect(queue.length).toBe(0);
+    queue.hold("a", 100, "look again");
+    clock.advance(100);
+    expect(await queue.get()).toEqual({ key: "a", reasons: ["look again"] });
+  });
+
   it("waits twice as long with each failure, from 5 ms to 60 s, and little again once forgotten", () => {
     for (const [random, factor] of [
       [0, 0.5],

@@ -66,6 +66,20 @@ describe("Transport", () => {
     expect(most).toBe(5);
   });
 
+  it("lets an urgent request past those that wait for their turn", async () => {
+    await using server = await startScriptedServer((exchange) => {
+      if (exchange.path.endsWith("/lease")) ok(exchange);
+    });
+    const { client } = open(server.connection, { maxInFlight: 1 });
+    const abort = new AbortController();
+    const stuck = ["a", "b"].map((name) =>
+      failure(client.get(configMaps, { namespace: "ns", name }, { signal: abort.signal })),
+    );
+    await client.get(configMaps, { namespace: "ns", name: "lease" }, { urgent: true });
+    abort.abort();
+    expect((await Promise.all(stuck)).map(({ code }) => code)).toEqual(["Aborted", "Aborted"]);
+  });
+
   it("goes to a new connection after GOAWAY, while what is open goes on", async () => {
     await using server = await startScriptedServer((exchange) => {
       if (exchange.query.has("watch")) watches.push(exchange.watch());
