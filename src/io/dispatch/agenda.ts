@@ -1,9 +1,14 @@
-/**
- * What is due when: a binary min-heap of times. An entry that has been overtaken (a lease renewed since) is not taken
- * out; whoever gets it looks whether it still means something and enters the new time.
- */
+/** Something that is due at a time. */
+export interface AgendaEntry<T> {
+  readonly at: number;
+  readonly what: T;
+  /** Place in the heap; -1 = no longer there. */
+  place: number;
+}
+
+/** What is due when: a binary min-heap of times from which entries can be taken back. */
 export class Agenda<T> {
-  readonly #heap: { readonly at: number; readonly what: T }[] = [];
+  readonly #heap: AgendaEntry<T>[] = [];
 
   /** Time of the earliest entry. */
   get next(): number | undefined {
@@ -14,48 +19,61 @@ export class Agenda<T> {
     return this.#heap.length;
   }
 
-  add(at: number, what: T): void {
-    const heap = this.#heap;
-    let child = heap.length;
-    const entry = { at, what };
-    heap.push(entry);
-    while (child > 0) {
-      const parent = (child - 1) >> 1;
-      const above = heap[parent];
-      if (!above || above.at <= at) break;
-      heap[child] = above;
-      child = parent;
-    }
-    heap[child] = entry;
+  add(at: number, what: T): AgendaEntry<T> {
+    const entry = { at, what, place: this.#heap.length };
+    this.#heap.push(entry);
+    this.#rise(entry);
+    return entry;
+  }
+
+  /** Takes an entry back; nothing happens if it is no longer there. */
+  remove(entry: AgendaEntry<T>): void {
+    const { place } = entry;
+    if (place < 0) return;
+    entry.place = -1;
+    const last = this.#heap.pop();
+    if (!last || last === entry) return;
+    last.place = place;
+    this.#heap[place] = last;
+    this.#rise(last);
+    this.#sink(last);
   }
 
   /** Takes the earliest entry if it is due at `now`. */
   take(now: number): T | undefined {
-    const heap = this.#heap;
-    const first = heap[0];
+    const first = this.#heap[0];
     if (!first || first.at > now) return undefined;
-    const last = heap.pop();
-    if (last && heap.length > 0) this.#sink(last);
+    this.remove(first);
     return first.what;
   }
 
-  #sink(entry: { readonly at: number; readonly what: T }): void {
+  #rise(entry: AgendaEntry<T>): void {
     const heap = this.#heap;
-    let parent = 0;
-    for (;;) {
-      let child = parent * 2 + 1;
-      const left = heap[child];
-      if (!left) break;
-      const right = heap[child + 1];
-      let least = left;
-      if (right && right.at < left.at) {
-        least = right;
-        child++;
-      }
-      if (least.at >= entry.at) break;
-      heap[parent] = least;
-      parent = child;
+    while (entry.place > 0) {
+      const above = heap[(entry.place - 1) >> 1];
+      if (!above || above.at <= entry.at) return;
+      this.#swap(above, entry);
     }
-    heap[parent] = entry;
+  }
+
+  #sink(entry: AgendaEntry<T>): void {
+    const heap = this.#heap;
+    for (;;) {
+      const left = heap[entry.place * 2 + 1];
+      if (!left) return;
+      const right = heap[entry.place * 2 + 2];
+      const least = right && right.at < left.at ? right : left;
+      if (least.at >= entry.at) return;
+      this.#swap(entry, least);
+    }
+  }
+
+  /** `lower` takes the place of `upper`. */
+  #swap(upper: AgendaEntry<T>, lower: AgendaEntry<T>): void {
+    const { place } = upper;
+    upper.place = lower.place;
+    lower.place = place;
+    this.#heap[upper.place] = upper;
+    this.#heap[lower.place] = lower;
   }
 }

@@ -2,47 +2,46 @@ import type { DispatchJob } from "./job.ts";
 import { endJob, loseAttempt } from "./losing.ts";
 import { enqueue, place, placeOn } from "./placing.ts";
 import { penalties } from "./standing.ts";
-import type { DispatchState, Due } from "./state.ts";
-import { punish } from "./telling.ts";
+import type { DispatchState } from "./state.ts";
+import { schedule, punish } from "./telling.ts";
 
 /** Does what has fallen due. */
 export function timePassed(state: DispatchState): void {
-  for (let due = state.agenda.take(state.at.mono); due; due = state.agenda.take(state.at.mono)) {
-    if (due.due === "poke") placeOn(state, due.node);
-    else if (state.jobs.get(due.job.spec.id) === due.job && due.job.state !== "COMMITTED") dueJob(state, due);
+  for (;;) {
+    const due = state.agenda.take(state.at.mono);
+    if (!due) return;
+    if ("node" in due) {
+      placeOn(state, due.node);
+      continue;
+    }
+    due.job.entry = undefined;
+    jobDue(state, due.job);
+    if (state.jobs.has(due.job.spec.id)) schedule(state, due.job);
   }
 }
 
-function dueJob(state: DispatchState, due: Exclude<Due, { due: "poke" }>): void {
-  const { job } = due;
-  switch (due.due) {
-    case "lease":
-      if (job.leased && job.attempt === due.attempt) leaseDue(state, job);
-      return;
-    case "retry":
-      if (job.state !== "QUEUED" || job.attempt !== due.attempt || job.queued) return;
+/** At most one of these is done at a time: each changes what the others look at. */
+function jobDue(state: DispatchState, job: DispatchJob): void {
+  const { mono } = state.at;
+  if (job.deadline <= mono) {
+    endJob(state, job, "EXPIRED", "timeout", "the job took longer than a job may");
+  } else if (job.state === "QUEUED") {
+    if (job.queueDeadline <= mono) {
+      endJob(state, job, "EXPIRED", "no_capacity", whyWaiting(state, job));
+    } else if (!job.queued && job.retryAt <= mono) {
       enqueue(state, job);
       place(state, job.spec.model);
-      return;
-    case "queue":
-      if (job.state !== "QUEUED" || job.queueDeadline > state.at.mono) return;
-      endJob(state, job, "EXPIRED", "no_capacity", whyWaiting(state, job));
-      return;
-    case "deadline":
-      endJob(state, job, "EXPIRED", "timeout", "the job took longer than a job may");
-      return;
-    default:
-      due satisfies never;
+    }
+  } else if (job.leased && job.leaseUntil <= mono) {
+    leaseDue(state, job);
   }
 }
 
 function leaseDue(state: DispatchState, job: DispatchJob): void {
-  const { mono } = state.at;
   const node = job.node === undefined ? undefined : state.nodes.get(job.node);
-  if (job.leaseUntil > mono || (node?.connected && !node.resumed)) {
-    // Renewed since; or its node is back and has not yet said what it still holds.
-    const again = job.leaseUntil > mono ? job.leaseUntil : mono + 1_000;
-    state.agenda.add(again, { due: "lease", job, attempt: job.attempt });
+  if (node?.connected && !node.resumed) {
+    // Its node is back and has not yet said what it still holds.
+    job.leaseUntil = state.at.mono + 1_000;
     return;
   }
   if (node?.connected) punish(state, node.id, penalties.leaseLost);
@@ -51,5 +50,6 @@ function leaseDue(state: DispatchState, job: DispatchJob): void {
 
 function whyWaiting(state: DispatchState, job: DispatchJob): string {
   const tried = job.reasons.length > 0 ? `; ${job.reasons.join("; ")}` : "";
-  return `no node was free for model ${job.spec.model} in ${Math.round(state.options.queueMs / 1000)} s${tried}`;
+  const seconds = Math.round(state.options.queueMs / 1000);
+  return `no node was free for model ${job.spec.model} in ${seconds} s${tried}`;
 }

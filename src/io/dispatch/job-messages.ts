@@ -6,7 +6,7 @@ import type { DispatchNode } from "./node.ts";
 import { dequeue, freeSlot, leaseTo } from "./placing.ts";
 import { penalties } from "./standing.ts";
 import type { DispatchState } from "./state.ts";
-import { cancelAttempt, punish } from "./telling.ts";
+import { cancelAttempt, punish, unschedule } from "./telling.ts";
 import type { EventOf, From, LeaseRef, ResultVerdict } from "./types.ts";
 
 /** The job that a message is about, if the fence admits it; a message of a job renews its lease. */
@@ -100,6 +100,7 @@ function commitJob(state: DispatchState, job: DispatchJob, nodeId: NodeId): void
   state.nodes.get(nodeId)?.observeLatency(took, mono);
   state.fleetLatency = state.fleetLatency === 0 ? took : state.fleetLatency * 0.95 + took * 0.05;
   job.state = "COMMITTED";
+  unschedule(state, job);
   state.act({ do: "commit", job: job.spec.id, attempt: job.attempt, node: nodeId });
   freeSlot(state, job);
 }

@@ -1,3 +1,5 @@
+import type { AgendaEntry } from "./agenda.ts";
+import type { Due } from "./state.ts";
 import type { NodeId } from "../../protocol/keys.ts";
 import type { JobState } from "../store/port.ts";
 import type { From, JobSpec, LeaseRef } from "./types.ts";
@@ -29,6 +31,10 @@ export class DispatchJob {
   pinned = false;
   /** Whether it is in its model's queue (not: waiting for its retry). */
   queued = false;
+  /** When it goes back into the queue after a failed attempt. */
+  retryAt = 0;
+  /** Its one entry in the agenda, at or before the time at which something is due. */
+  entry: AgendaEntry<Due> | undefined;
   readonly tried = new Set<NodeId>();
   /** Why each attempt ended. */
   readonly reasons: string[] = [];
@@ -38,6 +44,14 @@ export class DispatchJob {
     this.submittedAt = submittedAt;
     this.deadline = submittedAt + jobMs;
     this.queueDeadline = Math.min(this.deadline, submittedAt + queueMs);
+  }
+
+  /** When to look at the job next: end of waiting, retry, lease or deadline, whichever is first. */
+  get nextDue(): number {
+    if (this.state === "QUEUED") {
+      return Math.min(this.queueDeadline, this.queued ? Infinity : this.retryAt, this.deadline);
+    }
+    return this.leased ? Math.min(this.leaseUntil, this.deadline) : this.deadline;
   }
 
   /** The fence: whether something that `from` says under this lease is about the current attempt. Reads no clock. */

@@ -4,7 +4,7 @@ import type { DispatchJob } from "./job.ts";
 import { dequeue, enqueue, freeSlot, place } from "./placing.ts";
 import { penalties } from "./standing.ts";
 import type { DispatchState } from "./state.ts";
-import { cancelAttempt, punish } from "./telling.ts";
+import { cancelAttempt, punish, schedule, unschedule } from "./telling.ts";
 import type { EndCode } from "./types.ts";
 
 /** Pause in offers to a node that said E_BUSY, or that it lacks the model or a config, ms. */
@@ -40,16 +40,15 @@ export function loseAttempt(
   job.state = "QUEUED";
   state.queued++;
   job.queueDeadline = Math.min(job.deadline, mono + state.options.queueMs);
-  state.agenda.add(job.queueDeadline, { due: "queue", job });
   const { retryMs } = state.options;
   const wait = failed ? (retryMs[Math.min(job.failures, retryMs.length) - 1] ?? 0) : 0;
+  job.retryAt = mono + wait;
   freeSlot(state, job);
   if (wait === 0) {
     enqueue(state, job);
     place(state, job.spec.model);
-  } else {
-    state.agenda.add(mono + wait, { due: "retry", job, attempt: job.attempt });
   }
+  schedule(state, job);
 }
 
 /** The job ends without a commit. */
@@ -64,6 +63,7 @@ export function endJob(
   dequeue(state, job, false);
   job.state = as;
   state.jobs.delete(job.spec.id);
+  unschedule(state, job);
   state.act({ do: "end", job: job.spec.id, state: as, code, reason });
   freeSlot(state, job);
 }
@@ -81,7 +81,7 @@ export function handedBack(
   const node = state.nodes.get(nodeId);
   if (node && !failed) {
     node.busyUntil = state.at.mono + busyPauseMs;
-    state.agenda.add(node.busyUntil, { due: "poke", node });
+    state.agenda.add(node.busyUntil, { node });
   }
   loseAttempt(state, job, `${code}: ${reason}`, { failed });
 }

@@ -4,7 +4,7 @@ import type { DispatchJob } from "./job.ts";
 import type { DispatchNode } from "./node.ts";
 import { Pool } from "./pool.ts";
 import type { DispatchState } from "./state.ts";
-import { cancelAttempt } from "./telling.ts";
+import { cancelAttempt, schedule } from "./telling.ts";
 
 /** Nodes looked at for one choice in a large pool. */
 const sampleSize = 64;
@@ -98,7 +98,7 @@ export function leaseTo(state: DispatchState, job: DispatchJob, node: DispatchNo
   job.leased = true;
   job.leaseUntil = state.at.mono + state.options.leaseMs;
   node.leases.add(job.spec.id);
-  state.agenda.add(job.leaseUntil, { due: "lease", job, attempt: job.attempt });
+  schedule(state, job);
   relist(state, node);
 }
 

@@ -7,7 +7,7 @@ import { loseAttempt } from "./losing.ts";
 import { DispatchNode } from "./node.ts";
 import { place, placeOn, relist } from "./placing.ts";
 import type { DispatchState } from "./state.ts";
-import { cancelAttempt } from "./telling.ts";
+import { cancelAttempt, schedule } from "./telling.ts";
 import type { Allowed, EventOf, From } from "./types.ts";
 
 /** A session of a node has begun. No offers before its last `resume` frame. */
@@ -44,7 +44,7 @@ export function sessionClosed(state: DispatchState, { from, orderly }: EventOf<"
       // A client that has seen nothing yet need not wait for the whole lease.
       if (job.pinned || job.leaseUntil <= until) continue;
       job.leaseUntil = until;
-      state.agenda.add(until, { due: "lease", job, attempt: job.attempt });
+      schedule(state, job);
     }
   }
   state.act({ do: "node-changed", node: node.id });
@@ -120,7 +120,7 @@ export function reported(state: DispatchState, { from, report }: EventOf<"report
 /** Another release is current. */
 export function releaseChanged(state: DispatchState, allowed: readonly Allowed[]): void {
   state.allowed = new Map(allowed.map(({ digest, expires }) => [digest, expires]));
-  for (const model of [...state.queues.keys()]) place(state, model);
+  for (const model of state.queues.keys()) place(state, model);
 }
 
 /** A node was banned, or is no longer. */

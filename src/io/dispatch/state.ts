@@ -10,11 +10,8 @@ import type { Pool } from "./pool.ts";
 import type { Standing } from "./standing.ts";
 import type { DispatchAction, DispatchOptions, Instant } from "./types.ts";
 
-/** What an agenda entry is about. An entry for an attempt counts only while that is the current one. */
-export type Due =
-  | { readonly due: "lease" | "retry"; readonly job: DispatchJob; readonly attempt: number }
-  | { readonly due: "queue" | "deadline"; readonly job: DispatchJob }
-  | { readonly due: "poke"; readonly node: DispatchNode };
+/** What an agenda entry is about: a job to look at, or a node whose pause in offers is over. */
+export type Due = { readonly job: DispatchJob } | { readonly node: DispatchNode };
 
 /** Randomness of dispatch. */
 export interface DispatchRandom {

@@ -2,6 +2,7 @@ import { DispatchJob } from "./job.ts";
 import { endJob } from "./losing.ts";
 import { enqueue, place } from "./placing.ts";
 import type { DispatchState } from "./state.ts";
+import { schedule } from "./telling.ts";
 import type { EventOf } from "./types.ts";
 
 /** A client's job arrives: it waits, or is offered at once. */
@@ -10,10 +11,9 @@ export function submitted(state: DispatchState, { job: spec }: EventOf<"submit">
   const job = new DispatchJob(spec, state.at.mono, queueMs, jobMs);
   state.jobs.set(spec.id, job);
   state.queued++;
-  state.agenda.add(job.queueDeadline, { due: "queue", job });
-  state.agenda.add(job.deadline, { due: "deadline", job });
   enqueue(state, job);
   place(state, spec.model);
+  schedule(state, job);
 }
 
 /** The client is gone, or the service gives the job up. What is committed stays so. */

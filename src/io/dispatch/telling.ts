@@ -12,6 +12,22 @@ export function cancelAttempt(state: DispatchState, job: DispatchJob, reason: st
   state.act({ do: "cancel", to, job: job.spec.id, attempt: job.attempt, reason: reason.slice(0, 200) });
 }
 
+/** Enters a job into the agenda. A lease that is renewed leaves its entry: whoever meets it enters the new time. */
+export function schedule(state: DispatchState, job: DispatchJob): void {
+  const at = job.nextDue;
+  if (job.entry) {
+    if (job.entry.at <= at) return;
+    state.agenda.remove(job.entry);
+  }
+  job.entry = state.agenda.add(at, { job });
+}
+
+/** Nothing of the job is due any more. */
+export function unschedule(state: DispatchState, job: DispatchJob): void {
+  if (job.entry) state.agenda.remove(job.entry);
+  job.entry = undefined;
+}
+
 /** Notes a failing of a node, and a part of it against its account. */
 export function punish(state: DispatchState, id: NodeId, weight: number): void {
   const node = state.nodes.get(id);

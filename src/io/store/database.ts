@@ -1,4 +1,4 @@
-import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
+import { DatabaseSync, type SQLInputValue, type SQLOutputValue, type StatementSync } from "node:sqlite";
 import type { ConfigDigest, JobId } from "../../protocol/fields.ts";
 import type { KeyId, NodeId } from "../../protocol/keys.ts";
 import { parseStatement } from "../../protocol/config/root.ts";
@@ -17,7 +17,7 @@ import {
   StoreError,
 } from "./port.ts";
 
-type Row = Record<string, unknown>;
+type Row = Record<string, SQLOutputValue>;
 
 const text = (row: Row, name: string): string => String(row[name]);
 const number = (row: Row, name: string): number => Number(row[name]);

@@ -132,6 +132,7 @@ export class SqliteStore implements Store {
       return Promise.reject(new StoreError("unavailable", "store is closed"));
     return new Promise((resolve, reject) => {
       this.#asked.push({ resolve, reject });
+      // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
       this.#worker.postMessage(request);
     });
   }

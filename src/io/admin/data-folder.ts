@@ -1,0 +1,65 @@
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { parseStatement } from "../../protocol/config/root.ts";
+import type { Statement } from "../../protocol/config/statement.ts";
+import { generateKey, type SigningKey } from "../../protocol/keys.ts";
+import { keyText, readKey, syncFolder, writeNew } from "./key-files.ts";
+
+/** Paths in the service's data folder. */
+export const serviceKeyPath = (data: string): string => join(data, "service.jwk");
+export const databasePath = (data: string): string => join(data, "io.db");
+const waitingPath = (data: string, what: "root" | "delegation"): string => join(data, `${what}.json`);
+
+/** Makes the folder if need be, private to its owner, and reads or makes the service's key. */
+export function openDataFolder(data: string): SigningKey {
+  mkdirSync(data, { recursive: true, mode: 0o700 });
+  chmodSync(data, 0o700);
+  // SQLite gives its other files the mode of the first one; account keys are in there.
+  closeSync(openSync(databasePath(data), "a", 0o600));
+  const path = serviceKeyPath(data);
+  if (!existsSync(path)) writeNew(path, keyText(generateKey()), 0o600);
+  return readKey(path);
+}
+
+/** Leaves root and delegation for the service to take when it starts. */
+export function writeOffline(
+  data: string,
+  { root, delegation }: { readonly root: Statement; readonly delegation: Statement },
+): void {
+  for (const [what, statement] of [
+    ["root", root],
+    ["delegation", delegation],
+  ] as const) {
+    const path = waitingPath(data, what);
+    writeFileSync(`${path}.new`, JSON.stringify(statement), { mode: 0o600, flush: true });
+    renameSync(`${path}.new`, path);
+  }
+  syncFolder(data);
+}
+
+/** What `io keys delegate` left while the service did not run; undefined = nothing. */
+export function readOffline(
+  data: string,
+): { readonly root: Statement; readonly delegation: Statement } | undefined {
+  const [root, delegation] = (["root", "delegation"] as const).map((what) => {
+    const path = waitingPath(data, what);
+    return existsSync(path) ? parseStatement(readFileSync(path, "utf8"), path) : undefined;
+  });
+  return root && delegation ? { root, delegation } : undefined;
+}
+
+/** The store has them now. */
+export function removeOffline(data: string): void {
+  rmSync(waitingPath(data, "root"), { force: true });
+  rmSync(waitingPath(data, "delegation"), { force: true });
+}

@@ -1,0 +1,176 @@
+import type { ServerResponse } from "node:http";
+import type { FastifyInstance } from "fastify";
+import type { Clock, Timer } from "../../lib/clock.ts";
+import type { Logger } from "../../lib/logger.ts";
+import {
+  accountRequestMaxAgeMs,
+  checkAccountClaim,
+  parseAccountAuthorization,
+} from "../../protocol/binding.ts";
+import { type FeedLine, type FeedNode, feedPingMs } from "../../protocol/feed.ts";
+import { paths } from "../../protocol/http.ts";
+import type { Accounts } from "../accounts.ts";
+import type { Dispatch } from "../dispatch/dispatch.ts";
+import type { KnownNode, Nodes } from "../nodes.ts";
+
+/** What the fleet feed needs of the service. */
+export interface FeedParts {
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly accounts: Accounts;
+  readonly nodes: Nodes;
+  readonly dispatch: Dispatch;
+}
+
+/** A reader that leaves this much unread is cut, bytes: it comes back and gets everything anew. */
+const maxUnreadBytes = 1024 * 1024;
+/** Changes of one node within this time become one line, ms. */
+const gatherMs = 50;
+/** Most nonces remembered; requests beyond are refused until some have aged out. */
+const maxNonces = 100_000;
+
+/** Nonces of account requests: each is good once. */
+export class UsedNonces {
+  readonly #seen = new Map<string, number>();
+  readonly #clock: Clock;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /** False if it was used before, or if too many are remembered. */
+  use(nonce: string): boolean {
+    const now = this.#clock.monotonic();
+    // A claim is good for five minutes on either side of its time.
+    for (const [old, at] of this.#seen) {
+      if (now - at <= 2 * accountRequestMaxAgeMs) break;
+      this.#seen.delete(old);
+    }
+    if (this.#seen.has(nonce) || this.#seen.size >= maxNonces) return false;
+    this.#seen.set(nonce, now);
+    return true;
+  }
+}
+
+/** All feeds that are being read. */
+export class Feeds {
+  readonly #parts: FeedParts;
+  readonly #readers = new Set<FeedReader>();
+
+  constructor(parts: FeedParts) {
+    this.#parts = parts;
+  }
+
+  get size(): number {
+    return this.#readers.size;
+  }
+
+  /** Begins a feed on a response; it ends with the connection. */
+  begin(account: string, response: ServerResponse): void {
+    const reader = new FeedReader(account, response, this.#parts);
+    this.#readers.add(reader);
+    response.once("close", () => {
+      reader.close();
+      this.#readers.delete(reader);
+    });
+  }
+
+  close(): void {
+    for (const reader of this.#readers) reader.end();
+  }
+}
+
+class FeedReader {
+  readonly #account: string;
+  readonly #response: ServerResponse;
+  readonly #parts: FeedParts;
+  readonly #stopWatching: () => void;
+  readonly #dirty = new Set<KnownNode>();
+  #gather: Timer | undefined;
+  #ping: Timer;
+
+  constructor(account: string, response: ServerResponse, parts: FeedParts) {
+    this.#account = account;
+    this.#response = response;
+    this.#parts = parts;
+    response.writeHead(200, { "content-type": "application/x-ndjson", "cache-control": "no-store" });
+    const lines = [...parts.nodes.ofAccount(account)].map((node) => this.#line(node));
+    this.#write([...lines, { type: "synced" }]);
+    this.#stopWatching = parts.nodes.watch((node) => this.#changed(node));
+    this.#ping = this.#armPing();
+  }
+
+  #armPing(): Timer {
+    return this.#parts.clock.setTimer(() => {
+      this.#write([{ type: "ping", time: this.#parts.clock.now() }]);
+      this.#ping = this.#armPing();
+    }, feedPingMs);
+  }
+
+  #changed(node: KnownNode): void {
+    if (node.account !== this.#account) return;
+    this.#dirty.add(node);
+    this.#gather ??= this.#parts.clock.setTimer(() => {
+      this.#gather = undefined;
+      const lines = [...this.#dirty].map((each) => this.#line(each));
+      this.#dirty.clear();
+      this.#write(lines);
+    }, gatherMs);
+  }
+
+  #line(node: KnownNode): FeedNode {
+    const { clock, dispatch } = this.#parts;
+    const until = dispatch.node(node.nodeId)?.standing.deprioritisedUntil(clock.monotonic());
+    return {
+      type: "node",
+      node_id: node.nodeId,
+      kid: node.key.kid,
+      connected: node.connected,
+      since: node.since,
+      epoch: node.epoch,
+      deprioritised_until: until === undefined ? null : Math.round(clock.now() + until - clock.monotonic()),
+      banned: node.banned,
+      config_applied: node.configApplied,
+      models_active: [...node.modelsActive],
+      jobs_committed: node.jobsCommitted,
+    };
+  }
+
+  #write(lines: readonly FeedLine[]): void {
+    if (this.#response.destroyed) return;
+    this.#response.write(lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+    // What a large fleet's first lines take is not held against a reader that has just come.
+    if (this.#response.writableLength <= Math.max(maxUnreadBytes, lines.length * 2048)) return;
+    this.#parts.log.warn({ account: this.#account }, "feed reader does not read; cut");
+    this.#response.destroy();
+  }
+
+  end(): void {
+    this.#response.end();
+  }
+
+  close(): void {
+    this.#stopWatching();
+    this.#ping.cancel();
+    this.#gather?.cancel();
+  }
+}
+
+/** `GET /v1/fleet/feed`: the network's view of an account's nodes. */
+export function feedRoutes(app: FastifyInstance, parts: FeedParts, feeds: Feeds): void {
+  const nonces = new UsedNonces(parts.clock);
+  app.get(paths.feed, (request, reply) => {
+    const claim = parseAccountAuthorization(request.headers.authorization ?? "");
+    const key = claim && parts.accounts.keyOf(claim.account);
+    const now = parts.clock.now();
+    const genuine = claim && key && checkAccountClaim(key, claim, { method: "GET", path: request.url, now });
+    if (!genuine)
+      return reply
+        .code(401)
+        .send({ error: "authorization: not a request of a known account within five minutes of now" });
+    if (!nonces.use(claim.nonce)) return reply.code(401).send({ error: "authorization: nonce used before" });
+    reply.hijack();
+    feeds.begin(claim.account, reply.raw);
+    return undefined;
+  });
+}

@@ -1,0 +1,382 @@
+import type { Clock, Timer } from "../../lib/clock.ts";
+import type { Logger } from "../../lib/logger.ts";
+import { messageOf } from "../../lib/errors.ts";
+import type { JobId } from "../../protocol/fields.ts";
+import type { NodeId } from "../../protocol/keys.ts";
+import type { Payload } from "../../protocol/messages.ts";
+import type { Dispatch } from "../dispatch/dispatch.ts";
+import type { DispatchAction, DispatchEvent, From, JobSpec } from "../dispatch/types.ts";
+import type { Nodes } from "../nodes.ts";
+import { checkResult } from "../receipts/check-result.ts";
+import type { Ledger } from "../receipts/ledger.ts";
+import type { Store } from "../store/port.ts";
+import type { JobClient } from "./client.ts";
+import { LiveJob } from "./live-job.ts";
+import { looksLikeEvents } from "./output.ts";
+import type { IoMetrics } from "../metrics.ts";
+
+/** A session as the desk needs it. */
+export interface NodeLine {
+  readonly epoch: number;
+  offer(body: Omit<Payload<"offer">, "sid" | "seq">): void;
+  cancel(body: Omit<Payload<"cancel">, "sid" | "seq">): void;
+  verdict(body: Omit<Payload<"verdict">, "sid" | "seq">): void;
+  /** Acknowledges a result, together with others of the same moment. */
+  ack(result: Payload<"ack">["results"][number]): void;
+}
+
+/** What the desk works with. */
+export interface DeskParts {
+  readonly network: string;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly metrics: IoMetrics;
+  readonly dispatch: Dispatch;
+  readonly nodes: Nodes;
+  readonly store: Store;
+  readonly ledger: Ledger;
+  /** The open session of a node. */
+  readonly lineTo: (node: NodeId) => NodeLine | undefined;
+  /** The store contradicts what is in memory: the service must stop. */
+  readonly fatal: (error: unknown) => void;
+}
+
+/** What came with an event and is needed to carry out its actions. */
+interface Payloads {
+  readonly chunk?: Buffer;
+  readonly result?: Payload<"result">;
+}
+
+/**
+ * Where dispatch meets the world: events go in with the moment, actions are carried out on sessions, clients and the
+ * store. One event at a time; what an action causes at once waits its turn.
+ */
+export class JobDesk {
+  readonly #parts: DeskParts;
+  readonly #live = new Map<JobId, LiveJob>();
+  readonly #inbox: { readonly event: DispatchEvent; readonly payloads: Payloads }[] = [];
+  #working = false;
+  #timer: Timer | undefined;
+  #timerAt = Infinity;
+  #idle: (() => void)[] = [];
+  /** Leases that the heartbeat being handled has lost. */
+  #lost: readonly { readonly job: JobId; readonly attempt: number }[] = [];
+
+  constructor(parts: DeskParts) {
+    this.#parts = parts;
+  }
+
+  /** Jobs with a client that waits. */
+  get live(): ReadonlyMap<JobId, LiveJob> {
+    return this.#live;
+  }
+
+  /** Takes a client's job. `body` goes to the node as it is. */
+  submit(spec: JobSpec, body: string, client: JobClient): void {
+    const { clock, store, metrics } = this.#parts;
+    const job = new LiveJob(spec, body, client, clock.now(), clock.monotonic());
+    this.#live.set(spec.id, job);
+    metrics.submitted.inc();
+    this.#keep(store.write([{ put: "job", row: job.row({ state: "QUEUED", attempt: 0, node: null }) }]));
+    this.handle({ on: "submit", job: spec });
+  }
+
+  /** The client is gone, or the service ends. */
+  abandon(job: JobId, reason: string): void {
+    this.handle({ on: "abandon", job, reason });
+  }
+
+  /** A piece of output from a node. */
+  chunk(from: From, payload: Payload<"chunk">): void {
+    const { job, attempt, token, offset, data } = payload;
+    const live = this.#live.get(job);
+    if (live && offset === 0 && live.spec.stream && live.output.bytes === 0)
+      live.output.kind = looksLikeEvents(data) ? "events" : "whole";
+    const chunk = Buffer.from(data);
+    const visible = live?.output.kind === "events";
+    this.handle(
+      { on: "chunk", from, lease: { job, attempt, token }, offset, bytes: chunk.length, visible },
+      { chunk },
+    );
+  }
+
+  /** The end of a node's output. */
+  result(from: From, payload: Payload<"result">): void {
+    const { job, attempt, token } = payload;
+    this.handle({ on: "result", from, lease: { job, attempt, token } }, { result: payload });
+  }
+
+  /** A heartbeat's leases; returns those that are no longer the node's. */
+  renew(
+    from: From,
+    leases: Payload<"heartbeat">["leases"],
+  ): readonly { readonly job: JobId; readonly attempt: number }[] {
+    this.#lost = [];
+    this.handle({ on: "renew", from, leases });
+    return this.#lost;
+  }
+
+  /** Lets anything happen. */
+  handle(event: DispatchEvent, payloads: Payloads = {}): void {
+    this.#inbox.push({ event, payloads });
+    if (this.#working) return;
+    this.#working = true;
+    const { dispatch, clock } = this.#parts;
+    try {
+      for (let next = this.#inbox.shift(); next; next = this.#inbox.shift()) {
+        const at = { mono: clock.monotonic(), wall: clock.now() };
+        for (const action of dispatch.handle(next.event, at)) this.#carryOut(action, next.payloads);
+      }
+    } finally {
+      this.#working = false;
+    }
+    this.#arm();
+  }
+
+  /** Resolves when no client waits any more. */
+  async idle(): Promise<void> {
+    if (this.#live.size > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
+  }
+
+  /** Gives up every job and sets no more timers. */
+  close(reason: string): void {
+    for (const id of this.#live.keys()) this.abandon(id, reason);
+    this.#timer?.cancel();
+    this.#timerAt = -Infinity;
+  }
+
+  #arm(): void {
+    const { dispatch, clock } = this.#parts;
+    const due = dispatch.nextDue;
+    if (due === undefined || due >= this.#timerAt) return;
+    this.#timer?.cancel();
+    this.#timerAt = due;
+    this.#timer = clock.setTimer(
+      () => {
+        this.#timerAt = Infinity;
+        this.handle({ on: "tick" });
+      },
+      Math.max(0, Math.ceil(due - clock.monotonic())),
+    );
+  }
+
+  #carryOut(action: DispatchAction, payloads: Payloads): void {
+    switch (action.do) {
+      case "offer":
+        return this.#offer(action);
+      case "cancel": {
+        const { job, attempt, reason } = action;
+        this.#line(action.to)?.cancel({ job, attempt, reason });
+        return;
+      }
+      case "relay":
+        return this.#relay(action, payloads);
+      case "restart":
+        this.#live.get(action.job)?.output.restart();
+        return;
+      case "verify":
+        return this.#verify(action, payloads);
+      case "commit":
+        return this.#commit(action, payloads);
+      case "ack":
+        return this.#ack(action);
+      case "look-up":
+        void this.#lookUp(action);
+        return;
+      case "verdict":
+        this.#line(action.to)?.verdict({ jobs: action.jobs, last: action.last });
+        return;
+      case "lost":
+        this.#lost = action.leases;
+        return;
+      case "end":
+        return this.#end(action);
+      case "node-changed": {
+        const node = this.#parts.nodes.get(action.node);
+        if (node) this.#parts.nodes.changed(node);
+        return;
+      }
+      default:
+        action satisfies never;
+    }
+  }
+
+  #line(to: From): NodeLine | undefined {
+    const line = this.#parts.lineTo(to.node);
+    return line?.epoch === to.epoch ? line : undefined;
+  }
+
+  #offer({ to, job, attempt, token, deadlineMs }: Extract<DispatchAction, { do: "offer" }>): void {
+    const live = this.#live.get(job);
+    if (!live) return;
+    const { model, stream, consumer } = live.spec;
+    const { body } = live;
+    live.last = { attempt, node: to.node };
+    this.#parts.metrics.offers.inc();
+    this.#line(to)?.offer({
+      job,
+      attempt,
+      token,
+      model,
+      endpoint: "/v1/chat/completions",
+      stream,
+      body,
+      consumer,
+      deadline_ms: deadlineMs,
+    });
+  }
+
+  #relay({ job, skip }: Extract<DispatchAction, { do: "relay" }>, { chunk }: Payloads): void {
+    const live = this.#live.get(job);
+    if (!live || !chunk) return;
+    const visible = live.output.append(skip === 0 ? chunk : chunk.subarray(skip));
+    if (!visible) return;
+    if (live.relayedBytes === 0)
+      this.#parts.metrics.firstByte.observe((this.#parts.clock.monotonic() - live.startedAt) / 1000);
+    live.relayedBytes += visible.length;
+    if (!live.client.events(visible)) this.#inbox.push(giveUp(job, "the client does not read"));
+  }
+
+  #verify({ job, attempt }: Extract<DispatchAction, { do: "verify" }>, { result }: Payloads): void {
+    const live = this.#live.get(job);
+    const held = this.#parts.dispatch.job(job);
+    const node = held?.node === undefined ? undefined : this.#parts.nodes.get(held.node);
+    if (!live || !held || !node || !result) return;
+    const checked = checkResult(result, {
+      network: this.#parts.network,
+      nodeId: node.nodeId,
+      nodeKey: node.key,
+      account: node.account,
+      consumer: live.spec.consumer,
+      model: live.spec.model,
+      input: live.input,
+      outputBytes: live.output.bytes,
+      outputSha256: live.output.sha256(),
+      pinned: held.pinned,
+    });
+    live.metered = checked.metered;
+    if (checked.verdict.is !== "sound") {
+      const { log, metrics } = this.#parts;
+      metrics.refused.inc({ why: checked.verdict.is });
+      log.warn({ job, attempt, node: node.nodeId, reason: checked.verdict.reason }, "result not committed");
+    }
+    const event = { on: "verified", job, attempt, verdict: checked.verdict } as const;
+    this.#inbox.unshift({ event, payloads: { result } });
+  }
+
+  /** The client has its answer at once; the node's acknowledgement waits until receipt and commit are on the disk. */
+  #commit(
+    { job, attempt, node: nodeId }: Extract<DispatchAction, { do: "commit" }>,
+    { result }: Payloads,
+  ): void {
+    const { clock, ledger, nodes, store, metrics } = this.#parts;
+    const live = this.#live.get(job);
+    const node = nodes.get(nodeId);
+    if (!live || !node || !result) return;
+    const now = clock.now();
+    const { account } = node;
+    const checked = { account, job, attempt, node: nodeId, receipt: result.receipt, metered: live.metered };
+    const receipt = ledger.countersign(checked, now);
+    live.countersign = receipt.countersign;
+    this.#answer(live, result);
+    node.jobsCommitted++;
+    metrics.ended.inc({ state: "COMMITTED" });
+    metrics.duration.observe((clock.monotonic() - live.startedAt) / 1000);
+    const row = live.row({
+      state: "COMMITTED",
+      attempt,
+      node: nodeId,
+      finishedAt: now,
+      outcome: result.outcome,
+    });
+    const write = store.write([
+      { put: "job", row },
+      { put: "receipt", row: receipt },
+    ]);
+    this.#keep(write.then(() => this.#durable(job)));
+    nodes.changed(node);
+  }
+
+  #answer(live: LiveJob, result: Payload<"result">): void {
+    const { client, output } = live;
+    const incomplete = result.outcome === "failed";
+    if (output.kind === "whole") {
+      for (const part of output.held) live.relayedBytes += part.length;
+      client.answer(incomplete ? 502 : result.status, output.held);
+    } else if (incomplete) {
+      client.fail({ code: "job_failed", message: "the engine failed in the middle of its answer" });
+    } else {
+      for (const part of output.held) live.relayedBytes += part.length;
+      client.end(output.held);
+    }
+  }
+
+  #durable(job: JobId): void {
+    this.handle({ on: "durable", job });
+    this.#forget(job);
+    this.#keep(this.#parts.store.write([{ put: "confirmed", job }]));
+  }
+
+  #ack({ to, job, attempt, status }: Extract<DispatchAction, { do: "ack" }>): void {
+    const receipt = this.#live.get(job)?.countersign;
+    this.#line(to)?.ack({
+      job,
+      attempt,
+      status,
+      ...(status === "committed" && receipt !== undefined ? { receipt } : {}),
+    });
+  }
+
+  /** A result that came again after its job was forgotten: the store knows what became of it. */
+  async #lookUp({ to, job, attempt }: Extract<DispatchAction, { do: "look-up" }>): Promise<void> {
+    try {
+      const kept = await this.#parts.store.job(job);
+      const receipt = kept?.receipt;
+      const committed = receipt?.node === to.node && receipt.attempt === attempt;
+      this.#line(to)?.ack(
+        committed
+          ? { job, attempt, status: "committed", receipt: receipt.countersign }
+          : { job, attempt, status: "stale" },
+      );
+    } catch (error) {
+      // Without an answer the node keeps the result and offers it again on its next session.
+      this.#parts.log.warn({ job, why: messageOf(error) }, "cannot look up a job");
+    }
+  }
+
+  #end({ job, state, code, reason }: Extract<DispatchAction, { do: "end" }>): void {
+    const live = this.#live.get(job);
+    if (!live) return;
+    const { clock, store, metrics, log } = this.#parts;
+    const { attempt, node } = live.last;
+    log.info({ job, state, attempt, node, reason }, "job ended without a commit");
+    metrics.ended.inc({ state });
+    const row = live.row({ state, attempt, node, finishedAt: clock.now(), error: reason });
+    this.#keep(store.write([{ put: "job", row }]));
+    if (code !== "cancelled") live.client.fail({ code, message: messages[code] });
+    else live.client.fail({ code: "unavailable", message: "the request was given up" });
+    this.#forget(job);
+  }
+
+  #forget(job: JobId): void {
+    this.#live.delete(job);
+    if (this.#live.size === 0) for (const resolve of this.#idle.splice(0)) resolve();
+  }
+
+  /** A write that conflicts means that memory and store disagree: nothing after it could be trusted. */
+  #keep(write: Promise<void>): void {
+    write.catch((error: unknown) => this.#parts.fatal(error));
+  }
+}
+
+function giveUp(job: JobId, reason: string): { readonly event: DispatchEvent; readonly payloads: Payloads } {
+  return { event: { on: "abandon", job, reason }, payloads: {} };
+}
+
+const messages = {
+  node_lost: "the node that was answering was lost; what was sent so far is incomplete",
+  no_capacity: "no node was free for this model in time",
+  job_failed: "the request failed on several nodes",
+  timeout: "the request took longer than a request may",
+  output_too_large: "the answer is larger than an answer may be",
+} as const;

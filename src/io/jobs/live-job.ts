@@ -1,0 +1,60 @@
+import type { NodeId } from "../../protocol/keys.ts";
+import type { Usage } from "../../protocol/messages.ts";
+import type { JobSpec } from "../dispatch/types.ts";
+import type { JobRow } from "../store/port.ts";
+import type { JobClient } from "./client.ts";
+import { Output } from "./output.ts";
+
+/** A job whose client waits, with what dispatch does not need: input, output, client. */
+export class LiveJob {
+  readonly spec: JobSpec;
+  /** The client's body, as text for the offer. */
+  readonly body: string;
+  readonly client: JobClient;
+  /** Wall time, ms. */
+  readonly createdAt: number;
+  /** Monotonic ms. */
+  readonly startedAt: number;
+  readonly output = new Output();
+  /** Bytes that the client has been given. */
+  relayedBytes = 0;
+  metered: Usage = { prompt_tokens: 0, completion_tokens: 0 };
+  /** Countersigned receipt, once committed. */
+  countersign: string | undefined;
+  /** The attempt that was offered last. */
+  last: { attempt: number; node: NodeId | null } = { attempt: 0, node: null };
+
+  constructor(spec: JobSpec, body: string, client: JobClient, createdAt: number, startedAt: number) {
+    this.spec = spec;
+    this.body = body;
+    this.client = client;
+    this.createdAt = createdAt;
+    this.startedAt = startedAt;
+  }
+
+  get input(): Buffer {
+    return Buffer.from(this.body);
+  }
+
+  /** The job as it is kept. */
+  row(
+    now: Pick<JobRow, "state" | "attempt" | "node"> &
+      Partial<Pick<JobRow, "finishedAt" | "outcome" | "error">>,
+  ): JobRow {
+    const { id, consumer, model, stream } = this.spec;
+    return {
+      id,
+      consumer,
+      model,
+      stream,
+      createdAt: this.createdAt,
+      finishedAt: null,
+      outcome: null,
+      error: null,
+      relayedBytes: this.relayedBytes,
+      promptTokens: this.metered.prompt_tokens,
+      completionTokens: this.metered.completion_tokens,
+      ...now,
+    };
+  }
+}

@@ -1,0 +1,62 @@
+import { createHash, type Hash } from "node:crypto";
+
+/** How an attempt's output reaches the client: event by event as it comes, or whole after the commit. */
+export type OutputKind = "events" | "whole";
+
+const field = /^(?:data|event|id|retry)?:/;
+const done = "data: [DONE]";
+
+/** True for text that begins as a stream of events does (WHATWG HTML §9.2.6), rather than as an error in JSON. */
+export function looksLikeEvents(text: string): boolean {
+  return field.test(text.replace(/^\uFEFF?[\r\n]*/, ""));
+}
+
+/**
+ * The output of one attempt as it comes in: hash and size of all of it. Of events, `[DONE]` is held back until the result
+ * has been verified and committed, so that a client which has read it has a committed job; of a whole answer, all of it.
+ */
+export class Output {
+  kind: OutputKind = "whole";
+  #hash: Hash = createHash("sha256");
+  #bytes = 0;
+  #held: Buffer[] = [];
+
+  /** Bytes so far. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** SHA-256 of the bytes so far, hex. May be asked again. */
+  sha256(): string {
+    return this.#hash.copy().digest("hex");
+  }
+
+  /** What is held back. */
+  get held(): readonly Buffer[] {
+    return this.#held;
+  }
+
+  /** Takes bytes; returns those that the client may see now. */
+  append(data: Buffer): Buffer | undefined {
+    this.#hash.update(data);
+    this.#bytes += data.length;
+    if (this.kind === "whole" || this.#held.length > 0) {
+      this.#held.push(data);
+      return undefined;
+    }
+    // The agent cuts at the ends of events, so the last event of a piece is whole.
+    const from = data.length < 64 ? 0 : data.length - 64;
+    const at = data.indexOf(done, from);
+    if (at === -1 || (at > 0 && data[at - 1] !== 0x0a && data[at - 1] !== 0x0d)) return data;
+    this.#held.push(data.subarray(at));
+    return at === 0 ? undefined : data.subarray(0, at);
+  }
+
+  /** Another attempt begins; nothing of this one was shown. */
+  restart(): void {
+    this.kind = "whole";
+    this.#hash = createHash("sha256");
+    this.#bytes = 0;
+    this.#held = [];
+  }
+}

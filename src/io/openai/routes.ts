@@ -1,0 +1,120 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { Clock } from "../../lib/clock.ts";
+import type { JobId } from "../../protocol/fields.ts";
+import { maxInlineBytes } from "../../protocol/messages.ts";
+import type { NetworkConfig } from "../config/network-config.ts";
+import type { Dispatch } from "../dispatch/dispatch.ts";
+import type { JobDesk } from "../jobs/desk.ts";
+import type { IoMetrics } from "../metrics.ts";
+import type { Store } from "../store/port.ts";
+import type { ApiKeys } from "./api-keys.ts";
+import { PlainClient, StreamClient } from "./clients.ts";
+import { type ApiError, errorText, invalid, tryLater } from "./errors.ts";
+import { isApiError, readCompletion, tooLarge } from "./validate.ts";
+
+/** What the client API needs of the service. */
+export interface ApiParts {
+  readonly clock: Clock;
+  readonly config: NetworkConfig;
+  readonly keys: ApiKeys;
+  readonly dispatch: Dispatch;
+  readonly desk: JobDesk;
+  readonly store: Store;
+  readonly metrics: IoMetrics;
+  readonly newJobId: () => JobId;
+  /** The service takes no more requests. */
+  readonly closing: () => boolean;
+}
+
+/** How long a client that is gone may come back to its connection: not at all, but its job goes on this long, ms. */
+const goneMs = 3_000;
+
+const unauthorized: ApiError = {
+  status: 401,
+  type: "invalid_request_error",
+  code: "invalid_api_key",
+  param: null,
+  message: "no valid API key: send `Authorization: Bearer <key>`",
+};
+
+/** `POST /v1/chat/completions` and `GET /v1/models`, as OpenAI's clients use them. */
+export function openaiRoutes(root: FastifyInstance, parts: ApiParts): void {
+  // A scope of its own: bodies here stay bytes, errors have OpenAI's form.
+  void root.register((app, _options, done) => {
+    app.removeAllContentTypeParsers();
+    app.addContentTypeParser(
+      "application/json",
+      { parseAs: "buffer", bodyLimit: maxInlineBytes },
+      (_request, body, parsed) => parsed(null, body),
+    );
+    app.setErrorHandler((error: { code?: string; statusCode?: number; message: string }, _request, reply) =>
+      send(parts, reply, fromFastify(error)),
+    );
+    app.post("/v1/chat/completions", (request, reply) => complete(parts, request, reply));
+    app.get("/v1/models", (request, reply) => listModels(parts, request, reply));
+    done();
+  });
+}
+
+function fromFastify(error: { code?: string; statusCode?: number; message: string }): ApiError {
+  if (error.code === "FST_ERR_CTP_BODY_TOO_LARGE") return tooLarge();
+  if (error.code === "FST_ERR_CTP_INVALID_MEDIA_TYPE")
+    return invalid("content-type must be application/json", null, "unsupported_media_type", 415);
+  const status = error.statusCode ?? 500;
+  if (status < 500) return invalid(error.message, null, "invalid_request", status);
+  return { status, type: "server_error", code: "internal_error", param: null, message: "internal error" };
+}
+
+function send(parts: ApiParts, reply: FastifyReply, error: ApiError): FastifyReply {
+  parts.metrics.requests.inc({ status: error.status });
+  if (error.retryAfter !== undefined) reply.header("retry-after", String(error.retryAfter));
+  return reply.code(error.status).type("application/json").send(errorText(error));
+}
+
+function complete(parts: ApiParts, request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined {
+  const consumer = parts.keys.consumerOf(request.headers.authorization);
+  if (consumer === undefined) return send(parts, reply, unauthorized);
+  const { body } = request;
+  if (!Buffer.isBuffer(body)) return send(parts, reply, invalid("the body is missing", null, "invalid_json"));
+  const asked = readCompletion(body);
+  if (isApiError(asked)) return send(parts, reply, asked);
+  const { model, stream, text } = asked;
+  const refusal = refusedFor(parts, consumer, model);
+  if (refusal) return send(parts, reply, refusal);
+
+  const id = parts.newJobId();
+  const response = reply.raw;
+  reply.hijack();
+  response.setHeader("x-request-id", id);
+  const onAnswer = (status: number) => parts.metrics.requests.inc({ status });
+  const client = stream
+    ? new StreamClient(response, parts.clock, onAnswer)
+    : new PlainClient(response, onAnswer);
+  response.once("close", () => {
+    if (response.writableFinished) return;
+    parts.clock.setTimer(() => parts.desk.abandon(id, "the client is gone"), goneMs);
+  });
+  parts.desk.submit({ id, consumer, model, stream }, text, client);
+  return undefined;
+}
+
+/** Why a well-formed request is not taken now. */
+function refusedFor(parts: ApiParts, consumer: string, model: string): ApiError | undefined {
+  if (parts.closing()) return tryLater(503, "unavailable", "the service is about to restart", 2);
+  if (!parts.store.healthy) return tryLater(503, "unavailable", "the service's store is away", 5);
+  if (!parts.config.models.has(model))
+    return invalid(`the model \`${model}\` does not exist`, "model", "model_not_found", 404);
+  if (!parts.dispatch.hasRoom(consumer, model))
+    return tryLater(429, "queue_full", "too many requests wait for this model; try again later", 2);
+  return undefined;
+}
+
+function listModels(parts: ApiParts, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  if (parts.keys.consumerOf(request.headers.authorization) === undefined)
+    return send(parts, reply, unauthorized);
+  const { release, models, network } = parts.config;
+  const created = Math.floor((release?.release.released_at ?? 0) / 1000);
+  const data = [...models].sort().map((id) => ({ id, object: "model", created, owned_by: network }));
+  parts.metrics.requests.inc({ status: 200 });
+  return reply.type("application/json").send(JSON.stringify({ object: "list", data }));
+}

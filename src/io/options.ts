@@ -1,0 +1,36 @@
+import type { Rate } from "./rate.ts";
+import { type DispatchOptions, dispatchDefaults } from "./dispatch/types.ts";
+
+/** Everything about a running service that can be set. Durations in ms. */
+export interface ServiceOptions {
+  /** Network that the service serves. */
+  readonly network: string;
+  /** Base URLs as agents dial them (`http://host:port`), without a slash at the end. */
+  readonly baseUrls: readonly string[];
+  /** Interval at which agents send heartbeats; after three without one a session ends. Default 10,000. */
+  readonly heartbeatMs: number;
+  readonly dispatch: DispatchOptions;
+  /** Connections and requests of one address, before any signature is checked. */
+  readonly ipRate: Rate;
+  /** The same for one node at one address. */
+  readonly nodeRate: Rate;
+  /** Most connections that have not got as far as `ready`. Default 1024. */
+  readonly maxOpening: number;
+  /** How long jobs are kept after their end; receipts stay for ever. Default 30 days. */
+  readonly keepJobsMs: number;
+}
+
+export const serviceDefaults: Omit<ServiceOptions, "network" | "baseUrls"> = {
+  heartbeatMs: 10_000,
+  dispatch: dispatchDefaults,
+  // One address may be the gateway of a whole data centre that comes back after an outage.
+  ipRate: { burst: 1_000, perSecond: 200 },
+  nodeRate: { burst: 20, perSecond: 1 },
+  maxOpening: 1_024,
+  keepJobsMs: 30 * 86_400_000,
+};
+
+/** URLs that a hello may name as its audience: the session's below each base URL. */
+export function sessionUrls(baseUrls: readonly string[], sessionPath: string): string[] {
+  return baseUrls.map((base) => `${base.replace(/^http/, "ws")}${sessionPath}`);
+}

@@ -1,0 +1,316 @@
+import type { WebSocket } from "ws";
+import type { Clock } from "../../lib/clock.ts";
+import { messageOf } from "../../lib/errors.ts";
+import { CloseCode, closeReason, ProtocolError } from "../../protocol/codes.ts";
+import type { VerifiedOf } from "../../protocol/frame.ts";
+import type { AgentKind, Body, Payload, ServiceKind } from "../../protocol/messages.ts";
+import { serviceChannel, type ServiceChannel } from "../../protocol/session/channel.ts";
+import { helloTimeoutMs, sealReady, verifyHello } from "../../protocol/session/handshake.ts";
+import { sealFrame } from "../../protocol/frame.ts";
+import { splitJws } from "../../protocol/jws.ts";
+import { typOf } from "../../protocol/messages.ts";
+import type { From } from "../dispatch/types.ts";
+import type { NodeLine } from "../jobs/desk.ts";
+import type { KnownNode } from "../nodes.ts";
+import type { SessionHost } from "./host.ts";
+
+/** A peer with this many bytes unread is terminated. */
+const maxBufferedBytes = 4 * 1024 * 1024;
+/** Time in which the last `resume` frame must follow `ready`, ms. */
+const resumeTimeoutMs = 10_000;
+/** Frames that may wait while the store is asked about a `resume`. */
+const maxBacklog = 256;
+
+type SessionState =
+  | { readonly at: "challenged"; readonly challenge: string; readonly frame: string }
+  | { readonly at: "opening" }
+  | { readonly at: "open"; readonly channel: ServiceChannel; readonly node: KnownNode }
+  | { readonly at: "closed" };
+
+/** One connection of a node: challenge, hello, ready, then frames in both directions until it closes. */
+export class Session implements NodeLine {
+  /** Monotonic ms at which it is closed unless something is heard before. */
+  deadline: number;
+  /** Set with `ready`. */
+  epoch = 0;
+  readonly #socket: WebSocket;
+  readonly #host: SessionHost;
+  readonly #clock: Clock;
+  readonly #ip: string;
+  #state: SessionState;
+  #resumed = false;
+  #goodbye: string | undefined;
+  #backlog: VerifiedOf<AgentKind>[] | undefined;
+  #acks: Payload<"ack">["results"] = [];
+  /** Results that have not been acknowledged: their sequence numbers. */
+  readonly #unacked = new Map<string, number>();
+
+  constructor(socket: WebSocket, ip: string, host: SessionHost) {
+    this.#socket = socket;
+    this.#host = host;
+    this.#clock = host.clock;
+    this.#ip = ip;
+    this.deadline = this.#clock.monotonic() + helloTimeoutMs;
+    const challenge = host.random.bytes(32);
+    const frame = this.#challengeFrame(challenge);
+    this.#state = { at: "challenged", challenge, frame };
+    socket.on("message", (data: Buffer, isBinary) => this.#message(data, isBinary));
+    socket.on("close", (code) => this.#closed(code));
+    // `ws` has closed the connection with the right code by then (1009, 1007); "close" follows.
+    socket.on("error", () => {});
+    this.#transmit(frame);
+  }
+
+  #challengeFrame(challenge: string): string {
+    const { serviceKey, config } = this.#host;
+    const time = this.#clock.now();
+    const delegation = serviceKey.delegationAt(time);
+    // The upgrade is refused without a delegation.
+    if (!delegation) throw new ProtocolError("expired", "the service's key is not delegated");
+    return sealFrame("challenge", { challenge, time, network: config.network, delegation }, serviceKey.key);
+  }
+
+  /** Before `ready`. */
+  get opening(): boolean {
+    return this.#state.at === "challenged" || this.#state.at === "opening";
+  }
+
+  get from(): From | undefined {
+    return this.#state.at === "open" ? { node: this.#state.node.nodeId, epoch: this.epoch } : undefined;
+  }
+
+  offer(body: Body<"offer">): void {
+    this.#send("offer", body);
+  }
+
+  cancel(body: Body<"cancel">): void {
+    this.#send("cancel", body);
+  }
+
+  verdict(body: Body<"verdict">): void {
+    this.#send("verdict", body);
+    if (!body.last) return;
+    this.#resumed = true;
+    this.deadline = this.#clock.monotonic() + 3 * this.#host.heartbeatMs;
+  }
+
+  /** Acknowledgements of one moment (one commit of the store) go out as one frame. */
+  ack(result: Payload<"ack">["results"][number]): void {
+    this.#acks.push(result);
+    if (this.#acks.length === 1) queueMicrotask(() => this.#sendAcks());
+  }
+
+  #sendAcks(): void {
+    if (this.#state.at !== "open") return;
+    const { channel } = this.#state;
+    const results = this.#acks;
+    this.#acks = [];
+    for (const { job, attempt } of results) this.#unacked.delete(`${job} ${attempt}`);
+    let upto = channel.received;
+    for (const seq of this.#unacked.values()) upto = Math.min(upto, seq - 1);
+    for (let at = 0; at < results.length; at += 16)
+      this.#send("ack", { upto, results: results.slice(at, at + 16) });
+  }
+
+  #send<K extends ServiceKind>(kind: K, body: Body<K>): void {
+    if (this.#state.at === "open") this.#transmit(this.#state.channel.seal(kind, body));
+  }
+
+  #transmit(text: string): void {
+    this.#socket.send(text);
+    if (this.#socket.bufferedAmount <= maxBufferedBytes) return;
+    this.#host.log.warn({ ip: this.#ip, ...this.#who }, "peer does not read; session terminated");
+    this.#socket.terminate();
+  }
+
+  get #who(): { node?: string } {
+    return this.#state.at === "open" ? { node: this.#state.node.nodeId } : {};
+  }
+
+  /** Ends the session with a close code. Nothing that still comes is heard. */
+  close(code: CloseCode, reason: string): void {
+    if (this.#state.at === "closed") return;
+    const from = this.from;
+    this.#state = { at: "closed" };
+    this.#socket.close(code, reason);
+    this.#clock.setTimer(() => this.#socket.terminate(), 2_000);
+    this.#host.ended(this, from, { code, orderly: this.#goodbye !== undefined });
+  }
+
+  #closed(code: number): void {
+    if (this.#state.at === "closed") return;
+    const from = this.from;
+    this.#state = { at: "closed" };
+    this.#host.ended(this, from, { code, orderly: this.#goodbye !== undefined });
+  }
+
+  /** Called now and then: nothing was heard for too long. */
+  timedOut(): void {
+    const what = this.opening ? "no hello within 5 s" : "nothing heard for three heartbeats";
+    this.close(
+      CloseCode.Heartbeat,
+      this.#resumed || this.opening ? what : "no last resume frame within 10 s",
+    );
+  }
+
+  #message(data: Buffer, isBinary: boolean): void {
+    try {
+      if (isBinary) throw new ProtocolError("malformed", "binary message");
+      const text = data.toString("latin1");
+      switch (this.#state.at) {
+        case "challenged":
+          void this.#hello(text, this.#state);
+          return;
+        case "opening":
+          throw new ProtocolError("sequence", "a frame before ready");
+        case "open":
+          this.#frame(this.#state.channel.open(text));
+          return;
+        case "closed":
+          return;
+        default:
+          this.#state satisfies never;
+      }
+    } catch (error) {
+      this.#refuse(error);
+    }
+  }
+
+  #refuse(error: unknown): void {
+    if (error instanceof ProtocolError) {
+      this.#host.log.info(
+        { ip: this.#ip, ...this.#who, code: error.code, why: error.message },
+        "session refused",
+      );
+      this.close(error.closeCode, closeReason(error));
+      return;
+    }
+    this.#host.log.error({ ip: this.#ip, ...this.#who, why: messageOf(error) }, "session failed");
+    this.close(CloseCode.TryLater, "internal error");
+  }
+
+  async #hello(text: string, said: Extract<SessionState, { at: "challenged" }>): Promise<void> {
+    try {
+      const { config, nodes, serviceKey, audiences } = this.#host;
+      // Known key and rate before the signature: both are cheap, it is not.
+      const claimed = text.length > 8192 ? undefined : nodes.byKey(splitJws(text, typOf("hello")).header.kid);
+      if (claimed && !this.#host.rates.node.take(`${this.#ip} ${claimed.nodeId}`)) {
+        this.close(CloseCode.Rate, "too many sessions of this node; back off");
+        return;
+      }
+      const hello = verifyHello(text, {
+        challenge: said.challenge,
+        audiences,
+        network: config.network,
+        now: this.#clock.now(),
+        nodeByKey: (kid) => nodes.byKey(kid),
+      });
+      const node = nodes.get(hello.payload.node_id);
+      if (!node) throw new ProtocolError("unknown_key", "no node is registered with this key");
+      if (node.banned !== null) {
+        this.close(CloseCode.Banned, `banned: ${node.banned}`.slice(0, 100));
+        return;
+      }
+      this.#state = { at: "opening" };
+      const { payload } = hello;
+      const epoch = ++node.epoch;
+      node.releaseSequence = Math.max(node.releaseSequence, payload.release_sequence);
+      await this.#host.keepEpoch(node, epoch);
+      // The peer may have gone, or another session of the node begun, while the disk was written.
+      if (this.#at !== "opening") return;
+      if (node.epoch !== epoch) {
+        this.close(CloseCode.Superseded, "a newer session of this node has begun");
+        return;
+      }
+      const sid = this.#host.random.bytes(16);
+      const { heartbeatMs, leaseMs } = this.#host;
+      const ready = sealReady(
+        { challenge: said.frame, hello: text },
+        {
+          sid,
+          epoch,
+          time: this.#clock.now(),
+          http_seq: node.httpSeq,
+          latest: config.latest(payload.nonce),
+          heartbeat_ms: heartbeatMs,
+          lease_ms: leaseMs,
+        },
+        serviceKey.key,
+      );
+      this.epoch = epoch;
+      this.#state = { at: "open", channel: serviceChannel(sid, serviceKey.key, node.key), node };
+      this.deadline = this.#clock.monotonic() + resumeTimeoutMs;
+      this.#transmit(ready);
+      this.#host.opened(this, node, payload);
+    } catch (error) {
+      this.#refuse(error);
+    }
+  }
+
+  /** The state as it is now, after an await. */
+  get #at(): SessionState["at"] {
+    return this.#state.at;
+  }
+
+  #frame(frame: VerifiedOf<AgentKind>): void {
+    if (this.#resumed) this.deadline = this.#clock.monotonic() + 3 * this.#host.heartbeatMs;
+    if (frame.kind === "result") {
+      const { job, attempt, seq } = frame.payload;
+      this.#unacked.set(`${job} ${attempt}`, seq);
+    }
+    if (this.#backlog) {
+      if (this.#backlog.length >= maxBacklog)
+        throw new ProtocolError("sequence", "too many frames before a verdict");
+      this.#backlog.push(frame);
+      return;
+    }
+    this.#take(frame);
+  }
+
+  #take(frame: VerifiedOf<AgentKind>): void {
+    const { from } = this;
+    if (!from || this.#state.at !== "open") return;
+    if (frame.kind === "goodbye") {
+      this.#goodbye = frame.payload.reason;
+      this.close(CloseCode.Normal, "goodbye");
+      return;
+    }
+    if (frame.kind === "resume") {
+      // Frames that follow wait until the store has told what became of forgotten jobs.
+      this.#backlog = [];
+      void this.#host.resume(from, frame.payload).then(
+        () => this.#goOn(),
+        (error: unknown) => this.#refuse(error),
+      );
+      return;
+    }
+    if (frame.kind === "heartbeat") {
+      const { nonce } = frame.payload;
+      const lost = this.#host.heartbeat(this.#state.node, from, frame.payload);
+      this.#send("heartbeat-ack", {
+        time: this.#clock.now(),
+        latest: this.#host.config.latest(nonce),
+        lost: [...lost],
+      });
+      return;
+    }
+    this.#host.jobFrame(from, frame);
+  }
+
+  #goOn(): void {
+    const waiting = this.#backlog ?? [];
+    this.#backlog = undefined;
+    for (let frame = waiting.shift(); frame; frame = waiting.shift()) {
+      try {
+        this.#take(frame);
+      } catch (error) {
+        this.#refuse(error);
+      }
+      // Another resume: the rest waits again.
+      if (this.#backlog) {
+        this.#backlog = waiting;
+        return;
+      }
+    }
+  }
+}

@@ -1,0 +1,248 @@
+import type { IncomingMessage } from "node:http";
+import type { Duplex } from "node:stream";
+import { type WebSocket, WebSocketServer } from "ws";
+import type { Clock, Timer } from "../../lib/clock.ts";
+import type { Logger } from "../../lib/logger.ts";
+import { CloseCode } from "../../protocol/codes.ts";
+import type { JobId } from "../../protocol/fields.ts";
+import { paths } from "../../protocol/http.ts";
+import type { NodeId } from "../../protocol/keys.ts";
+import { maxFrameBytes, type Payload, subprotocol } from "../../protocol/messages.ts";
+import type { NetworkConfig } from "../config/network-config.ts";
+import type { From } from "../dispatch/types.ts";
+import type { JobDesk } from "../jobs/desk.ts";
+import type { IoMetrics } from "../metrics.ts";
+import type { KnownNode, Nodes } from "../nodes.ts";
+import type { RateLimit } from "../rate.ts";
+import type { ServiceKey } from "../service-key.ts";
+import type { Store } from "../store/port.ts";
+import type { JobFrame, RandomBytes, SessionHost } from "./host.ts";
+import { Session } from "./session.ts";
+
+/** What sessions need of the service. */
+export interface SessionsParts {
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly random: RandomBytes;
+  readonly config: NetworkConfig;
+  readonly nodes: Nodes;
+  readonly serviceKey: ServiceKey;
+  readonly store: Store;
+  readonly metrics: IoMetrics;
+  readonly audiences: readonly string[];
+  readonly rates: { readonly ip: RateLimit; readonly node: RateLimit };
+  readonly heartbeatMs: number;
+  readonly leaseMs: number;
+  /** Most connections that have not got as far as `ready`. */
+  readonly maxOpening: number;
+}
+
+/** How often timeouts are looked for, ms. */
+const sweepMs = 250;
+
+/** All connections of nodes: upgrades, open sessions by node, timeouts. */
+export class Sessions implements SessionHost {
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly random: RandomBytes;
+  readonly config: NetworkConfig;
+  readonly nodes: Nodes;
+  readonly serviceKey: ServiceKey;
+  readonly audiences: readonly string[];
+  readonly rates: { readonly node: RateLimit };
+  readonly heartbeatMs: number;
+  readonly leaseMs: number;
+  readonly #parts: SessionsParts;
+  readonly #desk: () => JobDesk;
+  readonly #server = new WebSocketServer({
+    noServer: true,
+    perMessageDeflate: false,
+    maxPayload: maxFrameBytes,
+    clientTracking: false,
+    handleProtocols: (offered) => (offered.has(subprotocol) ? subprotocol : false),
+  });
+  readonly #all = new Set<Session>();
+  readonly #open = new Map<NodeId, Session>();
+  #opening = 0;
+  #closing = false;
+  #sweep: Timer | undefined;
+
+  constructor(parts: SessionsParts, desk: () => JobDesk) {
+    this.#parts = parts;
+    this.#desk = desk;
+    this.clock = parts.clock;
+    this.log = parts.log;
+    this.random = parts.random;
+    this.config = parts.config;
+    this.nodes = parts.nodes;
+    this.serviceKey = parts.serviceKey;
+    this.audiences = parts.audiences;
+    this.rates = parts.rates;
+    this.heartbeatMs = parts.heartbeatMs;
+    this.leaseMs = parts.leaseMs;
+    this.#armSweep();
+  }
+
+  /** Open sessions. */
+  get open(): number {
+    return this.#open.size;
+  }
+
+  of(node: NodeId): Session | undefined {
+    return this.#open.get(node);
+  }
+
+  /** Takes an upgrade of the HTTP server. In order: path, address rate, bound on half-open ones. */
+  upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    const ip = request.socket.remoteAddress ?? "";
+    const path = request.url?.split("?")[0];
+    if (path !== paths.session) return this.#refuseUpgrade(socket, 404, "Not Found", "path");
+    if (!this.#parts.rates.ip.take(ip)) return this.#refuseUpgrade(socket, 429, "Too Many Requests", "rate");
+    if (this.#opening >= this.#parts.maxOpening)
+      return this.#refuseUpgrade(socket, 503, "Service Unavailable", "opening");
+    this.#server.handleUpgrade(request, socket, head, (ws) => this.#begin(ws, ip));
+  }
+
+  #refuseUpgrade(socket: Duplex, status: number, text: string, why: string): void {
+    this.#parts.metrics.refusedUpgrades.inc({ why });
+    const retry = status === 404 ? "" : "Retry-After: 5\r\n";
+    socket.on("error", () => {});
+    socket.end(`HTTP/1.1 ${status} ${text}\r\nConnection: close\r\nContent-Length: 0\r\n${retry}\r\n`);
+  }
+
+  #begin(ws: WebSocket, ip: string): void {
+    const ready = this.#parts.store.healthy && this.serviceKey.delegationAt(this.clock.now()) !== undefined;
+    if (!ready || this.#closing) {
+      ws.on("error", () => {});
+      const why = this.#parts.store.healthy ? "the service's key is not delegated" : "the store is away";
+      ws.close(CloseCode.TryLater, this.#closing ? "the service ends" : why);
+      this.clock.setTimer(() => ws.terminate(), 2_000);
+      this.#parts.metrics.sessionsClosed.inc({ code: CloseCode.TryLater });
+      return;
+    }
+    this.#opening++;
+    this.#all.add(new Session(ws, ip, this));
+  }
+
+  async keepEpoch(node: KnownNode, epoch: number): Promise<void> {
+    const { nodeId, releaseSequence } = node;
+    await this.#parts.store.write([{ put: "epoch", nodeId, epoch, releaseSequence }]);
+  }
+
+  opened(session: Session, node: KnownNode, hello: Payload<"hello">): void {
+    this.#opening--;
+    const older = this.#open.get(node.nodeId);
+    this.#open.set(node.nodeId, session);
+    older?.close(CloseCode.Superseded, "a newer session of this node has begun");
+    node.connected = true;
+    node.since = this.clock.now();
+    node.heardAt = node.since;
+    node.agentVersion = hello.agent_version;
+    this.#parts.metrics.sessionsOpened.inc();
+    this.log.info(
+      { node: node.nodeId, account: node.account, epoch: session.epoch, version: hello.agent_version },
+      "session open",
+    );
+    const known = this.config.release?.release.sequence ?? 0;
+    if (hello.release_sequence > known)
+      this.log.error(
+        { node: node.nodeId, itsRelease: hello.release_sequence, ours: known },
+        "a node knows a newer release than this service: the store was rolled back; publish again",
+      );
+    const from = { node: node.nodeId, epoch: session.epoch };
+    this.#desk().handle({ on: "open", from, account: node.account, instance: hello.instance });
+  }
+
+  ended(
+    session: Session,
+    from: From | undefined,
+    { code, orderly }: { readonly code: number; readonly orderly: boolean },
+  ): void {
+    this.#all.delete(session);
+    this.#parts.metrics.sessionsClosed.inc({ code });
+    if (!from) {
+      this.#opening--;
+      return;
+    }
+    if (this.#open.get(from.node) !== session) return;
+    this.#open.delete(from.node);
+    const node = this.nodes.get(from.node);
+    if (node) {
+      node.connected = false;
+      node.since = this.clock.now();
+    }
+    this.log.info({ node: from.node, epoch: from.epoch, code, orderly }, "session ended");
+    this.#desk().handle({ on: "close", from, orderly });
+  }
+
+  async resume(from: From, payload: Payload<"resume">): Promise<void> {
+    const desk = this.#desk();
+    const committed = new Set<JobId>();
+    for (const { job, attempt } of payload.jobs) {
+      if (desk.live.has(job)) continue;
+      const kept = await this.#parts.store.job(job);
+      if (kept?.receipt?.node === from.node && kept.receipt.attempt === attempt) committed.add(job);
+    }
+    desk.handle({ on: "resume", from, jobs: payload.jobs, last: payload.last, committed });
+  }
+
+  heartbeat(
+    node: KnownNode,
+    from: From,
+    { report, leases }: Payload<"heartbeat">,
+  ): readonly { readonly job: JobId; readonly attempt: number }[] {
+    node.heardAt = this.clock.now();
+    node.agentVersion = report.agent_version;
+    node.configApplied = report.config.applied;
+    node.modelsActive = report.models.active;
+    const desk = this.#desk();
+    desk.handle({ on: "report", from, report });
+    return desk.renew(from, leases);
+  }
+
+  jobFrame(from: From, frame: JobFrame): void {
+    this.#parts.metrics.frames.inc();
+    const desk = this.#desk();
+    const { payload } = frame;
+    const { job, attempt, token } = payload;
+    const lease = { job, attempt, token };
+    switch (frame.kind) {
+      case "chunk":
+        return desk.chunk(from, frame.payload);
+      case "result":
+        return desk.result(from, frame.payload);
+      case "accept":
+        return desk.handle({ on: "accept", from, lease });
+      case "nack":
+        return desk.handle({
+          on: "nack",
+          from,
+          lease,
+          code: frame.payload.code,
+          reason: frame.payload.reason,
+        });
+      default:
+        frame satisfies never;
+    }
+  }
+
+  /** Closes the session of a node that was just banned. */
+  endBanned(node: NodeId, reason: string): void {
+    this.#open.get(node)?.close(CloseCode.Banned, `banned: ${reason}`.slice(0, 100));
+  }
+
+  #armSweep(): void {
+    this.#sweep = this.clock.setTimer(() => {
+      const now = this.clock.monotonic();
+      for (const session of this.#all) if (session.deadline <= now) session.timedOut();
+      this.#armSweep();
+    }, sweepMs);
+  }
+
+  /** Ends all sessions with 1012 and takes no more. */
+  close(): void {
+    this.#closing = true;
+    this.#sweep?.cancel();
+    for (const session of this.#all) session.close(CloseCode.Restart, "the service restarts");
+  }
+}
