@@ -222,7 +222,10 @@ export class Transport {
     const fullPath = `${server.pathname.replace(/\/$/, "")}${path}`;
     if (server.protocol === "http:") return openPlain(server, method, fullPath, headers, body, signal);
     for (let attempt = 0; ; attempt++) {
-      const session = await abortable(this.#connected(), signal);
+      const opening = this.#connected();
+      const session = await abortable(opening, signal);
+      // Its `close` event, which makes us forget it, may be yet to come.
+      if ((session.destroyed || session.closed) && this.#session === opening) this.#session = undefined;
       try {
         const stream = session.request(
           { ":method": method, ":path": fullPath, ...headers },
