@@ -135,6 +135,6 @@ function sameConfig(a: NetworkConfig, b: NetworkConfig): boolean {
     canonical(a.endpoints) === canonical(b.endpoints) &&
     a.release === b.release &&
     a.current === b.current &&
-    canonical([...a.snapshots.keys()]) === canonical([...b.snapshots.keys()])
+    canonical([...a.snapshots.keys()].sort()) === canonical([...b.snapshots.keys()].sort())
   );
 }

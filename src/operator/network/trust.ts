@@ -48,8 +48,12 @@ export function believeServedRoot(text: string, trusted: TrustedRoot, from: stri
     const statement = parseStatement(text, "root");
     if (statement.payload === trusted.statement.payload) return trusted;
     const claimed = parsePayload(rootSchema, decodeUtf8(Buffer.from(statement.payload, "base64url")), "root");
-    if (claimed.network === trusted.network && claimed.version < trusted.version) return trusted;
-    if (claimed.network === trusted.network && claimed.version === trusted.version) {
+    if (claimed.network !== trusted.network) {
+      const other = `${what} is that of network ${claimed.network}, not of ${trusted.network}`;
+      throw new Refusal("OtherNetwork", `${other}: check spec.endpoints and spec.trust`);
+    }
+    if (claimed.version < trusted.version) return trusted;
+    if (claimed.version === trusted.version) {
       throw new Refusal(
         "RootInvalid",
         `${what} is not the one in spec.trust, though both are version ${trusted.version} for network ${trusted.network}: one of the two is not the network's. ${fix}`,
