@@ -140,8 +140,15 @@ done
 
 phase=stopping
 tell
-while [ "$child" -ne 0 ] && alive; do tick; done
-if [ "$child" -ne 0 ]; then reap; fi
+if [ "$child" -ne 0 ]; then
+  # A second signal cuts the wait short, so it is repeated while the engine lives.
+  while :; do
+    wait "$child" 2>/dev/null
+    code=$?
+    alive || break
+  done
+  child=0
+fi
 tell
 exit 0
 `;

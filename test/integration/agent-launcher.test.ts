@@ -1,0 +1,129 @@
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeEach, describe, expect, it } from "vitest";
+import { diskFiles } from "../../src/agent/edge/files.ts";
+import { LaunchDir } from "../../src/agent/launcher/launch-dir.ts";
+import { supervise } from "../testbed/processes.ts";
+import { until } from "../testbed/until.ts";
+
+const processes = supervise();
+afterAll(() => processes.close());
+
+/** Shells of this machine in which the launcher must run: those of Debian, of Red Hat and of Alpine. */
+const shells = ["dash", "bash --posix", "busybox sh"].filter((shell) => {
+  const [command = "", ...args] = shell.split(" ");
+  return spawnSync(command, [...args, "-c", "true"]).error === undefined;
+});
+
+/** An engine that notes its arguments and that it was told to stop. */
+const engine = (log: string, ...args: readonly string[]) => [
+  "/bin/sh",
+  "-c",
+  `trap 'echo term >> "$0"; exit 7' TERM; echo "start $*" >> "$0"; while :; do sleep 1 & wait $!; done`,
+  log,
+  ...args,
+];
+
+it("there is a shell to try the launcher in", () => expect(shells).not.toEqual([]));
+
+describe.each(shells)("launch.sh in %s", (shell) => {
+  let dir: string;
+  let log: string;
+  let launch: LaunchDir;
+
+  beforeEach(async () => {
+    dir = processes.folder("launch");
+    log = join(dir, "engine.log");
+    mkdirSync(join(dir, "run"));
+    launch = new LaunchDir(diskFiles, dir);
+    await launch.writeScript();
+  });
+
+  const lines = () => (existsSync(log) ? readFileSync(log, "utf8").trim().split("\n") : []);
+  const start = () => {
+    const [command = "", ...args] = shell.split(" ");
+    return processes.spawn({
+      name: "launcher",
+      command,
+      args: [...args, join(dir, "launch.sh")],
+      logFile: log,
+    });
+  };
+  const generation = (number: number, argv: readonly string[]) =>
+    launch.write({ number, command: [], args: [], models: [], port: 1 }, argv);
+  const state = (
+    what: string,
+    look: (seen: NonNullable<Awaited<ReturnType<LaunchDir["state"]>>>) => boolean,
+  ) =>
+    until(what, async () => {
+      const seen = await launch.state();
+      return seen && look(seen) ? seen : undefined;
+    });
+
+  it("starts nothing before the first generation, and hands every byte of an argument on", async () => {
+    const launcher = start();
+    await state("a waiting launcher", ({ phase, starts }) => phase === "waiting" && starts === 1);
+    const odd = `it's "odd" $HOME \\ \`x\`\nnew line *`;
+    await generation(1, ["/bin/sh", "-c", 'printf %s "$1" > "$0"; sleep 60 & wait', `${log}.arg`, odd]);
+    await launch.point(1, true);
+    await until("the argument", () => readFileSync(`${log}.arg`, "utf8") === odd);
+    expect(await launcher.stop()).toEqual({ code: 0, signal: null });
+  });
+
+  it("passes TERM on, waits for the engine and ends with 0", async () => {
+    await generation(1, engine(log, "one"));
+    await launch.point(1, false);
+    const launcher = start();
+    await until("the engine", () => lines().includes("start one"));
+    launcher.signal("SIGTERM");
+    expect(await launcher.exited).toEqual({ code: 0, signal: null });
+    expect(lines()).toEqual(["start one", "term"]);
+    expect(await launch.state()).toMatchObject({ phase: "stopping", exitCode: 7, generation: 1 });
+  });
+
+  it("moves to another generation when told now, and only then; a new launcher takes it anyway", async () => {
+    await generation(1, engine(log, "one"));
+    await generation(2, engine(log, "two"));
+    await generation(3, engine(log, "three"));
+    await launch.point(1, true);
+    const launcher = start();
+    await until("the first", () => lines().includes("start one"));
+    await launch.point(2, true);
+    await until("the second", () => lines().includes("start two"));
+    expect(lines()).toEqual(["start one", "term", "start two"]);
+    await state("the second's state", ({ generation: number, phase }) => number === 2 && phase === "running");
+
+    await launch.point(3, false);
+    await launcher.stop();
+    expect(lines().at(-1)).toBe("term");
+    expect(lines()).not.toContain("start three");
+    const next = start();
+    await until("the third", () => lines().includes("start three"));
+    await state("a second launcher", ({ starts }) => starts === 2);
+    await next.stop();
+  });
+
+  it("starts a crashed engine again, with the same command line until told now", async () => {
+    await generation(1, ["/bin/sh", "-c", `echo crash >> '${log}'; exit 3`]);
+    await generation(2, engine(log, "cure"));
+    await launch.point(1, true);
+    const launcher = start();
+    await until("a second crash", () => lines().filter((line) => line === "crash").length === 2);
+    await launch.point(2, false);
+    const seen = await state("a third crash", ({ crashes }) => crashes >= 3);
+    expect(seen).toMatchObject({ exitCode: 3, generation: 1 });
+    await launch.point(2, true);
+    await until("the cure", () => lines().includes("start cure"));
+    expect(launcher.running()).toBe(true);
+    await launcher.stop();
+  });
+
+  it("ends at once when told so while it waits to start a crashed engine again", async () => {
+    await generation(1, ["/no/such/engine"]);
+    await launch.point(1, true);
+    const launcher = start();
+    await state("a crash", ({ phase, exitCode }) => phase === "backoff" && exitCode === 127);
+    expect(await launcher.stop()).toEqual({ code: 0, signal: null });
+  });
+});
