@@ -98,6 +98,21 @@ describe("client", () => {
     expect(await client.find(configMaps, patched.metadata)).toBeUndefined();
   });
 
+  it("says by token who it is, and names verb and resource when that may not do something", async () => {
+    const client = open();
+    const ns = await namespace(client);
+    await bed.kubectlOk(["create", "serviceaccount", "someone", "-n", ns]);
+    const nobody = open(await fromKubeconfig(await bed.serviceAccountKubeconfig(ns, "someone")));
+    const error = await nobody.list(configMaps, { namespace: ns }).catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({
+      code: "Forbidden",
+      verb: "list",
+      resource: "configmaps",
+      object: `${ns}/`,
+    });
+    expect(String(error)).toContain(`system:serviceaccount:${ns}:someone`);
+  });
+
   it("does everything but store on a dry run", async () => {
     const client = open();
     const ns = await namespace(client);
