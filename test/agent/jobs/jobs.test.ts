@@ -1,0 +1,336 @@
+import { beforeEach, describe, expect, it } from "vitest";
+import { trustRoot } from "../../../src/protocol/config/root.ts";
+import { jobIdField } from "../../../src/protocol/fields.ts";
+import type { AgentKind, Body, Payload, ServiceKind } from "../../../src/protocol/messages.ts";
+import { openReceipt } from "../../../src/protocol/receipt.ts";
+import type { Offer } from "../../../src/agent/jobs/job.ts";
+import { type Capacity, Jobs, type JobsChange, refusal } from "../../../src/agent/jobs/jobs.ts";
+import type { JobFrame } from "../../../src/agent/session/machine.ts";
+import { type FakePorts, fakePorts } from "../fixture/fakes.ts";
+import { testIdentity, TestNetwork } from "../fixture/network.ts";
+import { sha256 } from "../fixture/service.ts";
+
+const network = new TestNetwork();
+const identity = testIdentity(network);
+const { digest } = network.config();
+const id = jobIdField.parse("job-00000001");
+const token = Buffer.alloc(16, 1).toString("base64url");
+const sid = Buffer.alloc(16, 2).toString("base64url");
+const events = { "content-type": "text/event-stream" };
+const delta = (content: string) => `data: ${JSON.stringify({ choices: [{ delta: { content } }] })}\n\n`;
+const done = "data: [DONE]\n\n";
+
+/** A way to the service that remembers what went out. */
+class FakeOutbox {
+  open = true;
+  writable = true;
+  sent: { kind: AgentKind; body: unknown }[] = [];
+
+  send<K extends AgentKind>(kind: K, body: Body<K>): boolean {
+    if (this.open) this.sent.push({ kind, body });
+    return this.open;
+  }
+
+  of<K extends AgentKind>(kind: K): Body<K>[] {
+    return this.sent.filter((message) => message.kind === kind).map(({ body }) => body as Body<K>);
+  }
+
+  get output(): string {
+    return this.of("chunk")
+      .map(({ data }) => data)
+      .join("");
+  }
+}
+
+const frame = <K extends Exclude<ServiceKind, "heartbeat-ack">>(kind: K, body: Body<K>): JobFrame =>
+  ({
+    kind,
+    kid: network.service.kid,
+    verified: true,
+    payload: { sid, seq: 1, ...body } as unknown as Payload<K>,
+  }) as unknown as JobFrame;
+
+const offer = (over: Partial<Offer> = {}): Offer => ({
+  job: id,
+  attempt: 1,
+  token,
+  model: "m1",
+  endpoint: "/v1/chat/completions",
+  stream: true,
+  body: '{"model":"m1"}',
+  consumer: "someone",
+  deadline_ms: 60_000,
+  ...over,
+});
+
+let ports: FakePorts;
+let outbox: FakeOutbox;
+let capacity: Capacity;
+let changes: JobsChange[];
+let jobs: Jobs;
+
+beforeEach(() => {
+  ports = fakePorts();
+  outbox = new FakeOutbox();
+  changes = [];
+  capacity = {
+    accepting: true,
+    slots: 2,
+    config: digest,
+    activeModels: ["m1"],
+    enginePort: 20_000,
+    maxOutputBytes: 100_000,
+  };
+  jobs = new Jobs(
+    ports,
+    {
+      network: network.name,
+      nodeId: identity.nodeId,
+      key: identity.key,
+      binding: identity.binding,
+      root: trustRoot(network.rootStatement),
+    },
+    outbox,
+    () => capacity,
+    (what) => changes.push(what),
+  );
+});
+
+const begin = (over: Partial<Offer> = {}) => jobs.frame(frame("offer", offer(over)));
+const data = (text: string) => ports.http.last.handlers.data(Buffer.from(text));
+const head = (status = 200) => ports.http.last.handlers.head({ status, headers: events });
+const verdict = (action: "keep" | "cancel" | "committed", offset = 0) =>
+  jobs.frame(frame("verdict", { jobs: [{ job: id, attempt: 1, action, offset }], last: true }));
+const ack = (status: "committed" | "stale" | "refused") =>
+  jobs.frame(frame("ack", { upto: 9, results: [{ job: id, attempt: 1, status }] }));
+
+describe("a streamed job", () => {
+  it("asks the engine with the job's id, relays the first event at once and the next ones together", () => {
+    begin();
+    expect(ports.http.last.request).toMatchObject({
+      method: "POST",
+      url: "http://127.0.0.1:20000/v1/chat/completions",
+      body: '{"model":"m1"}',
+      headers: { "x-request-id": id },
+    });
+    head();
+    data(delta("a"));
+    expect(outbox.output).toBe(delta("a"));
+    data(delta("b"));
+    data(delta("c"));
+    expect(outbox.of("chunk")).toHaveLength(1);
+    ports.clock.advance(50);
+    expect(outbox.of("chunk").map(({ offset, data: text }) => [offset, text])).toEqual([
+      [0, delta("a")],
+      [delta("a").length, delta("b") + delta("c")],
+    ]);
+  });
+
+  it("ends with a result over all that was relayed, and a receipt that the node signed", () => {
+    begin();
+    ports.clock.advance(120);
+    ports.http.last.answer(200, delta("a") + delta("b") + done, events);
+    const [result] = outbox.of("result");
+    expect(result).toMatchObject({
+      outcome: "completed",
+      status: 200,
+      output_sha256: sha256(outbox.output),
+      output_bytes: outbox.output.length,
+      usage: { prompt_tokens: 0, completion_tokens: 2 },
+      duration_ms: 120,
+    });
+    expect(openReceipt(result?.receipt ?? "", identity.key)).toMatchObject({
+      config_digest: digest,
+      input_sha256: sha256('{"model":"m1"}'),
+      output_sha256: sha256(outbox.output),
+      account: "acme",
+      consumer: "someone",
+    });
+    expect(outbox.sent.map(({ kind }) => kind)).toEqual(["chunk", "result"]);
+    expect([jobs.running, jobs.size]).toEqual([0, 1]);
+    ack("committed");
+    expect(jobs.size).toBe(0);
+  });
+
+  it("is accepted only after half a second of silence, and only once", () => {
+    begin();
+    ports.clock.advance(499);
+    expect(outbox.of("accept")).toEqual([]);
+    ports.clock.advance(1);
+    expect(outbox.of("accept")).toEqual([{ job: id, attempt: 1, token }]);
+    ports.clock.advance(5_000);
+    expect(outbox.of("accept")).toHaveLength(1);
+  });
+
+  it("is not accepted apart when output came first", () => {
+    begin();
+    head();
+    data(delta("a"));
+    ports.clock.advance(1_000);
+    expect(outbox.of("accept")).toEqual([]);
+  });
+
+  it("waits for a peer that does not keep up, and loses nothing", () => {
+    begin();
+    outbox.writable = false;
+    head();
+    data(delta("a"));
+    data(done);
+    ports.clock.advance(200);
+    expect(outbox.sent.filter(({ kind }) => kind === "chunk")).toEqual([]);
+    outbox.writable = true;
+    ports.clock.advance(50);
+    expect(outbox.output).toBe(delta("a") + done);
+  });
+});
+
+describe("a fault of the engine", () => {
+  it("hands the job back while nothing has been relayed", () => {
+    begin();
+    ports.http.last.handlers.failed(new Error("ECONNREFUSED"));
+    expect(outbox.of("nack")).toMatchObject([{ code: "E_ENGINE" }]);
+    expect(jobs.size).toBe(0);
+    expect(changes).toContain("fault");
+  });
+
+  it.each([
+    [429, "E_BUSY"],
+    [404, "E_MODEL"],
+    [503, "E_ENGINE"],
+  ])("hands it back after HTTP %i as %s", (status, code) => {
+    begin();
+    ports.http.last.answer(status, "{}");
+    expect(outbox.of("nack")).toMatchObject([{ code }]);
+    expect(ports.http.last.aborted).toBe(true);
+  });
+
+  it("pins the attempt once something has been relayed: a failed result", () => {
+    begin();
+    head();
+    data(delta("a"));
+    data("data: half an ev");
+    ports.http.last.handlers.failed(new Error("cut"));
+    expect(outbox.of("nack")).toEqual([]);
+    expect(outbox.of("result")).toMatchObject([
+      { outcome: "failed", output_sha256: sha256(delta("a")), usage: { completion_tokens: 1 } },
+    ]);
+  });
+
+  it("aborts at the deadline", () => {
+    begin({ deadline_ms: 1_000 });
+    ports.clock.advance(1_000);
+    expect(ports.http.last.aborted).toBe(true);
+    expect(outbox.of("nack")).toHaveLength(1);
+  });
+
+  it("bounds the output by what the config allows", () => {
+    capacity = { ...capacity, maxOutputBytes: 100 };
+    begin();
+    head();
+    data(delta("a"));
+    data(delta("x".repeat(100)));
+    expect(ports.http.last.aborted).toBe(true);
+    expect(outbox.of("result")).toMatchObject([{ outcome: "failed", output_bytes: delta("a").length }]);
+  });
+});
+
+describe("a lost session", () => {
+  it("holds everything back until the service says from where it wants it", () => {
+    begin();
+    head();
+    data(delta("a"));
+    jobs.sessionEnded();
+    data(delta("b"));
+    ports.clock.advance(1_000);
+    expect(outbox.of("chunk")).toHaveLength(1);
+    const size = (delta("a") + delta("b")).length;
+    expect(jobs.held()).toEqual([{ job: id, attempt: 1, token, next_offset: size, finished: false }]);
+
+    outbox.sent = [];
+    verdict("keep", 0);
+    expect(outbox.of("chunk")).toMatchObject([{ offset: 0, data: delta("a") + delta("b") }]);
+  });
+
+  it("sends the same result again when the service wants it", () => {
+    begin();
+    ports.http.last.answer(200, delta("a") + done, events);
+    const [first] = outbox.of("result");
+    jobs.sessionEnded();
+    expect(jobs.held()).toMatchObject([{ finished: true }]);
+    outbox.sent = [];
+    verdict("keep", outbox.output.length);
+    expect(outbox.of("result")).toEqual([first]);
+  });
+
+  it.each(["cancel", "committed"] as const)("forgets the job on the verdict %s", (action) => {
+    begin();
+    jobs.sessionEnded();
+    verdict(action);
+    expect(jobs.size).toBe(0);
+    expect(ports.http.last.aborted).toBe(true);
+  });
+});
+
+describe("the fate of a job", () => {
+  it("a cancelled job is stopped and says nothing more", () => {
+    begin();
+    jobs.frame(frame("cancel", { job: id, attempt: 1, reason: "client gone" }));
+    expect(ports.http.last.aborted).toBe(true);
+    expect(outbox.sent).toEqual([]);
+    expect(jobs.totals.dropped).toBe(1);
+  });
+
+  it("a lost lease stops that attempt alone", () => {
+    begin();
+    jobs.lost([{ job: id, attempt: 2 }]);
+    expect(jobs.size).toBe(1);
+    jobs.lost([{ job: id, attempt: 1 }]);
+    expect(jobs.size).toBe(0);
+  });
+
+  it.each(["stale", "refused"] as const)("a result that is %s is deleted", (status) => {
+    begin();
+    ports.http.last.answer(200, delta("a") + done, events);
+    ack(status);
+    expect(jobs.size).toBe(0);
+  });
+
+  it("the same offer twice runs once; a newer attempt replaces the older", () => {
+    begin();
+    begin();
+    expect(ports.http.exchanges).toHaveLength(1);
+    begin({ attempt: 2 });
+    expect(ports.http.exchanges.map(({ aborted }) => aborted)).toEqual([true, false]);
+    expect(jobs.running).toBe(1);
+  });
+
+  it("unfinished jobs are handed back, finished ones kept", () => {
+    begin();
+    ports.http.last.answer(200, delta("a") + done, events);
+    begin({ job: jobIdField.parse("job-00000002") });
+    jobs.handBack("the node drains");
+    expect(outbox.of("nack")).toMatchObject([{ job: "job-00000002", code: "E_BUSY" }]);
+    expect(jobs.size).toBe(1);
+  });
+});
+
+describe("refusal", () => {
+  const at = (over: Partial<Capacity>, running = 0) =>
+    refusal({ model: "m1" }, { ...capacity, ...over }, running)?.code;
+
+  it("names why an offer is not taken", () => {
+    expect(at({})).toBeUndefined();
+    expect(at({ config: null })).toBe("E_CONFIG");
+    expect(at({ enginePort: undefined })).toBe("E_CONFIG");
+    expect(at({ accepting: false })).toBe("E_BUSY");
+    expect(at({ activeModels: ["m2"] })).toBe("E_MODEL");
+    expect(at({}, 2)).toBe("E_BUSY");
+  });
+
+  it("is what the service hears", () => {
+    capacity = { ...capacity, accepting: false, reason: "the node is draining" };
+    begin();
+    expect(outbox.of("nack")).toMatchObject([{ code: "E_BUSY", reason: "the node is draining" }]);
+    expect(ports.http.exchanges).toEqual([]);
+  });
+});
