@@ -80,6 +80,12 @@ export class EngineWatch {
     this.look();
   }
 
+  /** The engine's process is a new one: it has the patience that any start has. */
+  restarted(): void {
+    this.#lastGood = undefined;
+    this.look();
+  }
+
   /** Looks at once, for example because a request has just failed. */
   look(): void {
     this.#timer?.cancel();

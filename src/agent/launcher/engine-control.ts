@@ -131,7 +131,7 @@ export class EngineControl {
     if (state.starts !== before.starts) {
       this.#pending = false;
       this.#event("back");
-      this.#watch.look();
+      this.#watch.restarted();
     } else if (state.phase === "stopping" && before.phase !== "stopping") {
       this.#event("stopping");
     } else if (state.crashes !== before.crashes) {
@@ -139,7 +139,7 @@ export class EngineControl {
         { exitCode: state.exitCode, crashes: state.crashes },
         "the engine ended; restarted",
       );
-      this.#watch.look();
+      this.#watch.restarted();
     }
   }
 
