@@ -52,7 +52,7 @@ export async function startContainerProcess(spec: StartSpec): Promise<ContainerP
   writeFileSync(script, rootScript({ ...spec.root, mountPoint }), { mode: 0o600 });
   const log = openSync(spec.logFile, "a", 0o640);
   const [command = "", ...args] = spec.isolation.enterNew;
-  const child = spawn(command, [...args, "/bin/sh", script], {
+  const child = spawn(command, [...args, script], {
     env: spec.env,
     cwd: "/",
     stdio: ["ignore", log, log, "pipe"],
@@ -89,8 +89,8 @@ function isReadable(stream: unknown): stream is Readable {
 }
 
 /**
- * Reads the script's lines up to `R` or `E`, or to the end. The end alone will not do: unshare(1) waits outside with
- * the descriptor still open.
+ * Reads the script's lines up to `R` or `E`, or to the end. The end alone will not do: a program that
+ * was started in between may hold the descriptor open.
  */
 async function readChannel(channel: Readable | undefined): Promise<{ pid?: number; error?: string }> {
   if (!channel) return { error: "no channel to the container" };

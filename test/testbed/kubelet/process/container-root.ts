@@ -5,7 +5,7 @@ import { expand, type Env } from "./env.ts";
 import { FieldError } from "./fields.ts";
 import type { Host } from "./host.ts";
 import type { ContainerImage } from "./images.ts";
-import { setprivArguments } from "./isolation.ts";
+import { rightsCommand } from "./isolation.ts";
 import type { Container, Pod } from "./types.ts";
 import type { PodVolumes } from "./volumes.ts";
 
@@ -38,7 +38,9 @@ export function containerRoot(input: RootInput): Omit<RootPlan, "mountPoint"> {
   );
   mkdirSync(dirname(input.terminationLog), { recursive: true });
   writeFileSync(input.terminationLog, "", { mode: 0o666 });
-  const imageBinds = image.readOnlyPaths.map((path) => bind(path, path, true));
+  const imageBinds = image.readOnlyPaths.map((path) =>
+    typeof path === "string" ? bind(path, path, true) : bind(path.source, path.target, true),
+  );
   const volumeBinds = (container.volumeMounts ?? []).map((mount) => {
     const { path, readOnly } = volumes.hostPath(pod, mount);
     return bind(path, mount.mountPath, readOnly);
@@ -53,7 +55,7 @@ export function containerRoot(input: RootInput): Omit<RootPlan, "mountPoint"> {
     workingDir: container.workingDir ?? image.workingDir ?? "/",
     readOnlyRoot: container.securityContext?.readOnlyRootFilesystem === true,
     argv: argvOf(container, image, env),
-    setpriv: rightsOf(input),
+    rights: rightsOf(input),
   };
 }
 
@@ -67,7 +69,7 @@ function argvOf(container: Container, image: ContainerImage, env: Env): string[]
   return argv;
 }
 
-function rightsOf({ pod, container, image, host }: RootInput): readonly string[] | undefined {
+function rightsOf({ pod, container, image, host }: RootInput): readonly string[] {
   const own = container.securityContext;
   const shared = pod.spec.securityContext;
   const user = own?.runAsUser ?? shared?.runAsUser ?? image.user ?? 0;
@@ -85,7 +87,7 @@ function rightsOf({ pod, container, image, host }: RootInput): readonly string[]
     ...(shared?.fsGroup === undefined ? [] : [shared.fsGroup]),
   ];
   const dropped = own?.capabilities?.drop ?? [];
-  return setprivArguments(
+  return rightsCommand(
     {
       user,
       group: own?.runAsGroup ?? shared?.runAsGroup ?? 0,

@@ -5,11 +5,14 @@ import type { Container } from "./types.ts";
 
 /** What an image name stands for on this machine. */
 export interface ContainerImage {
-  /** Entrypoint: program and first arguments, as absolute paths that {@link readOnlyPaths} make visible. */
+  /** Entrypoint: program and first arguments, as absolute paths in the container. */
   readonly command: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
-  /** Files and folders of the host that the container sees read-only, at the same path. */
-  readonly readOnlyPaths: readonly string[];
+  /**
+   * Files and folders of the host that the container sees read-only, at the same path or at `target`, which must not
+   * lie below /usr. A volume whose mountPath is above one of them hides it, as in a real image.
+   */
+  readonly readOnlyPaths: readonly (string | { readonly source: string; readonly target: string })[];
   /** Default `/`. */
   readonly workingDir?: string;
   /** User id of the image. Default 0. */

@@ -6,15 +6,27 @@ import { delimiter, join } from "node:path";
 
 /** Commands of util-linux as they are to be used here. */
 export interface Isolation {
-  /** Command before the script: new mount, pid and UTS namespaces, ended with this process. */
+  /**
+   * Command before the path of a script that is to be process 1 of new mount, pid and UTS namespaces. It ends with the
+   * script's exit code, 128 + n for signal n, and dies with this process.
+   */
   readonly enterNew: readonly string[];
   /** Command before a program that is to run beside the container whose first process is `pid`. */
   enterRunning(pid: number): readonly string[];
-  /** setpriv(1) is there. */
-  readonly hasSetpriv: boolean;
+  /** Path of setpriv(1). */
+  readonly setpriv: string;
   /** Containers may have users other than root. */
   readonly canSwitchUser: boolean;
 }
+
+/**
+ * Waits for the first process of the namespaces. unshare(1) can do that itself, but as of 2.38 it loses the signal
+ * that ended a child. What the shell has to say about a killed child is not the container's output.
+ */
+const waiter = '"$0" --pdeathsig KILL /bin/sh "$1" & exec >/dev/null 2>&1 3>&-; wait $!';
+
+/** What every container needs of the kernel. */
+const trial = "mount -t tmpfs none /tmp && mount -t proc proc /proc";
 
 /** Folders that are looked into beside PATH: administration programs are often missing from it. */
 const administration = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
@@ -51,16 +63,17 @@ function detect(searchPath: string): Isolation {
   const unshare = find("unshare");
   const nsenter = find("nsenter");
   const setpriv = find("setpriv");
-  const missing = ["unshare", "nsenter", "mount", "umount", "pivot_root"].filter((name) => !find(name));
-  if (!unshare || !nsenter || missing.length > 0) {
-    throw new Error(`the process kubelet needs util-linux; missing here: ${missing.join(", ")}`);
+  const missing = ["unshare", "nsenter", "setpriv", "mount", "umount", "pivot_root"].filter(
+    (name) => !find(name),
+  );
+  if (!unshare || !nsenter || !setpriv || missing.length > 0) {
+    throw new Error(`the process kubelet needs Linux with util-linux; missing here: ${missing.join(", ")}`);
   }
   const root = process.getuid?.() === 0;
   const user = root ? [] : ["--user", "--map-root-user"];
-  const fresh = [unshare, ...user, "--mount", "--pid", "--uts", "--fork", "--kill-child=KILL"];
-  const enterNew = setpriv ? [setpriv, "--pdeathsig", "KILL", ...fresh] : fresh;
-  const [command = "", ...args] = enterNew;
-  const tried = spawnSync(command, [...args, "/bin/sh", "-c", "mount -t tmpfs none /tmp"], {
+  const namespaces = [unshare, ...user, "--mount", "--pid", "--uts"];
+  const enterNew = [setpriv, "--pdeathsig", "KILL", ...namespaces, "/bin/sh", "-c", waiter, setpriv];
+  const tried = spawnSync(unshare, [...user, "--mount", "--pid", "--uts", "--fork", "/bin/sh", "-c", trial], {
     encoding: "utf8",
   });
   if (tried.status !== 0) {
@@ -75,8 +88,8 @@ function detect(searchPath: string): Isolation {
   return {
     enterNew,
     enterRunning: (pid) => [nsenter, `--target=${pid}`, ...inUser, "--mount", "--pid", "--uts"],
-    hasSetpriv: setpriv !== undefined,
-    canSwitchUser: root && setpriv !== undefined,
+    setpriv,
+    canSwitchUser: root,
   };
 }
 
@@ -105,19 +118,19 @@ export interface Rights {
   readonly noNewPrivileges: boolean;
 }
 
-/** Arguments of setpriv(1) for `rights`; undefined where there is no setpriv. */
-export function setprivArguments(rights: Rights, how: Isolation): readonly string[] | undefined {
-  if (!how.hasSetpriv) return undefined;
+/** Command before a program that is to have no more than `rights`. */
+export function rightsCommand(rights: Rights, how: Isolation): readonly string[] {
   const kept = rights.dropAll
     ? []
     : defaultCapabilities.filter((name) => !rights.dropped.some((drop) => drop.toLowerCase() === name));
-  const args = ["--inh-caps=-all", `--bounding-set=${["-all", ...kept.map((name) => `+${name}`)].join(",")}`];
+  const bounding = ["-all", ...kept.map((name) => `+${name}`)].join(",");
+  const args = [how.setpriv, "--inh-caps=-all", `--bounding-set=${bounding}`];
   if (how.canSwitchUser) {
     args.push(`--reuid=${rights.user}`, `--regid=${rights.group}`);
     args.push(rights.groups.length > 0 ? `--groups=${rights.groups.join(",")}` : "--clear-groups");
   }
   if (rights.noNewPrivileges) args.push("--no-new-privs");
   // A change of user clears it (prctl(2), PR_SET_PDEATHSIG), so it is set again.
-  args.push("--pdeathsig=KILL");
+  args.push("--pdeathsig=KILL", "--");
   return args;
 }

@@ -136,7 +136,7 @@ export class PodWorker {
     this.#due = true;
     this.#looping ??= this.#loop().finally(() => {
       this.#looping = undefined;
-      if (this.#due) this.notify();
+      if (this.#due && !this.#closed.signal.aborted) this.notify();
     });
   }
 

@@ -34,8 +34,8 @@ export interface RootPlan {
   readonly readOnlyRoot: boolean;
   /** Program and arguments. */
   readonly argv: readonly string[];
-  /** Arguments of setpriv(1) that take rights away; undefined where the machine has none. */
-  readonly setpriv: readonly string[] | undefined;
+  /** Command before the program that takes rights away. */
+  readonly rights: readonly string[];
 }
 
 /** Of the host's /etc: what the C library, TLS and Debian's links need, and no secret. */
@@ -105,7 +105,6 @@ export function rootScript(plan: RootPlan): string {
       `[ ! -d ${quote(root + path)} ] || try mount -t tmpfs -o ro,mode=0000 hidden ${quote(root + path)}`,
   );
   for (const name of devices) files.push(`${root}/dev/${name}`);
-  const command = plan.setpriv ? ["setpriv", ...plan.setpriv, "--"] : [];
   return `#!/bin/sh
 # Written by the process kubelet: the root of one container.
 say() { printf '%s\\n' "$*" >&3; }
@@ -151,7 +150,7 @@ main() {
   unset __pid __rest __path __out
   say R
   exec 3>&-
-  exec ${[...command, ...plan.argv].map(quote).join(" ")}
+  exec ${[...plan.rights, ...plan.argv].map(quote).join(" ")}
 }
 main
 `;

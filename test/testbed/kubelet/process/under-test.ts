@@ -18,7 +18,13 @@ const references: Readonly<Record<SuiteImage, string>> = {
 function fixtureImage(reference: string): ContainerImage | undefined {
   const version = { [references["fixture-v1"]]: "v1", [references["fixture-v2"]]: "v2" }[reference];
   if (version === undefined) return undefined;
-  return { command: [process.execPath, fixture, version], readOnlyPaths: [process.execPath, fixture] };
+  return {
+    command: ["/image/node", "/image/fixture.mjs", version],
+    readOnlyPaths: [
+      { source: process.execPath, target: "/image/node" },
+      { source: fixture, target: "/image/fixture.mjs" },
+    ],
+  };
 }
 
 /** The process kubelet as the suite takes it. */
