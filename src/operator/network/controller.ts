@@ -186,11 +186,17 @@ class NetworkReconciler {
     const status = networkStatusOf({ seen, plan, refusal: this.#feeds.refusal(key) });
     if (canonical(status) === canonical(network.status)) return;
     const { name, namespace } = network.metadata;
-    knowledge.written = await this.#ctx.client.applyStatus(
-      networks,
-      { metadata: { name, namespace }, status },
-      { fieldManager: networkManager, signal },
-    );
+    try {
+      knowledge.written = await this.#ctx.client.applyStatus(
+        networks,
+        { metadata: { name, namespace }, status },
+        { fieldManager: networkManager, signal },
+      );
+    } catch (error) {
+      // Deleted meanwhile: the cache will say so.
+      if (isKubeError(error, "NotFound")) return;
+      throw error;
+    }
     const ready = status.conditions?.find(({ type }) => type === "Ready");
     this.#ctx.logger.info(
       {

@@ -34,7 +34,7 @@ export interface FeedContext {
 }
 
 /** Waits between connections, ms, with full jitter. */
-export const feedBackoff: BackoffOptions = { base: 1_000, cap: 60_000 };
+export const feedBackoff: BackoffOptions = { base: 1_000, cap: 30_000 };
 /** A node with 256 active models of the longest names has 70 KB. */
 export const maxFeedLineBytes = 128 * 1024;
 /** Without a line for this long the connection is dead: three pings have failed to come. Also the limit for the headers. */

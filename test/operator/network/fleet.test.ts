@@ -8,7 +8,7 @@ import { feedBackoff, maxFeedLineBytes } from "../../../src/operator/network/fle
 import { Fleet, type NetworkConfig } from "../../../src/operator/views.ts";
 import { checkAccountClaim, parseAccountAuthorization } from "../../../src/protocol/binding.ts";
 import { type FeedNode, feedPingMs } from "../../../src/protocol/feed.ts";
-import type { KeyId, NodeId } from "../../../src/protocol/keys.ts";
+import type { NodeId } from "../../../src/protocol/keys.ts";
 import { FakeClock } from "../../lib/fake-clock.ts";
 import { newKey, random32 } from "../../protocol/network.ts";
 import { until } from "../../testbed/until.ts";
@@ -24,7 +24,7 @@ function feedNode(more: Partial<FeedNode> = {}): FeedNode {
   return {
     type: "node",
     node_id: String(kid) as NodeId,
-    kid: kid as KeyId,
+    kid,
     connected: true,
     since: 1,
     epoch: 1,

@@ -188,7 +188,7 @@ describe("which digests nodes move to and the ConfigMap holds", () => {
       const [target = "-", applied = "-"] = text.split(" ");
       return node(maybe(target), maybe(applied));
     });
-    const allowed = [...row.allowed].map((letter) => ({
+    const allowed = row.allowed.split("").map((letter) => ({
       digest: digestOf(letter),
       expires: letter === letter.toLowerCase() ? now : now + day,
     }));
