@@ -37,7 +37,10 @@ export function score(node: DispatchNode, tried: ReadonlySet<NodeId>, context: C
   const { fleetLatency: fleet } = context;
   const latency = fleet === 0 ? 0 : Math.min(4, node.latency(fleet, mono) / fleet) / 2;
   const account = context.accounts.get(node.account)?.at(mono) ?? 0;
-  return load + latency + node.standing.at(mono) + account + (tried.has(node.id) ? 100 : 0);
+  // Small differences are noise: were they to count, a node that was once a little slower would never be tried again.
+  return (
+    load + Math.round((latency + node.standing.at(mono) + account) * 10) / 10 + (tried.has(node.id) ? 100 : 0)
+  );
 }
 
 /** Filter, score, choose. The first of equals wins, so the caller varies the order. */

@@ -40,8 +40,13 @@ export function serveStore(path: string, port: MessagePort): void {
   port.on("message", (request: StoreRequest) => {
     let answer: StoreAnswer;
     try {
-      db ??= new Database(path);
-      answer = { ok: true, value: answerTo(db, request) };
+      if (request.ask === "close") {
+        db?.close();
+        answer = { ok: true, value: undefined };
+      } else {
+        db ??= new Database(path);
+        answer = { ok: true, value: answerTo(db, request) };
+      }
     } catch (error) {
       answer = { ok: false, error: messageOf(error) };
     }
@@ -50,7 +55,7 @@ export function serveStore(path: string, port: MessagePort): void {
   });
 }
 
-function answerTo(db: Database, request: StoreRequest): unknown {
+function answerTo(db: Database, request: Exclude<StoreRequest, { ask: "close" }>): unknown {
   switch (request.ask) {
     case "commit":
       return db.commit(request.writes);
@@ -66,8 +71,6 @@ function answerTo(db: Database, request: StoreRequest): unknown {
       return db.receipts(request.account, request.from, request.limit);
     case "prune":
       return db.prune(request.before);
-    case "close":
-      return db.close();
     default:
       return request satisfies never;
   }
