@@ -85,7 +85,10 @@ export class Prober {
     if (!probe) return;
     const { clock } = this.#options;
     const delay = (probe.initialDelaySeconds ?? 0) * 1000 - (clock.monotonic() - this.#startedAt);
-    this.#schedule(kind, Math.max(0, delay));
+    // The real kubelet probes at ticks that began with the pod, so the first comes anywhere in the first period. What
+    // lets a container go on is asked for at once here, what may end it at the latest.
+    const first = kind === "liveness" ? periodMs(probe) : 0;
+    this.#schedule(kind, Math.max(first, delay));
   }
 
   #schedule(kind: ProbeKind, ms: number): void {
@@ -111,11 +114,14 @@ export class Prober {
       kind === "startup" ? after.verdict !== "unknown" : kind === "liveness" && after.verdict === "failure";
     if (over) this.stop(kind);
     else {
-      const period = (probe.periodSeconds ?? 10) * 1000;
       const spent = clock.monotonic() - began;
-      this.#schedule(kind, Math.max(0, period - spent));
+      this.#schedule(kind, Math.max(0, periodMs(probe) - spent));
     }
     if (kind === "startup" && after.verdict === "success") this.#beginRest();
     if (after.verdict !== before.verdict) onVerdict(kind);
   }
+}
+
+function periodMs(probe: Probe): number {
+  return (probe.periodSeconds ?? 10) * 1000;
 }
