@@ -43,7 +43,12 @@ beforeEach(async () => {
   );
   await ports.files.write(`/network/snapshot-${config.digest.slice(7)}`, config.bytes);
   await desire({ target: config.digest });
-  agent = new Agent(ports, {
+  agent = makeAgent();
+  await agent.start();
+});
+
+function makeAgent(): Agent {
+  return new Agent(ports, {
     identity: {
       network: network.name,
       nodeId: identity.nodeId,
@@ -59,8 +64,7 @@ beforeEach(async () => {
     podDir: "/pod",
     drainTimeoutMs: 1_000,
   });
-  await agent.start();
-});
+}
 
 const desire = (over: Parameters<typeof desiredOf>[0]) =>
   ports.files.write("/pod/desired", JSON.stringify(desiredOf(over)));
@@ -244,6 +248,15 @@ describe("an agent on ports of the test", () => {
     await launcher(1);
     await settle(120_000);
     expect(status().report.engine.health).toBe("starting");
+    expect(ports.files.text("/launch/generation")).toBe("1 now\n");
+  });
+
+  it("finds the engine of the agent before it, and leaves it alone", async () => {
+    await up();
+    agent = makeAgent();
+    await agent.start();
+    await settle();
+    expect(agent.ready).toBe(true);
     expect(ports.files.text("/launch/generation")).toBe("1 now\n");
   });
 

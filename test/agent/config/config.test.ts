@@ -238,6 +238,20 @@ describe("releases never go back", () => {
     expect(loop.view).toMatchObject({ releaseSequence: 6, problem: null, invalid: undefined });
   });
 
+  it("tells a mount that went back from one that is late", async () => {
+    const [a, b] = [configOf("a"), configOf("b")];
+    await mount(network.release(2, a, ports.clock.now()), a);
+    await desire({ target: a.digest });
+    await loop.start();
+    await mount(network.release(1, b, ports.clock.now()), b);
+    await settle();
+    expect(loop.view).toMatchObject({
+      releaseSequence: 2,
+      invalid: undefined,
+      problem: { code: "rollback" },
+    });
+  });
+
   it("takes nothing from a mount that is older than what is known to exist", async () => {
     const a = configOf("a");
     await ports.files.write("/state/known-release", "9");
