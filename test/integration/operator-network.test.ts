@@ -10,7 +10,7 @@ import { runReflectors } from "../../src/kube/reflector.ts";
 import { configMaps } from "../../src/kube/resources.ts";
 import { Transport } from "../../src/kube/transport.ts";
 import { systemClock } from "../../src/lib/clock.ts";
-import { createLogger, silentLogger } from "../../src/lib/logger.ts";
+import { silentLogger } from "../../src/lib/logger.ts";
 import { Metrics } from "../../src/lib/metrics.ts";
 import { makeCaches, networks, nodes, type OperatorContext } from "../../src/operator/context.ts";
 import { networkController } from "../../src/operator/network/controller.ts";
@@ -56,13 +56,12 @@ afterAll(async () => {
 
 /** An operator of one namespace: begun, and ended by `stop`. */
 async function startOperator(namespace: string) {
-  const logger = process.env["TEST_LOG"] ? createLogger("test", "debug") : silentLogger;
   const client = await connect(operatorKubeconfig);
   const shared = {
     client,
     clock: systemClock,
     random: Math.random,
-    logger,
+    logger: silentLogger,
     metrics: new Metrics(),
     namespace,
   };

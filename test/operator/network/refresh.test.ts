@@ -195,6 +195,14 @@ describe("root and release", () => {
       says: { served: "OtherNetwork" },
     },
     {
+      name: "a next root that the one known has not signed",
+      set: () => {
+        io.root = makeAuthority().rotate().text;
+        serve(authority.release(authority.snapshot("1")));
+      },
+      says: { served: "RootInvalid" },
+    },
+    {
       name: "another root of this network",
       set: () => {
         io.root = makeAuthority().rootText;
