@@ -5,13 +5,16 @@ import type { Suite } from "./suite.ts";
 /** Waits between restarts are the kubelet's own: 10 s, doubling. */
 const firstBackoffMs = 10_000;
 
+/** Process 1 of a container hears SIGTERM only once it has a handler: the engine gets the time to install it. */
+const livenessProbe = { ...agentProbe("/live"), initialDelaySeconds: 2 };
+
 /** Rows about liveness and back-off. */
 export function restartRows(suite: () => Suite): void {
   test("liveness restarts in quick succession: the third waits 10 s in CrashLoopBackOff, and a new image resets it", async () => {
     await using pod = await suite().pod({
       name: "liveness-backoff",
       agentArgs: ["--off=live"],
-      runtime: { livenessProbe: agentProbe("/live") },
+      runtime: { livenessProbe },
     });
     await pod.toldOf("runtime start v1", 4);
     const starts = pod.seen("runtime", "start").map(({ t }) => t);
@@ -67,7 +70,7 @@ export function restartRows(suite: () => Suite): void {
   test("runtime liveness through the sidecar, sidecar image unpullable: the healthy runtime is killed again and again", async () => {
     await using pod = await suite().pod({
       name: "liveness-without-agent",
-      runtime: { livenessProbe: agentProbe("/live") },
+      runtime: { livenessProbe },
     });
     await pod.ready();
     await pod.patchImages({ agent: suite().kubelet.image("unpullable") });
@@ -84,7 +87,7 @@ export function restartRows(suite: () => Suite): void {
     await using pod = await suite().pod({
       name: "liveness-drain",
       drainMs: 2_000,
-      runtime: { livenessProbe: agentProbe("/live") },
+      runtime: { livenessProbe },
     });
     await pod.ready();
     await pod.turn("live", "off");
