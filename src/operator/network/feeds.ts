@@ -47,7 +47,7 @@ export class Feeds {
       ? undefined
       : {
           reason: "AccountSecretInvalid",
-          message: `${message}: the network does not accept the account's key. Check that spec.account.id is your account there, and that the Secret has its key`,
+          message: `${message}: the network does not accept the account's key. Check that spec.account.id is your account there, that the Secret has its key, and that the clock of this machine is right`,
         };
   }
 
