@@ -37,10 +37,10 @@ export async function killRun(input: KillInput): Promise<void> {
   if (turn && left() > 0) await waitAtMost(host, turn, left(), signal);
   if (signal.aborted) return;
   run.process.signal("SIGTERM");
-  await waitAtMost(host, run.process.exited, Math.max(left(), leastGraceMs), signal);
+  await waitAtMost(host, run.ended, Math.max(left(), leastGraceMs), signal);
   if (signal.aborted) return;
   run.process.signal("SIGKILL");
-  await run.process.exited;
+  await run.ended;
 }
 
 async function preStop({ host, pod, podIP, run, graceMs, signal }: KillInput): Promise<void> {

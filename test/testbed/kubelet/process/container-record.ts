@@ -11,6 +11,8 @@ export interface Run {
   /** Wall time, milliseconds. */
   readonly startedAt: number;
   readonly process: ContainerProcess;
+  /** Resolves when the program has ended. */
+  readonly ended: Promise<Ended>;
   readonly prober: Prober;
   readonly env: Readonly<Record<string, string>>;
   /** The spec that it was started from: its hooks are the ones that count. */

@@ -34,8 +34,6 @@ export interface StartInput {
   readonly sources: EnvSources;
   /** Told when a probe's verdict changed. */
   readonly onVerdict: (kind: ProbeKind) => void;
-  /** Told when the program has ended. */
-  readonly onExit: (ended: Ended) => void;
 }
 
 /** The container cannot be made from what the pod says; `reason` is that of the waiting state. */
@@ -68,11 +66,11 @@ export async function startRun(input: StartInput): Promise<Run> {
       host.events.warning(pod, "Unhealthy", `${name} probe failed: ${message}`, container.name);
     },
   });
-  const noteEnd = async () => {
+  const ended = async (): Promise<Ended> => {
     const { exitCode } = await process.exited;
     prober.stopAll();
     const message = lastWords(container, terminationLog, logFile, exitCode);
-    input.onExit({
+    return {
       id,
       image: container.image,
       at: host.clock.monotonic(),
@@ -84,10 +82,9 @@ export async function startRun(input: StartInput): Promise<Run> {
         finishedAt: wireTime(host.clock.now()),
         containerID: id,
       },
-    });
+    };
   };
-  void noteEnd();
-  return { id, image: container.image, startedAt, process, prober, env, container };
+  return { id, image: container.image, startedAt, process, prober, env, container, ended: ended() };
 }
 
 /** How hooks and probes reach the container. */
