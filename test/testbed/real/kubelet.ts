@@ -30,6 +30,8 @@ export interface RealKubeletOptions {
 /** A running host. */
 export interface RealKubelet {
   readonly hostName: string;
+  /** The host's address on the pods' network: what a test serves there, pods reach. */
+  readonly hostIP: string;
   /** Folder with `kubelet.log`, `containerd.log` and the containers' output under `pods/`. */
   readonly folder: string;
   /** Writes images and makes them known to this host. */
@@ -83,6 +85,7 @@ export async function startRealKubelet(options: RealKubeletOptions): Promise<Rea
   const importArchive = (path: string) => running?.containerd.importImages(path);
   return {
     hostName,
+    hostIP: slot.gateway,
     folder,
     importArchive,
     importImages(images) {
