@@ -66,8 +66,7 @@ function runtimeReady({ pod, agent }: NodeObservation): Note {
   if (!pod.agent.started) return no("AgentStarting", "the agent has no verified config yet");
   if (engine?.health === "unhealthy")
     return no("EngineFailed", `the engine is unhealthy: ${engine.reason ?? "no reason given"}`);
-  if (engine && engine.health !== "healthy")
-    return no("EngineStarting", engine.reason ?? "the engine starts");
+  if (engine && engine.health !== "healthy") return no("EngineStarting", "the engine starts");
   return no("PodNotReady", "the pod is not ready yet");
 }
 

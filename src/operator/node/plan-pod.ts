@@ -1,6 +1,7 @@
 import { type ChangeStep, type NodeInputs, planChange } from "../../protocol/config/change.ts";
 import type { Desired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
+import type { AgentStatus } from "../../protocol/status.ts";
 import { type Aim, aimAt, noteOf } from "./aim.ts";
 import { asksFor, type Moves, revise, wishOf } from "./desired.ts";
 import { digestOfImage, type PodFacts, pullFails, runs } from "./facts.ts";
@@ -171,21 +172,25 @@ function stage(scene: Scene): Decision {
   const { o, pod, desired, goal, steps, runtimeImage } = scene;
   if (!goal.ok) return { actions: [] };
   const { digest } = goal;
-  const staging: Moves = { stage: digest, target: desired.target, plannedStop: null };
-  if (!asksFor(desired, wishOf(o.node, staging))) {
+  // One message for all of it: each new one is a write to the API server.
+  const staging = moveNote(
+    "Staging",
+    `config ${digest} is being staged while ${desired.target ?? "none"} serves`,
+  );
+  const begin: Moves = { stage: digest, target: desired.target, plannedStop: null };
+  if (!asksFor(desired, wishOf(o.node, begin))) {
     return {
-      actions: order(scene, staging, `stage config ${digest}`),
-      note: moveNote("Staging", `config ${digest} is being fetched while ${desired.target ?? "none"} serves`),
+      actions: order(scene, begin, `stage config ${digest}`),
+      note: staging,
     };
   }
   const { status } = o.agent;
   const ask: Action = { type: "ask-agent", reason: `has the agent staged config ${digest}?` };
-  if (!status || !echoed(o, desired)) return { actions: [ask], note: moveNote("Staging", silence(o)) };
+  if (!status || !echoed(o, desired)) return { actions: [ask], note: staging };
   const { applied, staged } = status.report.config;
   if (staged !== digest && applied !== digest) {
     const error = status.config_error;
-    if (error?.digest !== digest)
-      return { actions: [ask], note: moveNote("Staging", `the agent fetches config ${digest}`) };
+    if (error?.digest !== digest) return { actions: [ask], note: staging };
     const message = `the agent cannot stage config ${digest} (${error.code}): ${error.message}`;
     return { actions: [ask], note: moveNote("StageFailed", message) };
   }
@@ -203,7 +208,7 @@ function stage(scene: Scene): Decision {
         reason: `config ${digest} is staged: ${change?.reason ?? "the agent moves to it by itself"}`,
       },
     ],
-    note: moveNote("Moving", change?.reason ?? `the agent moves to config ${digest}`),
+    note: movingTo(digest),
   };
 }
 
@@ -213,7 +218,7 @@ function swapImage(scene: Scene, container: "agent" | "runtime"): Decision {
   const image = container === "agent" ? agentImage : runtimeImage;
   const plannedStop = container === "agent" ? "agent-image" : "runtime-image";
   const reason = `${container} image → ${image}`;
-  const note = container === "runtime" ? { note: moveNote("Moving", reason) } : {};
+  const note = container === "runtime" ? { note: movingTo(desired.target) } : {};
   const moves: Moves = { stage: null, target: desired.target, plannedStop };
   if (!asksFor(desired, wishOf(o.node, moves))) {
     const rehearse: Action = { type: "rehearse-image", container, image, reason };
@@ -230,19 +235,13 @@ function swapImage(scene: Scene, container: "agent" | "runtime"): Decision {
 }
 
 function awaitRuntime(scene: Scene): Decision {
-  const { o, desired, pod } = scene;
-  const message = runs(pod.runtime, scene.runtimeImage)
-    ? `the new runtime starts; config ${desired.target ?? ""} is not applied yet`
-    : "the runtime's jobs end, then its new image starts";
+  const { o, desired } = scene;
   const failed = o.agent.status?.config_error;
   return {
     actions: order(scene, movesOf(desired), "", [
       { type: "ask-agent", reason: "is the new config applied?" },
     ]),
-    note: moveNote(
-      "Moving",
-      failed ? `${message}; the agent says ${failed.code}: ${failed.message}` : message,
-    ),
+    note: failed ? failedNote(desired.target, failed) : movingTo(desired.target),
   };
 }
 
@@ -268,7 +267,7 @@ function settle(scene: Scene, target: ConfigDigest | null): Decision {
       : (steps[0]?.reason ?? "the spec changed what the agent applies live");
     return {
       actions: order(scene, lasting, reason),
-      note: moveNote("Waiting", `the agent is told: ${reason}`),
+      note: awaited(o),
     };
   }
   const still = isSettled(o, pod, desired);
@@ -300,16 +299,25 @@ function appliedNote(o: NodeObservation, desired: Desired): Note {
     return { status: "True", reason: "Applied", message: `config ${target} is applied` };
   }
   const error = status?.config_error;
-  if (!error) return moveNote("Waiting", silence(o));
-  return moveNote(
-    "StageFailed",
-    `the agent cannot apply config ${target ?? ""} (${error.code}): ${error.message}`,
-  );
+  return error ? failedNote(target, error) : awaited(o);
 }
 
-function silence({ agent, pod }: NodeObservation): string {
-  if (agent.silentMs > 0) return `the agent does not answer at ${pod?.ip ?? "its pod"}: ${agent.problem}`;
-  return "waiting for the agent";
+const movingTo = (digest: ConfigDigest | null): Note =>
+  moveNote("Moving", `the node moves to config ${digest ?? ""}: running jobs end first`);
+
+function failedNote(
+  digest: ConfigDigest | null,
+  { code, message }: NonNullable<AgentStatus["config_error"]>,
+): Note {
+  return moveNote("StageFailed", `the agent cannot apply config ${digest ?? ""} (${code}): ${message}`);
+}
+
+function awaited({ agent, pod }: NodeObservation): Note {
+  const message =
+    agent.silentMs > 0
+      ? `the agent does not answer at ${pod?.ip ?? "its pod"}: ${agent.problem}`
+      : "waiting for the agent to confirm";
+  return moveNote("Waiting", message);
 }
 
 const moveNote = (reason: "Staging" | "StageFailed" | "Moving" | "Waiting", message: string): Note => ({

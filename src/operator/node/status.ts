@@ -59,13 +59,15 @@ function runtimeOf({ node, pod, agent }: NodeObservation): NodeStatus["runtime"]
   if (!image) return undefined;
   const report = agent.status?.report.engine;
   const last = node.status?.runtime;
-  const version = report ? (report.version ?? undefined) : last?.image === image ? last.version : undefined;
+  const version = report?.version ?? (last?.image === image ? last.version : undefined);
   return { engine: node.spec.runtime.engine, image, version };
 }
 
 function modelsOf({ node, agent }: NodeObservation): NodeStatus["models"] {
-  const models = agent.status?.report.models;
-  if (!models) return node.status?.models;
+  const report = agent.status?.report;
+  // An engine that starts has none to show; that it starts is a condition's to say, and each change here is a write.
+  if (!report || report.engine.health !== "healthy") return node.status?.models;
+  const { models } = report;
   const active = new Set(models.active);
   const installed = new Set([...models.installed, ...models.active]);
   const names = [...new Set([...(node.spec.models ?? []), ...installed])].toSorted().slice(0, 256);
