@@ -184,8 +184,11 @@ export class Agent {
       : planned
         ? desired.drainTimeoutMs
         : desired.evictionTimeoutMs;
-    const { clock } = this.#ports;
-    this.#drainStep({ type: "request", cause, timeoutMs, wall: clock.now(), jobs: this.#count() });
+    const { clock, log } = this.#ports;
+    const jobs = this.#count();
+    if (this.#drain.state.at === "serving")
+      log.info({ cause, planned, timeoutMs, jobs: jobs.running }, "draining");
+    this.#drainStep({ type: "request", cause, timeoutMs, wall: clock.now(), jobs });
     while (this.#drain.state.at === "draining") {
       await new Promise<void>((resolve) => this.#drainWaiters.push(resolve));
     }

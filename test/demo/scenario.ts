@@ -115,8 +115,9 @@ async function identities(loop: Loop): Promise<Map<string, string>> {
   return new Map(
     nodes.map(({ metadata: { name }, status }) => {
       const pod = pods.find(({ metadata }) => metadata.name === name);
-      const session = sessions.find(({ node_id }) => node_id === status?.nodeId);
-      return [name, `pod ${pod?.metadata.uid}, session ${session?.epoch}`];
+      const session = sessions.find(({ id }) => id === status?.nodeId);
+      if (!pod || !session?.connected) throw new Error(`${name} has no pod or no open session`);
+      return [name, `pod ${pod.metadata.uid}, session ${session.epoch}`];
     }),
   );
 }

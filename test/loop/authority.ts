@@ -94,10 +94,21 @@ export class Authority {
     const digest = /sha256:[0-9a-f]{64}/.exec(out)?.[0];
     if (digest === undefined) throw new Error(`io config draft printed no digest: ${out}`);
     if (withdraw) this.#published.length = 0;
-    this.#published.push(exact);
+    this.#published.unshift(exact); // the first one named is the current one
     const snapshots = this.#published.flatMap((path) => ["--snapshot", path]);
     const signers = ["config-1.jwk", "config-2.jwk"].flatMap((name) => ["--key", join(this.keys, name)]);
-    await io(["config", "sign", ...snapshots, ...signers, "--sequence", String(sequence), "--out", release]);
+    await io([
+      "config",
+      "sign",
+      ...snapshots,
+      ...signers,
+      "--expires",
+      "30d",
+      "--sequence",
+      String(sequence),
+      "--out",
+      release,
+    ]);
     await io(["config", "publish", "--data", this.#data, "--release", release, ...snapshots]);
     return digest;
   }

@@ -87,7 +87,7 @@ export interface PodObject extends KubeObject {
 
 /** A line of `io nodes list --json`. */
 export interface IoNode {
-  readonly node_id: string;
+  readonly id: string;
   readonly connected: boolean;
   readonly epoch: number;
 }
@@ -97,7 +97,8 @@ export interface IoJob {
   readonly id: string;
   readonly state: string;
   readonly attempt: number;
-  readonly node_id: string | null;
+  /** Id of the node of the last attempt. */
+  readonly node: string | null;
 }
 
 /** A process of ours that a test may kill and start again with the same arguments. */
@@ -198,7 +199,10 @@ async function startParts(
     const child = name === "io" ? service.child : operator.child;
     if (!child.running()) throw new Error(`${name} has ended: ${logTail(join(folder, `${name}.log`))}`);
   };
-  await until("the IO service", async () => (await fetch(`${ioURL}/healthz`)).ok, { giveUp: logged("io") });
+  // It answers, if only that it has no root yet.
+  await until("the IO service", async () => (await fetch(`${ioURL}/healthz`)).status > 0, {
+    giveUp: logged("io"),
+  });
   const authority = new Authority(networkName, folder, ioData);
   await authority.init();
   const accountKey = lastWord(await io(["accounts", "add", account, "--data", ioData]));
@@ -284,7 +288,9 @@ async function startParts(
     ioNodes: async () =>
       JSON.parse(await io(["nodes", "list", "--json", "--data", ioData])) as readonly IoNode[],
     ioJobs: async () =>
-      JSON.parse(await io(["jobs", "list", "--json", "--data", ioData])) as readonly IoJob[],
+      JSON.parse(
+        await io(["jobs", "list", "--json", "--limit", "100000", "--data", ioData]),
+      ) as readonly IoJob[],
     stop: () => bed.stop(),
     [Symbol.asyncDispose]: () => bed.stop(),
   };

@@ -12,7 +12,7 @@ const client = (id: string, ok = true): ClientEntry => ({
   tokens: 1,
   error: ok ? undefined : "cut",
 });
-const job = (id: string, state = "CONFIRMED", attempt = 1) => ({ id, state, attempt, node_id: "n" });
+const job = (id: string, state = "CONFIRMED", attempt = 1) => ({ id, state, attempt, node: "n" });
 const run = (id: string, outcome = "completed"): EngineLine[] => [
   { time: 1, version: "v1", event: "begin", id },
   { time: 2, version: "v1", event: "end", id, outcome },
