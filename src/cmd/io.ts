@@ -248,7 +248,7 @@ async function requireAlone(data: string): Promise<void> {
       () => true,
       (error: unknown) => !(error instanceof CommandError && error.code === "unavailable"),
     ),
-    wait(2_000, true),
+    wait(2_000, true, { ref: false }),
   ]);
   if (answered)
     throw new CommandError(

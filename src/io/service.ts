@@ -43,6 +43,8 @@ export interface ServiceParts {
 }
 
 const pruneEveryMs = 3_600_000;
+/** Time that answers already given have to reach their clients at the end, ms. */
+const closeMs = 5_000;
 const maxHeaderBytes = 16 * 1024;
 
 /** The IO service: wiring of its parts, and their life. */
@@ -115,8 +117,13 @@ export class IoService {
 
     this.app = fastify({
       logger: false,
-      forceCloseConnections: true,
-      http: { maxHeaderSize: maxHeaderBytes, headersTimeout: 10_000, requestTimeout: 30_000 },
+      forceCloseConnections: "idle",
+      http: {
+        maxHeaderSize: maxHeaderBytes,
+        headersTimeout: 10_000,
+        requestTimeout: 30_000,
+        connectionsCheckingInterval: 5_000,
+      },
     });
     this.#routes(rates);
     this.#gauges();
@@ -174,10 +181,9 @@ export class IoService {
       keys: apiKeys,
       dispatch,
       desk,
-      store,
       metrics,
       newJobId: () => jobId(random),
-      closing: () => this.#closing,
+      problem: () => this.problem,
     });
     app.get("/healthz", (_request, reply) => {
       const problem = this.problem;
@@ -286,7 +292,9 @@ export class IoService {
     this.desk.close("the service ends");
     this.sessions.close();
     this.feeds.close();
+    const hurry = clock.setTimer(() => this.app.server.closeAllConnections(), closeMs);
     await this.app.close();
+    hurry.cancel();
     await store.close();
   }
 }

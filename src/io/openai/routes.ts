@@ -6,7 +6,6 @@ import type { NetworkConfig } from "../config/network-config.ts";
 import type { Dispatch } from "../dispatch/dispatch.ts";
 import type { JobDesk } from "../jobs/desk.ts";
 import type { IoMetrics } from "../metrics.ts";
-import type { Store } from "../store/port.ts";
 import type { ApiKeys } from "./api-keys.ts";
 import { PlainClient, StreamClient } from "./clients.ts";
 import { type ApiError, errorText, invalid, tryLater } from "./errors.ts";
@@ -19,11 +18,10 @@ export interface ApiParts {
   readonly keys: ApiKeys;
   readonly dispatch: Dispatch;
   readonly desk: JobDesk;
-  readonly store: Store;
   readonly metrics: IoMetrics;
   readonly newJobId: () => JobId;
-  /** The service takes no more requests. */
-  readonly closing: () => boolean;
+  /** Why the service takes no requests now; undefined = it does. */
+  readonly problem: () => string | undefined;
 }
 
 /** How long a client that is gone may come back to its connection: not at all, but its job goes on this long, ms. */
@@ -100,8 +98,9 @@ function complete(parts: ApiParts, request: FastifyRequest, reply: FastifyReply)
 
 /** Why a well-formed request is not taken now. */
 function refusedFor(parts: ApiParts, consumer: string, model: string): ApiError | undefined {
-  if (parts.closing()) return tryLater(503, "unavailable", "the service is about to restart", 2);
-  if (!parts.store.healthy) return tryLater(503, "unavailable", "the service's store is away", 5);
+  const problem = parts.problem();
+  if (problem !== undefined)
+    return tryLater(503, "unavailable", `the service takes no requests now: ${problem}`, 2);
   if (!parts.config.models.has(model))
     return invalid(`the model \`${model}\` does not exist`, "model", "model_not_found", 404);
   if (!parts.dispatch.hasRoom(consumer, model))

@@ -159,6 +159,15 @@ async function answer(
   }
 }
 
+/** What is wrong with a request of a node that is known by then is told in a signed answer. */
+function refusing<T>(refuse: (error: ProtocolError) => Refused, check: () => T): T {
+  try {
+    return check();
+  } catch (error) {
+    throw error instanceof ProtocolError ? refuse(error) : error;
+  }
+}
+
 /**
  * Registers a node. In order: form, nonce, binding MAC of a known account (no signature is checked for strangers), then
  * signature and key. The same node again gets the same answer.
@@ -190,8 +199,11 @@ async function register(parts: RegistrationParts, text: string, urls: readonly s
     throw refuse(
       new ProtocolError("wrong_network", `binding: this service serves network ${config.network}`),
     );
-  const { payload, key } = openRegistration(text, urls);
-  checkSkew(payload.time, now);
+  const { payload, key } = refusing(refuse, () => {
+    const opened = openRegistration(text, urls);
+    checkSkew(opened.payload.time, now);
+    return opened;
+  });
   const known = nodes.get(binding.node_id);
   if (known) {
     if (known.account !== binding.account)
@@ -247,11 +259,7 @@ async function hearNode<T extends { readonly node_id: NodeId; readonly time: num
   if (node.banned !== null) throw refuse(new ProtocolError("not_allowed", "the node is banned"));
   if (seq <= node.httpSeq)
     throw refuse(new ProtocolError("sequence", `seq ${seq} is not greater than ${node.httpSeq}`));
-  try {
-    checkSkew(payload.time, clock.now());
-  } catch (error) {
-    throw error instanceof ProtocolError ? refuse(error) : error;
-  }
+  refusing(refuse, () => checkSkew(payload.time, clock.now()));
   node.httpSeq = seq;
   await store.write([{ put: "http-seq", nodeId: node.nodeId, seq }]);
   node.heardAt = clock.now();
