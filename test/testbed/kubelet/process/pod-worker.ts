@@ -322,7 +322,8 @@ export class PodWorker {
   #publish(): void {
     if (this.#removed || this.#closed.signal.aborted) return;
     // A pod that had ended before this kubelet saw it keeps the status that it has.
-    if (this.#stage === "over" && isTerminal(this.#synced) && !this.#failure && !this.#finished) return;
+    const over = this.#stage === "over";
+    if (over && isTerminal(this.#synced) && !this.#failure && !this.#finished) return;
     const status = podStatus({
       pod: { ...this.#synced, ...(this.#latest.status ? { status: this.#latest.status } : {}) },
       init: this.#containers.reports(this.#synced, "init"),
@@ -331,8 +332,9 @@ export class PodWorker {
       hostIP: this.#host.addresses.hostIP,
       startTime: this.#startTime,
       now: this.#host.clock.now(),
-      failure: this.#failure,
-      over: this.#stage === "over",
+      // A pod is not called Failed while something of it still runs: whoever replaces it counts on that.
+      failure: over ? this.#failure : undefined,
+      over,
       previous: this.#previous,
     });
     this.#previous = status;
