@@ -289,7 +289,7 @@ async function startParts(
       JSON.parse(await io(["nodes", "list", "--json", "--data", ioData])) as readonly IoNode[],
     ioJobs: async () =>
       JSON.parse(
-        await io(["jobs", "list", "--json", "--limit", "100000", "--data", ioData]),
+        await io(["jobs", "list", "--json", "--limit", "10000", "--data", ioData]),
       ) as readonly IoJob[],
     stop: () => bed.stop(),
     [Symbol.asyncDispose]: () => bed.stop(),
