@@ -33,14 +33,13 @@ export function conditionsOf(o: NodeObservation, plan: Plan, failed: Notes): Rec
 
 /** The first that is not well, in the order in which they depend on each other; what is broken comes before all. */
 function readyOf(notes: Record<Exclude<NodeConditionType, "Ready">, Note>): Note {
-  const order = [
-    "Degraded",
-    ...nodeConditionTypes.filter((type) => type !== "Degraded" && type !== "Ready"),
-  ] as const;
-  for (const type of order) {
+  const others = nodeConditionTypes.filter((type) => type !== "Degraded" && type !== "Ready");
+  for (const type of ["Degraded", ...others] as const) {
     const { status, reason, message } = notes[type];
     const well = type === "Degraded" || type === "Draining" ? "False" : "True";
-    if (status !== well) return { status: status === "Unknown" ? "Unknown" : "False", reason, message };
+    // A node that stages serves on with what it has, maybe for hours.
+    if (status === well || reason === "Staging") continue;
+    return { status: status === "Unknown" ? "Unknown" : "False", reason, message };
   }
   return yes("AllWell", "the node serves and is connected");
 }

@@ -147,6 +147,19 @@ describe("a roll to a config with another runtime image", () => {
     }
   });
 
+  it("counts as Ready while it stages, and not from the planned stop on", () => {
+    const world = serving();
+    world.retarget(d2);
+    for (const step of steps.slice(0, 3)) {
+      world.reconcile();
+      expect(world.condition("ConfigApplied")).toBe("False Staging");
+      expect(world.condition("Ready")).toBe("True AllWell");
+      step.next(world);
+    }
+    world.reconcile();
+    expect(world.condition("Ready")).toBe("False Moving");
+  });
+
   it("asks the new operator's agent anew when what the old one was told is lost", () => {
     const world = serving();
     world.retarget(d2);
