@@ -132,8 +132,10 @@ export class Agent {
   /** Takes up the last good config and begins to want a session. */
   async start(): Promise<void> {
     await this.#control.start();
-    await this.#config.start();
+    await this.#config.takeUp();
+    // Not after the first round: it may wait for a service that is away.
     this.#session.start();
+    await this.#config.start();
   }
 
   /** Counters and gauges for `/metrics`. */
@@ -352,7 +354,8 @@ export class Agent {
         this.#drainTimer?.cancel();
         this.#drainTimer = this.#ports.clock.setTimer(
           () => this.#drainStep({ type: "timer", jobs: this.#count() }),
-          action.ms,
+          // Beyond that a platform timer fires at once; the state machine asks for the rest.
+          Math.min(action.ms, 2 ** 31 - 1),
         );
         break;
       case "clear-timer":

@@ -24,6 +24,9 @@ export interface ConfigProblem {
   readonly message: string;
 }
 
+/** Where a problem lies. */
+type Place = "desired" | "mount" | "release" | "target" | "stage";
+
 /** What the rest of the agent sees of the config. */
 export interface ConfigView {
   readonly desired: Desired | undefined;
@@ -98,12 +101,17 @@ export class ConfigLoop {
   };
   /** What of the view was told last. */
   #shown = "";
-  readonly #problems = new Map<"desired" | "mount" | "release" | "target" | "stage", ConfigProblem>();
+  readonly #problems = new Map<Place, ConfigProblem>();
   #failures = 0;
+  #asking = true;
+  #takenUp: Promise<void> | undefined;
   #askAgainAt = Number.NEGATIVE_INFINITY;
   #timer: Timer | undefined;
   #round: Promise<void> = Promise.resolve();
   #poked = false;
+  /** Why the last round failed, to tell it once. */
+  #lastFailure = "";
+  readonly #told = new Map<Place, string>();
   #stopped = false;
   readonly #unwatch: (() => void)[] = [];
 
@@ -123,9 +131,15 @@ export class ConfigLoop {
     return this.#view;
   }
 
-  /** Takes up the last good config from disk, then begins. Resolves after the first round. */
+  /** Takes up the last good config from disk, so that a host that was rebooted need not ask anybody. */
+  takeUp(): Promise<void> {
+    this.#takenUp ??= this.#exclusive(() => this.#restore());
+    return this.#takenUp;
+  }
+
+  /** Begins; resolves after the first round. */
   async start(): Promise<void> {
-    await this.#restore();
+    await this.takeUp();
     for (const dir of [this.#options.podDir, this.#options.networkDir]) {
       if (dir !== undefined) this.#unwatch.push(this.#ports.files.watch(dir, () => this.poke()));
     }
@@ -168,7 +182,8 @@ export class ConfigLoop {
   /** The node is drained for a stop of its container: what comes after it starts with what is wanted. */
   applyForStop(): Promise<void> {
     return this.#exclusive(async () => {
-      await this.#reconcile();
+      // The kubelet waits: what would have to be asked for now comes too late for this stop.
+      await this.#reconcile(false);
       const wanted = this.#wanted;
       const step = this.#step();
       if (!wanted || (step.do !== "await-stop" && step.do !== "restart")) return;
@@ -201,7 +216,10 @@ export class ConfigLoop {
   /** One thing at a time touches disk and engine. Failures are told and tried again. */
   #exclusive(act: () => Promise<void>): Promise<void> {
     this.#round = this.#round.then(act).catch((thrown: unknown) => {
-      this.#ports.log.error({ why: messageOf(thrown) }, "config: a round failed; the next one tries again");
+      const why = messageOf(thrown);
+      if (why !== this.#lastFailure)
+        this.#ports.log.error({ why }, "config: a round failed; tried again every second");
+      this.#lastFailure = why;
       this.#schedule(pollMs);
     });
     return this.#round;
@@ -231,8 +249,10 @@ export class ConfigLoop {
     this.#show();
   }
 
-  async #reconcile(): Promise<void> {
+  /** @param ask false: without asking the service for anything. */
+  async #reconcile(ask = true): Promise<void> {
     if (this.#stopped) return;
+    this.#asking = ask;
     await this.#readDesired();
     await this.#readMount();
     await this.#fetchRelease();
@@ -248,6 +268,7 @@ export class ConfigLoop {
       ),
     );
     if (this.#problems.size === 0) this.#failures = 0;
+    this.#lastFailure = "";
     this.#view = { ...this.#view, target, staged: staged?.digest ?? null };
     this.#show();
     this.#schedule(pollMs);
@@ -425,7 +446,7 @@ export class ConfigLoop {
   }
 
   #mayAsk(): boolean {
-    return this.#ports.clock.monotonic() >= this.#askAgainAt;
+    return this.#asking && this.#ports.clock.monotonic() >= this.#askAgainAt;
   }
 
   #askLater(): void {
@@ -434,20 +455,18 @@ export class ConfigLoop {
     this.#askAgainAt = this.#ports.clock.monotonic() + wait;
   }
 
-  #problem(
-    what: "desired" | "mount" | "release" | "target" | "stage",
-    digest: ConfigDigest | null,
-    thrown: unknown,
-  ): void {
+  #problem(what: Place, digest: ConfigDigest | null, thrown: unknown): void {
     const code = thrown instanceof ProtocolError ? thrown.code : "unavailable";
     const problem = { digest, code, message: messageOf(thrown).slice(0, 500) };
-    const before = this.#view.problem;
     this.#problems.set(what, problem);
-    if (before?.code !== code || before.digest !== digest)
-      this.#ports.log.warn({ what, ...problem }, "config: not in force; what is applied goes on");
+    const telling = `${code} ${digest ?? ""}`;
+    if (this.#told.get(what) === telling) return;
+    this.#told.set(what, telling);
+    this.#ports.log.warn({ what, ...problem }, "config: not in force; what is applied goes on");
   }
 
   #show(): void {
+    for (const what of this.#told.keys()) if (!this.#problems.has(what)) this.#told.delete(what);
     const problem =
       this.#problems.get("target") ??
       this.#problems.get("release") ??

@@ -26,7 +26,7 @@ export interface EnginePlace {
   readonly models: readonly string[];
 }
 
-/** Poll intervals: an engine that starts is awaited, one that serves is left alone. */
+/** Poll intervals: an engine that starts or fails is awaited, one that serves is left alone. */
 const startingPollMs = 250;
 const healthyPollMs = 2_000;
 /** A healthy engine is unhealthy after this many failures in a row: one may be a hiccup under load. */
@@ -48,6 +48,8 @@ export class EngineWatch {
   #lastGood: number | undefined;
   #timer: Timer | undefined;
   #round = 0;
+  /** Place that is being asked now. */
+  #looking: EnginePlace | undefined;
 
   /**
    * @param changed called after each change of {@link view}.
@@ -88,9 +90,11 @@ export class EngineWatch {
 
   /** Looks at once, for example because a request has just failed. */
   look(): void {
+    // The look that is under way will tell as much; a new one each time would never let any come to its end.
+    if (!this.#place || this.#looking === this.#place) return;
     this.#timer?.cancel();
-    this.#round++;
-    if (this.#place) void this.#poll(this.#place, this.#round);
+    this.#looking = this.#place;
+    void this.#poll(this.#place, ++this.#round);
   }
 
   stop(): void {
@@ -110,7 +114,9 @@ export class EngineWatch {
     if ("models" in outcome) await this.#good(place, outcome.models, round);
     else this.#bad(outcome.reason);
     if (round !== this.#round) return;
-    const next = this.#view.health === "healthy" ? healthyPollMs : startingPollMs;
+    this.#looking = undefined;
+    const well = this.#view.health === "healthy" && this.#failures === 0;
+    const next = well ? healthyPollMs : startingPollMs;
     this.#timer = this.#ports.clock.setTimer(() => this.look(), next);
   }
 

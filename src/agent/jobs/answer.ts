@@ -1,5 +1,6 @@
 import type { Usage } from "../../protocol/messages.ts";
 import type { HttpHead } from "../ports.ts";
+import type { ByteBudget } from "./budget.ts";
 import { EventCutter, eventData, maxEventChars } from "./events.ts";
 import { JobOutput } from "./output.ts";
 import { countDeltas, parseObject, usageOf } from "./usage.ts";
@@ -20,12 +21,14 @@ export class AnswerError extends Error {
  * client's to see, as it is; except 429 (the engine is full) and 404 (it has not the model), which other nodes may
  * answer better, and 5xx, which is a fault.
  *
- * Bytes that are not UTF-8 become U+FFFD. Memory is bounded by `maxBytes` of output and one event.
+ * Bytes that are not UTF-8 become U+FFFD. Memory is bounded by `maxBytes` of output and one event, and by what `budget` has
+ * left for all jobs together.
  */
 export class AnswerReader {
   readonly output = new JobOutput();
   readonly #stream: boolean;
   readonly #maxBytes: number;
+  readonly #budget: ByteBudget;
   readonly #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   readonly #cutter = new EventCutter();
   #status = 0;
@@ -34,11 +37,14 @@ export class AnswerReader {
   #done = false;
   #plain = "";
   #received = 0;
+  /** Bytes of the budget that are this answer's. */
+  #taken = 0;
   #usage: Usage | undefined;
 
-  constructor(stream: boolean, maxBytes: number) {
+  constructor(stream: boolean, maxBytes: number, budget: ByteBudget) {
     this.#stream = stream;
     this.#maxBytes = maxBytes;
+    this.#budget = budget;
   }
 
   /** HTTP status of the answer; 0 before its head has come. */
@@ -65,6 +71,9 @@ export class AnswerReader {
    */
   data(bytes: Uint8Array): boolean {
     this.#received += bytes.length;
+    if (!this.#budget.take(bytes.length))
+      throw new AnswerError("busy", "the node holds as much output as it has memory for");
+    this.#taken += bytes.length;
     return this.#take(this.#decoder.decode(bytes, { stream: true }));
   }
 
@@ -86,6 +95,12 @@ export class AnswerReader {
   usage(): Usage {
     if (this.#usage) return this.#usage;
     return { prompt_tokens: 0, completion_tokens: this.#stream ? countDeltas(this.output.events()) : 0 };
+  }
+
+  /** The output is not needed any more: its bytes are others' to hold. */
+  release(): void {
+    this.#budget.give(this.#taken);
+    this.#taken = 0;
   }
 
   #endOfStream(): void {

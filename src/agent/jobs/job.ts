@@ -8,12 +8,15 @@ import { sealReceipt } from "../../protocol/receipt.ts";
 import { engineHost } from "../engine/argv.ts";
 import type { NodeIdentity } from "../identity.ts";
 import type { Http, HttpExchange, HttpHandlers } from "../ports.ts";
+import type { ByteBudget } from "./budget.ts";
 import { AnswerError, AnswerReader } from "./answer.ts";
 
 /** Silence of the engine after which the job is accepted without output. */
 export const acceptAfterMs = 500;
 /** After the first piece of output, the next ones are collected for this long. */
 export const batchMs = 50;
+/** Longest that a timer of the platform can be set for, which is 24 days. */
+const maxTimerMs = 2 ** 31 - 1;
 /** How soon a peer that does not keep up is tried again. */
 const retryMs = 20;
 
@@ -48,6 +51,7 @@ interface JobPorts {
   readonly clock: Clock;
   readonly http: Http;
   readonly outbox: Outbox;
+  readonly budget: ByteBudget;
 }
 
 /**
@@ -82,10 +86,10 @@ export class Job {
     this.#ports = ports;
     this.#on = on;
     this.#begun = ports.clock.monotonic();
-    this.#reader = new AnswerReader(offer.stream, setting.maxOutputBytes);
+    this.#reader = new AnswerReader(offer.stream, setting.maxOutputBytes, ports.budget);
     this.#deadline = ports.clock.setTimer(
       () => this.#fault("E_ENGINE", "the deadline has passed"),
-      offer.deadline_ms,
+      Math.min(offer.deadline_ms, maxTimerMs),
     );
     this.#accept = ports.clock.setTimer(() => this.#sayAccept(), acceptAfterMs);
     this.#exchange = ports.http.request(
@@ -111,6 +115,11 @@ export class Job {
   get ref(): { job: Offer["job"]; attempt: number; token: string } {
     const { job, attempt, token } = this.offer;
     return { job, attempt, token };
+  }
+
+  /** False once the result is on its way on this session: what is to be renewed is a job that is not done. */
+  get needsLease(): boolean {
+    return !this.#resultSent;
   }
 
   /** The job's line in a `resume` frame. */
@@ -225,6 +234,7 @@ export class Job {
   #forget(): void {
     if (this.#gone) return;
     this.#gone = true;
+    this.#reader.release();
     this.#exchange.abort();
     this.#deadline.cancel();
     this.#accept?.cancel();

@@ -4,6 +4,7 @@ import type { Payload } from "../../protocol/messages.ts";
 import type { NodeIdentity } from "../identity.ts";
 import type { Ports } from "../ports.ts";
 import type { JobFrame } from "../session/machine.ts";
+import { ByteBudget } from "./budget.ts";
 import { Job, type JobEnd, type Offer, type Outbox } from "./job.ts";
 
 /** What the node can take at this moment. */
@@ -36,6 +37,9 @@ export function refusal(
 /** Totals since start, by how jobs ended. */
 export type JobTotals = Record<JobEnd, number>;
 
+/** Most bytes of output that all jobs together hold until they are acknowledged. */
+const maxHeldBytes = 64 * 1024 * 1024;
+
 /** A job began or ended; one ended by a fault; nothing of one is kept any more. */
 export type JobsChange = "load" | "fault" | "forgotten";
 
@@ -47,6 +51,7 @@ export class Jobs {
   readonly #capacity: () => Capacity;
   readonly #changed: (what: JobsChange) => void;
   readonly #held = new Map<JobId, Job>();
+  readonly #budget = new ByteBudget(maxHeldBytes);
   readonly totals: JobTotals = { completed: 0, failed: 0, nacked: 0, dropped: 0 };
 
   constructor(
@@ -80,7 +85,8 @@ export class Jobs {
   }
 
   leases(): Payload<"heartbeat">["leases"] {
-    return [...this.#held.values()].map((job) => job.ref).slice(0, 1024);
+    const jobs = [...this.#held.values()].filter((job) => job.needsLease);
+    return jobs.map((job) => job.ref).slice(0, 1024);
   }
 
   sessionEnded(): void {
@@ -150,7 +156,7 @@ export class Jobs {
         enginePort: capacity.enginePort,
         maxOutputBytes: capacity.maxOutputBytes,
       },
-      { clock: this.#ports.clock, http: this.#ports.http, outbox: this.#outbox },
+      { clock: this.#ports.clock, http: this.#ports.http, outbox: this.#outbox, budget: this.#budget },
       {
         ended: (how, why) => this.#ended(offer, how, why),
         forgotten: () => {

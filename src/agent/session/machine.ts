@@ -116,8 +116,9 @@ export const changedGapMs = 100;
 export const longWaitMs = 60_000;
 /** Heartbeat interval assumed before a service has named one. */
 const assumedHeartbeatMs = 10_000;
-/** Shortest interval that a service can make an agent keep. */
+/** Shortest and longest interval that a service can make an agent keep. */
 const minHeartbeatMs = 100;
+const maxHeartbeatMs = 3_600_000;
 const leaveTimeoutMs = 2_000;
 /** Longest that a timer of the platform can be set for. */
 const maxTimerMs = 2 ** 31 - 1;
@@ -243,7 +244,7 @@ export class SessionMachine {
     const { payload } = verifyReady(frame, said);
     const { identity } = this.#config;
     const { heartbeat_ms: heartbeatMs } = payload;
-    this.#heartbeatMs = Math.max(minHeartbeatMs, heartbeatMs);
+    this.#heartbeatMs = Math.min(Math.max(minHeartbeatMs, heartbeatMs), maxHeartbeatMs);
     this.#registeredOnce = true;
     this.#lastError = null;
     this.#nonces = [];

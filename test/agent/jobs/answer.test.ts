@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { ByteBudget } from "../../../src/agent/jobs/budget.ts";
 import { AnswerError, AnswerReader } from "../../../src/agent/jobs/answer.ts";
 
 const events = { "content-type": "text/event-stream; charset=utf-8" };
@@ -12,7 +13,7 @@ function read(
   headers: Record<string, string>,
   ...parts: string[]
 ): AnswerReader {
-  const reader = new AnswerReader(stream, 1_000);
+  const reader = new AnswerReader(stream, 1_000, new ByteBudget(1e9));
   reader.head({ status, headers });
   for (const part of parts) reader.data(Buffer.from(part));
   reader.end();
@@ -59,7 +60,8 @@ describe("AnswerReader", () => {
   });
 
   it("tells an engine that is full or lacks the model from one that is broken", () => {
-    const head = (status: number) => kindOf(() => new AnswerReader(false, 9).head({ status, headers: {} }));
+    const head = (status: number) =>
+      kindOf(() => new AnswerReader(false, 9, new ByteBudget(1e9)).head({ status, headers: {} }));
     expect([429, 404, 500, 503, 302, 101, 400].map(head)).toEqual([
       "busy",
       "model",
@@ -83,20 +85,33 @@ describe("AnswerReader", () => {
     expect(kindOf(() => void read(stream, 200, headers, ...parts))).toBe("engine");
   });
 
+  it("F22 leaves memory to the other jobs: what all hold together is bounded, and given back", () => {
+    const budget = new ByteBudget(300);
+    const holder = new AnswerReader(true, 1_000, budget);
+    holder.head({ status: 200, headers: events });
+    holder.data(Buffer.from(delta("x".repeat(150))));
+    const other = new AnswerReader(false, 1_000, budget);
+    other.head({ status: 200, headers: {} });
+    expect(kindOf(() => void other.data(Buffer.alloc(150)))).toBe("busy");
+    other.release();
+    holder.release();
+    expect(budget.used).toBe(0);
+  });
+
   it("takes a last event that lacks its blank line", () => {
     const reader = read(true, 200, events, delta("a"), "data: [DONE]");
     expect([...reader.output.events()].join("")).toBe(`${delta("a")}data: [DONE]`);
   });
 
   it("keeps characters whole that arrive in pieces, and replaces bytes that are none", () => {
-    const reader = new AnswerReader(true, 1_000);
+    const reader = new AnswerReader(true, 1_000, new ByteBudget(1e9));
     reader.head({ status: 200, headers: events });
     const bytes = Buffer.from(delta("é😀") + done);
     for (const byte of bytes) reader.data(Uint8Array.of(byte));
     reader.end();
     expect([...reader.output.events()].join("")).toBe(delta("é😀") + done);
 
-    const broken = new AnswerReader(false, 1_000);
+    const broken = new AnswerReader(false, 1_000, new ByteBudget(1e9));
     broken.head({ status: 200, headers: {} });
     broken.data(Buffer.from([0x7b, 0x22, 0xff, 0x22, 0x3a, 0x31, 0x7d]));
     broken.end();

@@ -152,6 +152,15 @@ describe("a streamed job", () => {
     expect(jobs.size).toBe(0);
   });
 
+  it("asks for its lease to be renewed until its result is on its way", () => {
+    begin();
+    expect(jobs.leases()).toEqual([{ job: id, attempt: 1, token }]);
+    ports.http.last.answer(200, delta("a") + done, events);
+    expect(jobs.leases()).toEqual([]);
+    jobs.sessionEnded();
+    expect(jobs.leases()).toHaveLength(1);
+  });
+
   it("is accepted only after half a second of silence, and only once", () => {
     begin();
     ports.clock.advance(499);
