@@ -123,42 +123,45 @@ test("a secret of another container cannot be reached by root in a container: no
   expect(tried).not.toContain("top secret");
 });
 
-test("a container runs as the user of its securityContext, with the group that may write its volumes and nothing else", async () => {
-  await create("user", {
-    restartPolicy: "Never",
-    securityContext: { runAsUser: 1234, runAsGroup: 1235, fsGroup: 1236 },
-    containers: [
-      shell(
-        "only",
-        "id -u; id -g; id -G; grep CapEff /proc/self/status; echo x >/data/mine && echo wrote; echo x >/outside || echo refused; cat /config/text",
+test.skipIf(process.getuid?.() !== 0)(
+  "a container runs as the user of its securityContext, with the group that may write its volumes and nothing else",
+  async () => {
+    await create("user", {
+      restartPolicy: "Never",
+      securityContext: { runAsUser: 1234, runAsGroup: 1235, fsGroup: 1236 },
+      containers: [
+        shell(
+          "only",
+          "id -u; id -g; id -G; grep CapEff /proc/self/status; echo x >/data/mine && echo wrote; echo x >/outside || echo refused; cat /config/text",
+          {
+            securityContext: { readOnlyRootFilesystem: true, allowPrivilegeEscalation: false },
+            volumeMounts: [
+              { name: "data", mountPath: "/data" },
+              { name: "info", mountPath: "/config" },
+            ],
+          },
+        ),
+      ],
+      volumes: [
+        { name: "data", emptyDir: {} },
         {
-          securityContext: { readOnlyRootFilesystem: true, allowPrivilegeEscalation: false },
-          volumeMounts: [
-            { name: "data", mountPath: "/data" },
-            { name: "info", mountPath: "/config" },
-          ],
+          name: "info",
+          downwardAPI: {
+            defaultMode: 0o400,
+            items: [{ path: "text", fieldRef: { fieldPath: "metadata.name" } }],
+          },
         },
-      ),
-    ],
-    volumes: [
-      { name: "data", emptyDir: {} },
-      {
-        name: "info",
-        downwardAPI: {
-          defaultMode: 0o400,
-          items: [{ path: "text", fieldRef: { fieldPath: "metadata.name" } }],
-        },
-      },
-    ],
-  });
-  await phase("user", "Succeeded");
-  const lines = output("user", "only").trim().split("\n");
-  expect(lines.slice(0, 3)).toEqual(["1234", "1235", "1235 1236"]);
-  expect(lines[3]).toMatch(/0{16}$/);
-  expect(lines).toContain("wrote");
-  expect(lines).toContain("refused");
-  expect(lines.at(-1)).toBe("user");
-});
+      ],
+    });
+    await phase("user", "Succeeded");
+    const lines = output("user", "only").trim().split("\n");
+    expect(lines.slice(0, 3)).toEqual(["1234", "1235", "1235 1236"]);
+    expect(lines[3]).toMatch(/0{16}$/);
+    expect(lines).toContain("wrote");
+    expect(lines).toContain("refused");
+    expect(lines.at(-1)).toBe("user");
+  },
+);
 
 test("init containers run one after the other; a sidecar between them stays, and the last of them ends first", async () => {
   const note = (who: string) => `trap 'echo ${who} end >>/log/all; exit 0' TERM; echo ${who} >>/log/all; `;

@@ -68,7 +68,11 @@ export class PodWorker {
     this.#synced = pod;
     this.#previous = pod.status;
     this.#startTime = pod.status?.startTime ? Date.parse(pod.status.startTime) : host.clock.now();
-    this.#volumes = new PodVolumes(join(host.dir, "volumes", this.#uid), join(host.dir, "memory", this.#uid));
+    this.#volumes = new PodVolumes(
+      join(host.dir, "volumes", this.#uid),
+      join(host.dir, "memory", this.#uid),
+      host.isolation.canSwitchUser,
+    );
     this.#sources = new PodSources(host.api, host.images, host.clock);
     this.#status = new StatusWriter(host, pod, this.#closed.signal);
     this.#containers = new PodContainers(pod, {

@@ -124,7 +124,8 @@ main() {
   try cp -L ${copies.map(quote).join(" ")} ${quote(`${root}/etc/`)}
   printf '%s' ${quote(plan.hosts)} >${quote(`${root}/etc/hosts`)}
   printf '%s\\n' ${quote(plan.hostname)} >${quote(`${root}/etc/hostname`)}
-  printf '%s' ${quote(plan.hostname)} >/proc/sys/kernel/hostname
+  # The first works in a user namespace too, the second without the program.
+  { hostname ${quote(plan.hostname)} || printf '%s' ${quote(plan.hostname)} >/proc/sys/kernel/hostname; } 2>/dev/null || :
   try mount -t proc -o nosuid,nodev,noexec proc ${quote(`${root}/proc`)}
   mount -o bind,ro /sys ${quote(`${root}/sys`)} 2>/dev/null
   try mount -t tmpfs -o mode=0755 dev ${quote(`${root}/dev`)}

@@ -37,15 +37,18 @@ export interface VolumeFailure {
 export class PodVolumes {
   readonly #disk: string;
   readonly #memory: string;
+  readonly #canChown: boolean;
   readonly #mounted = new Set<string>();
 
   /**
    * @param disk folder of what outlives a reboot of the host
    * @param memory folder of what does not (`emptyDir` with medium Memory)
+   * @param canChown whether this process may give files to a pod's group; else `fsGroup` is passed over
    */
-  constructor(disk: string, memory: string) {
+  constructor(disk: string, memory: string, canChown: boolean) {
     this.#disk = disk;
     this.#memory = memory;
+    this.#canChown = canChown;
   }
 
   /** Brings every volume up to date and returns those that could not be. */
@@ -103,7 +106,7 @@ export class PodVolumes {
   }
 
   async #write(volume: Volume, pod: Pod, facts: HostFacts, sources: VolumeSources): Promise<void> {
-    const group = pod.spec.securityContext?.fsGroup;
+    const group = this.#canChown ? pod.spec.securityContext?.fsGroup : undefined;
     if (volume.hostPath) {
       prepareHostPath(volume.hostPath.path, volume.hostPath.type ?? "");
       return;
