@@ -1,6 +1,6 @@
 import type { Metrics } from "../lib/metrics.ts";
 
-/** What the service counts. Names and meanings are in docs/operations.md. */
+/** What the service counts. */
 export type IoMetrics = ReturnType<typeof ioMetrics>;
 
 const seconds = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300];

@@ -4,11 +4,20 @@ import { createHash, type Hash } from "node:crypto";
 export type OutputKind = "events" | "whole";
 
 const field = /^(?:data|event|id|retry)?:/;
-const done = "data: [DONE]";
+const done = "[DONE]";
+const doneLine = /^data: ?$/;
 
 /** True for text that begins as a stream of events does (WHATWG HTML §9.2.6), rather than as an error in JSON. */
 export function looksLikeEvents(text: string): boolean {
   return field.test(text.replace(/^\uFEFF?[\r\n]*/, ""));
+}
+
+/** Where the `[DONE]` event begins, if the piece ends with one; -1 = it does not. */
+function startOfDone(data: Buffer): number {
+  const word = data.indexOf(done, Math.max(0, data.length - 32));
+  if (word === -1) return -1;
+  const line = Math.max(data.lastIndexOf(0x0a, word), data.lastIndexOf(0x0d, word)) + 1;
+  return doneLine.test(data.toString("latin1", line, word)) ? line : -1;
 }
 
 /**
@@ -45,9 +54,8 @@ export class Output {
       return undefined;
     }
     // The agent cuts at the ends of events, so the last event of a piece is whole.
-    const from = data.length < 64 ? 0 : data.length - 64;
-    const at = data.indexOf(done, from);
-    if (at === -1 || (at > 0 && data[at - 1] !== 0x0a && data[at - 1] !== 0x0d)) return data;
+    const at = startOfDone(data);
+    if (at === -1) return data;
     this.#held.push(data.subarray(at));
     return at === 0 ? undefined : data.subarray(0, at);
   }

@@ -33,7 +33,7 @@ export class Database {
   /** Opens or creates the file. WAL with `synchronous=FULL`: a commit is on the disk when it returns. */
   constructor(path: string) {
     this.#db = new DatabaseSync(path);
-    this.#db.exec("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;");
+    this.#db.exec("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=1000;");
     migrate(this.#db);
   }
 

@@ -168,9 +168,13 @@ export class SqliteStore implements Store {
 
   async close(): Promise<void> {
     if (this.#closed) return;
-    if (this.#committing) await new Promise<void>((resolve) => this.#idle.push(resolve));
-    await this.#ask({ ask: "close" });
+    // What the last commit's waiters write in their turn belongs to it.
+    do {
+      if (this.#committing) await new Promise<void>((resolve) => this.#idle.push(resolve));
+      await new Promise<void>((resolve) => void setImmediate(resolve));
+    } while (this.#committing);
     this.#closed = true;
+    await this.#ask({ ask: "close" });
     await this.#worker.terminate();
   }
 }

@@ -9,6 +9,7 @@ import type { Change, JobRow, NodeRow, ReceiptRow, Store } from "../../../src/io
 import { SqliteStore } from "../../../src/io/store/sqlite.ts";
 import { systemClock } from "../../../src/lib/clock.ts";
 import type { ConfigDigest, JobId } from "../../../src/protocol/fields.ts";
+import { until } from "../../testbed/until.ts";
 import { generateKey, importPrivateKey, type NodeId } from "../../../src/protocol/keys.ts";
 
 const worker = new URL("../../../src/io/store/worker.ts", import.meta.url);
@@ -288,6 +289,48 @@ describe("the SQLite file", () => {
     expect(commits.reduce((sum, writes) => sum + writes, 0)).toBe(300);
     expect(commits.length).toBeLessThan(10);
     await store.close();
+    rmSync(folder, { recursive: true });
+  });
+
+  it("F37: goes on trying while it cannot be written, says so, and loses nothing", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "resultity-store-"));
+    const path = join(folder, "io.db");
+    const said: (string | undefined)[] = [];
+    const store = new SqliteStore({
+      path,
+      worker,
+      clock: systemClock,
+      onHealth: (problem) => said.push(problem),
+    });
+    await store.load();
+    const other = new DatabaseSync(path);
+    other.exec("BEGIN IMMEDIATE");
+    const written = store.write([{ put: "job", row: job(1) }]);
+    await until("the store's complaint", () => !store.healthy);
+    const later = store.write([{ put: "job", row: job(2) }]);
+    other.exec("ROLLBACK");
+    other.close();
+    await Promise.all([written, later]);
+    expect(store.healthy).toBe(true);
+    expect(said).toEqual([expect.stringContaining("locked"), undefined]);
+    expect((await store.jobs({})).map(({ id }) => id)).toEqual([2, 1].map(jobId));
+    await store.close();
+    rmSync(folder, { recursive: true });
+  });
+
+  it("writes what the waiters of the last commit write before it closes", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "resultity-store-"));
+    const path = join(folder, "io.db");
+    const store = new SqliteStore({ path, worker, clock: systemClock });
+    await store.load();
+    void store
+      .write([{ put: "job", row: job(1) }])
+      .then(() => store.write([{ put: "job", row: job(2) }]))
+      .then(() => store.write([{ put: "job", row: job(3) }]));
+    await store.close();
+    const again = new SqliteStore({ path, worker, clock: systemClock });
+    expect(await again.jobs({})).toHaveLength(3);
+    await again.close();
     rmSync(folder, { recursive: true });
   });
 });
