@@ -3,6 +3,7 @@
  * cannot see what is not theirs, though they are processes of one machine, and that a host can be booted again.
  */
 import { readFileSync } from "node:fs";
+import { dirname } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type ControlPlane, startControlPlane } from "../../control-plane.ts";
 import { type KubeJson, kubeJson, type KubeObject } from "../../kube-json.ts";
@@ -31,7 +32,11 @@ beforeAll(async () => {
       dir,
       gpus: { count: 4, product: "test" },
       images: (reference) =>
-        reference === "shell" ? { command: ["/bin/sh", "-c"], readOnlyPaths: [] } : undefined,
+        ({
+          shell: { command: ["/bin/sh", "-c"], readOnlyPaths: [] },
+          // An image that is careless enough to show the folder around the kubelet's own.
+          wide: { command: ["/bin/sh", "-c"], readOnlyPaths: [dirname(dir)] },
+        })[reference],
     });
   kubelet = await boot();
   await kube.create("/api/v1/namespaces", { metadata: { name: namespace } });
@@ -90,7 +95,8 @@ test("a secret of another container cannot be reached by root in a container: no
     "cat /identity/key",
     "cat /proc/1/root/identity/key",
     "cat /proc/[0-9]*/root/identity/key",
-    `ls ${dir}`,
+    `ls ${dir} | grep .`,
+    `find ${dirname(dir)} -name start.sh | grep .`,
     `find / -xdev -name key -path "*identity*" | grep .`,
     "mount -t tmpfs none /mnt",
     "mkdir /tmp/p && mount -t proc proc /tmp/p",
@@ -112,6 +118,7 @@ test("a secret of another container cannot be reached by root in a container: no
       shell(
         "runtime",
         `${attempts.map((line) => `if ${line}; then echo "GOT: ${line.replaceAll(/["$]/g, "")}"; fi`).join("\n")}\necho tried all; sleep 1000`,
+        { image: "wide" },
       ),
     ],
     volumes: [{ name: "identity", secret: { secretName: "identity", defaultMode: 0o400 } }],

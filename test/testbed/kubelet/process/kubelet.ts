@@ -3,7 +3,13 @@
  * and UTS namespaces of its own, on an address of its own in 127/8. For machines without a container engine. It does
  * what the real kubelet was seen to do (the suite beside this folder runs on both).
  *
- * Several hosts live in one Node process. Needs Linux with util-linux, and root or user namespaces.
+ * Several hosts live in one Node process; their containers die with it, also when it gets SIGKILL. Needs Linux with
+ * util-linux, and root or user namespaces (then every container runs as its root, and `runAsUser` is passed over).
+ *
+ * Not like the real one: all pods share the machine's network (127.0.0.1 is common to them, so engines need ports of
+ * their own; Services get no endpoints, for these are refused in 127/8), CPU and memory limits are not enforced, the
+ * programs of an image are this machine's, `emptyDir` with medium Memory lies on disk until the host goes down, and
+ * there is no `kubectl logs` or `exec` (see `logs()`).
  */
 import { mkdirSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";

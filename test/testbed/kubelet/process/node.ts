@@ -1,5 +1,5 @@
 /** The host's Node object and its Lease. */
-import { arch, cpus, totalmem } from "node:os";
+import { arch, cpus, release, totalmem } from "node:os";
 import { sleep } from "../../../../src/lib/clock.ts";
 import { messageOf } from "../../../../src/lib/errors.ts";
 import { isStatus } from "./api.ts";
@@ -122,7 +122,7 @@ async function writeNodeStatus(host: Host, shape: HostShape, signal: AbortSignal
       machineID: "",
       systemUUID: "",
       bootID: "",
-      kernelVersion: "",
+      kernelVersion: release(),
       osImage: "process kubelet",
       containerRuntimeVersion: "process://1",
       kubeletVersion: "v1.37.0-process",
