@@ -56,17 +56,18 @@ const nodePath = (name: string) =>
   `/apis/resultity.com/v1alpha1/namespaces/${namespace}/resultitynodes/${name}`;
 const secretPath = (name: string) => `/api/v1/namespaces/${namespace}/secrets/${name}`;
 
-async function startOperator(): Promise<Operator> {
+/** @param mayWrite called before each write; what it throws takes its place. */
+async function startOperator(options: { as?: string; mayWrite?: () => void } = {}): Promise<Operator> {
   const clock = systemClock;
   const metrics = new Metrics();
   const logger = silentLogger;
   const transport = new Transport({
-    connection: await fromKubeconfig(kubeconfig),
+    connection: await fromKubeconfig(options.as ?? kubeconfig),
     userAgent: "test",
     clock,
     metrics,
   });
-  const client = new Client(transport);
+  const client = new Client(transport).guarded(options.mayWrite ?? (() => {}));
   const shared = { client, clock, random: Math.random, logger, metrics, namespace: undefined };
   const context: OperatorContext = {
     ...shared,
@@ -221,7 +222,7 @@ afterAll(async () => {
 });
 
 describe("the node controller on a real API server", () => {
-  it("makes identity and pod, reports, and rests: three writes, then none, no list and no question", async () => {
+  it("makes identity and pod, reports, and rests", async () => {
     const operator = await startOperator();
     try {
       const mark = await bed.audit.mark();
@@ -391,6 +392,9 @@ describe("the node controller on a real API server", () => {
       });
       const stuck = await untilCondition("gpu-6", "Ready", "False Unschedulable");
       expect(stuck.status?.conditions?.find(({ type }) => type === "Ready")?.message).toContain("0/3 nodes");
+      // Which of two is the older is told in whole seconds.
+      const born = Date.parse(stuck.metadata.creationTimestamp);
+      await until("a later second", () => Date.now() > born + 1100);
       await createNode("gpu-7", { identity: { secretName: "gpu-6-identity" } });
       await untilCondition("gpu-7", "Ready", "False IdentityConflict");
       expect(await pod("gpu-7")).toBeUndefined();
@@ -405,6 +409,86 @@ describe("the node controller on a real API server", () => {
       expect((await pod("gpu-8"))?.spec?.containers[0]?.name).toBe("other");
       await createNode("gpu-9", { runtime: { engine: "vllm" } });
       await untilCondition("gpu-9", "ConfigApplied", "False NoRuntimeForEngine");
+    } finally {
+      await operator.kill();
+    }
+  });
+
+  it("ends in the same state when it is killed after each single write", async () => {
+    for (let writes = 0; writes <= 3; writes++) {
+      const name = `gpu-${20 + writes}`;
+      let left = writes;
+      const stopped = Promise.withResolvers<void>();
+      const first = await startOperator({
+        mayWrite: () => {
+          if (left-- > 0) return;
+          stopped.resolve();
+          throw new Error("killed");
+        },
+      });
+      await createNode(name);
+      // Secret, pod, status and the event: four in all.
+      await stopped.promise;
+      await first.kill();
+      const made = [await pod(name), await kube.get<Secret>(secretPath(`${name}-identity`))];
+      const second = await startOperator();
+      try {
+        await serve(name);
+        const uids = [await pod(name), await kube.get<Secret>(secretPath(`${name}-identity`))];
+        for (const [at, before] of made.entries()) {
+          if (before) expect(uids[at]?.metadata.uid).toBe(before.metadata.uid);
+        }
+        expect((await node(name))?.status?.config).toEqual({ target: d1, applied: d1 });
+      } finally {
+        await second.kill();
+      }
+    }
+  });
+
+  it("brings the identity's binding up to date when the account changes, without a new pod", async () => {
+    const operator = await startOperator();
+    try {
+      await createNode("gpu-30");
+      await serve("gpu-30");
+      const uid = (await pod("gpu-30"))?.metadata.uid;
+      const before = await kube.get<Secret>(secretPath("gpu-30-identity"));
+      const other = configOf([v1, v2], { uid: networkUid, account: "other" });
+      operator.context.configs.set(`${namespace}/testnet`, other);
+      const after = await until("the new binding", async () => {
+        const seen = await kube.get<Secret>(secretPath("gpu-30-identity"));
+        return seen?.data?.["binding.json"] === before?.data?.["binding.json"] ? undefined : seen;
+      });
+      const text = Buffer.from(after.data?.["binding.json"] ?? "", "base64").toString();
+      expect(bindingSchema.parse(JSON.parse(text)).account).toBe("other");
+      expect(after.data?.["key.jwk"]).toBe(before?.data?.["key.jwk"]);
+      expect((await pod("gpu-30"))?.metadata.uid).toBe(uid);
+    } finally {
+      await operator.kill();
+    }
+  });
+
+  it("names the permission that is missing, and goes on with what it may do", async () => {
+    await bed.kubectlOk(["-n", namespace, "create", "serviceaccount", "crippled"]);
+    const grant = (name: string, verbs: string, resource: string) =>
+      bed.kubectlOk(["create", "clusterrole", name, `--verb=${verbs}`, `--resource=${resource}`]);
+    await grant(
+      "crippled-see",
+      "get,list,watch",
+      "resultitynetworks.resultity.com,resultitynodes.resultity.com,resultitynodepools.resultity.com,pods,poddisruptionbudgets.policy",
+    );
+    await grant("crippled-status", "patch", "resultitynodes.resultity.com/status");
+    await grant("crippled-secrets", "get,create,patch", "secrets");
+    for (const role of ["crippled-see", "crippled-status", "crippled-secrets"]) {
+      const subject = `--serviceaccount=${namespace}:crippled`;
+      await bed.kubectlOk(["create", "clusterrolebinding", role, `--clusterrole=${role}`, subject]);
+    }
+    const operator = await startOperator({ as: await bed.serviceAccountKubeconfig(namespace, "crippled") });
+    try {
+      await createNode("gpu-40");
+      const seen = await untilCondition("gpu-40", "Ready", "False PermissionMissing");
+      const ready = seen.status?.conditions?.find(({ type }) => type === "Ready");
+      expect(ready?.message).toContain("create pods");
+      expect(await kube.get<Secret>(secretPath("gpu-40-identity"))).toBeDefined();
     } finally {
       await operator.kill();
     }

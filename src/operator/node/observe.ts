@@ -50,7 +50,7 @@ export function observeNode(
     turn:
       !pod || !config || !network
         ? true
-        : hasTurn(context, memories, node, pod, config, network.spec.agent.image),
+        : hasTurn(caches, memories, node, pod, config, network.spec.agent.image),
   };
 }
 

@@ -279,8 +279,8 @@ function settle(scene: Scene, target: ConfigDigest | null): Decision {
 
 /** Whether there is nothing left to learn from the agent. */
 export function isSettled(o: NodeObservation, pod: PodFacts, desired: Desired): boolean {
-  if (!pod.ready) return false;
-  const { status } = o.agent;
+  const { status, silentMs } = o.agent;
+  if (!pod.ready || silentMs > 0) return false;
   // After a restart of the operator nobody has asked yet: a ready pod whose config was applied need not be.
   if (!status) return o.node.status?.config?.applied === desired.target && o.nodeId !== undefined;
   return (

@@ -1,4 +1,4 @@
-import type { NodeConditionType, NodeReason } from "../../api/v1alpha1/conditions.ts";
+import { findCondition, type NodeConditionType, type NodeReason } from "../../api/v1alpha1/conditions.ts";
 import type { Desired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import { type Aim, aimOf, noteOf } from "./aim.ts";
@@ -77,7 +77,7 @@ export function planNode(o: NodeObservation): Plan {
     : { target: aim.digest, actions: [], notes: { ConfigApplied: noteOf(aim) } };
 }
 
-function missingNetwork({ node, network, config }: NodeObservation): Note | undefined {
+function missingNetwork({ node, network, config, pod }: NodeObservation): Note | undefined {
   const { name } = node.spec.networkRef;
   if (!network) {
     return {
@@ -86,7 +86,9 @@ function missingNetwork({ node, network, config }: NodeObservation): Note | unde
       message: `there is no ResultityNetwork ${name} in namespace ${node.metadata.namespace}: create it`,
     };
   }
-  if (!config) {
+  // After its start the operator verifies the network anew; until it has, or finds a fault, a running node stays as it is.
+  const refused = findCondition(network.status?.conditions, "Trusted")?.status === "False";
+  if (!config && (!pod || refused)) {
     return {
       status: "False",
       reason: "NetworkNotTrusted",

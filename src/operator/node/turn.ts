@@ -1,7 +1,9 @@
 import { isTrue } from "../../api/v1alpha1/conditions.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import { controllerOf, keyOf } from "../../kube/object.ts";
-import { networkKeyOf, type OperatorContext } from "../context.ts";
+import type { Pod } from "../../kube/resources.ts";
+import type { ReadStore } from "../../kube/store.ts";
+import { networkKeyOf } from "../context.ts";
 import type { NetworkConfig } from "../views.ts";
 import { digestOfImage, type PodFacts, podFacts } from "./facts.ts";
 import { onlySharedDiffers, podInputsHash } from "./inputs.ts";
@@ -21,12 +23,18 @@ function isBehind(node: ResultityNode, pod: PodFacts, config: NetworkConfig, age
   );
 }
 
+/** Where the other nodes of a group are seen. */
+export interface Neighbours {
+  readonly nodes: { readonly store: ReadStore<ResultityNode> };
+  readonly pods: { readonly store: ReadStore<Pod> };
+}
+
 /**
  * Whether this node may be disturbed now: no other of its group is on the way, or has arrived and is not well yet. So
  * the first node tries a new agent image for all, and one that does not come up stops the others.
  */
 export function hasTurn(
-  { caches }: OperatorContext,
+  caches: Neighbours,
   memories: NodeMemories,
   node: ResultityNode,
   pod: PodFacts,

@@ -8,6 +8,15 @@ const d1 = digestOfSnapshot(v1);
 const d2 = digestOfSnapshot(v2);
 const d3 = digestOfSnapshot(v3);
 
+const notTrusted = {
+  type: "Trusted",
+  status: "False",
+  reason: "ThresholdNotMet",
+  message: "",
+  observedGeneration: 1,
+  lastTransitionTime: "2026-01-01T00:00:00Z",
+} as const;
+
 /** A node of a pool that serves v1 and knows v2 and v3. */
 function serving(): World {
   const world = new World(nodeOf(), configOf([v1, v2, v3]));
@@ -34,6 +43,28 @@ describe("a new node", () => {
     world.untilServing();
     world.agent = { status: undefined, silentMs: 0, problem: "" };
     expect(world.plan().actions).toEqual([]);
+  });
+
+  it("stays as it is while a new operator has yet to verify the network, and says so when it cannot", () => {
+    const world = new World();
+    world.untilServing();
+    const { conditions } = world.node.status ?? {};
+    world.config = undefined;
+    world.agent = { status: undefined, silentMs: 0, problem: "" };
+    world.feed = undefined;
+    world.feedLive = false;
+    expect(world.reconcile()).toEqual([]);
+    expect(world.node.status?.conditions).toEqual(conditions);
+    world.network = { ...world.network, status: { conditions: [notTrusted] } };
+    world.reconcile();
+    expect(world.condition("ConfigApplied")).toBe("False NetworkNotTrusted");
+  });
+
+  it("is asked until it answers, when the last question got no answer", () => {
+    const world = new World();
+    world.untilServing();
+    world.agent = { ...world.agent, silentMs: 1, problem: "timeout" };
+    expect(world.reconcile()).toEqual(["ask-agent"]);
   });
 
   it("takes its pin before the network's current config", () => {
