@@ -1,31 +1,21 @@
 import { join } from "node:path";
-import { fullJitter } from "../../lib/backoff.ts";
 import type { Timer } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
 import { ProtocolError } from "../../protocol/codes.ts";
 import type { EngineAbilities } from "../../protocol/config/change.ts";
-import { checkAllowed, type Release, verifyRelease } from "../../protocol/config/release.ts";
+import { checkAllowed } from "../../protocol/config/release.ts";
 import type { TrustedRoot } from "../../protocol/config/root.ts";
 import { selectRuntime } from "../../protocol/config/select.ts";
-import type { Statement } from "../../protocol/config/statement.ts";
 import { type Desired, parseDesired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
-import { decodeUtf8 } from "../../protocol/jws.ts";
 import type { Latest } from "../../protocol/messages.ts";
 import type { Ports } from "../ports.ts";
+import { Asking } from "./asking.ts";
 import { type ConfigStep, type NodeConfig, planStep, versionAtLeast, wishOf } from "./plan.ts";
+import { type ConfigProblem, ConfigProblems } from "./problems.ts";
+import { Releases } from "./releases.ts";
 import { ConfigSources } from "./sources.ts";
 import { type AppliedRecord, ConfigStore } from "./store.ts";
-
-/** Why something of the config is not in force, as the signed status tells it. */
-export interface ConfigProblem {
-  readonly digest: ConfigDigest | null;
-  readonly code: string;
-  readonly message: string;
-}
-
-/** Where a problem lies. */
-type Place = "desired" | "mount" | "release" | "target" | "stage";
 
 /** What the rest of the agent sees of the config. */
 export interface ConfigView {
@@ -78,11 +68,9 @@ export class ConfigLoop {
   readonly #hooks: ConfigHooks;
   readonly #store: ConfigStore;
   readonly #sources: ConfigSources;
-  #known = 0;
-  #release: Release | undefined;
-  /** Text of the last mounted release looked at, and the highest sequence that the mount has had. */
-  #mountedText = "";
-  #mountedHighest = 0;
+  readonly #problems: ConfigProblems;
+  readonly #asking: Asking;
+  readonly #releases: Releases;
   #desired: Desired | undefined;
   #desiredText: string | undefined;
   #applied: NodeConfig | undefined;
@@ -101,17 +89,12 @@ export class ConfigLoop {
   };
   /** What of the view was told last. */
   #shown = "";
-  readonly #problems = new Map<Place, ConfigProblem>();
-  #failures = 0;
-  #asking = true;
   #takenUp: Promise<void> | undefined;
-  #askAgainAt = Number.NEGATIVE_INFINITY;
   #timer: Timer | undefined;
   #round: Promise<void> = Promise.resolve();
   #poked = false;
   /** Why the last round failed, to tell it once. */
   #lastFailure = "";
-  readonly #told = new Map<Place, string>();
   #stopped = false;
   readonly #unwatch: (() => void)[] = [];
 
@@ -124,6 +107,16 @@ export class ConfigLoop {
       network: options.network,
       mount: options.networkDir,
       endpoints: options.endpoints,
+    });
+    this.#problems = new ConfigProblems(ports.log);
+    this.#asking = new Asking(ports);
+    this.#releases = new Releases({
+      root: options.root,
+      store: this.#store,
+      sources: this.#sources,
+      problems: this.#problems,
+      asking: this.#asking,
+      log: ports.log,
     });
   }
 
@@ -165,10 +158,9 @@ export class ConfigLoop {
 
   /** The service has told, signed, what is current. */
   learnLatest({ release_sequence: sequence }: Latest): void {
-    if (sequence <= this.#known) return;
-    this.#known = sequence;
-    this.#askAgainAt = Number.NEGATIVE_INFINITY;
-    void this.#exclusive(() => this.#store.saveKnownSequence(sequence));
+    const keep = this.#releases.learn(sequence);
+    if (!keep) return;
+    void this.#exclusive(keep);
     this.poke();
   }
 
@@ -226,9 +218,7 @@ export class ConfigLoop {
   }
 
   async #restore(): Promise<void> {
-    this.#known = await this.#store.knownSequence();
-    const release = await this.#store.release();
-    if (release) await this.#adopt(release, "release").catch(() => undefined);
+    await this.#releases.restore();
     const record = await this.#store.applied();
     const snapshot = record && (await this.#sources.snapshot(record.digest, false));
     if (!record || !snapshot) return;
@@ -252,10 +242,10 @@ export class ConfigLoop {
   /** @param ask false: without asking the service for anything. */
   async #reconcile(ask = true): Promise<void> {
     if (this.#stopped) return;
-    this.#asking = ask;
+    this.#asking.allowed = ask;
     await this.#readDesired();
-    await this.#readMount();
-    await this.#fetchRelease();
+    await this.#releases.readMount();
+    await this.#releases.fetch();
     const target = this.#target();
     this.#wanted = await this.#evaluate("target", target);
     const stage = this.#desired?.stage ?? null;
@@ -267,7 +257,8 @@ export class ConfigLoop {
         (digest) => digest != null,
       ),
     );
-    if (this.#problems.size === 0) this.#failures = 0;
+    if (this.#problems.first === null) this.#asking.reset();
+    this.#problems.settle();
     this.#lastFailure = "";
     this.#view = { ...this.#view, target, staged: staged?.digest ?? null };
     this.#show();
@@ -277,86 +268,34 @@ export class ConfigLoop {
   async #readDesired(): Promise<void> {
     const { podDir } = this.#options;
     if (podDir === undefined) return;
-    const text = decodeUtf8((await this.#ports.files.read(join(podDir, "desired"))) ?? Buffer.alloc(0));
+    const text = (await this.#ports.files.read(join(podDir, "desired")))?.toString("utf8") ?? "";
     if (text === this.#desiredText) return;
     this.#desiredText = text;
-    this.#problems.delete("desired");
+    this.#problems.clear("desired");
     // Empty until the operator has written the annotation.
     if (text.trim() === "") return;
     try {
       this.#desired = parseDesired(text);
     } catch (thrown) {
-      this.#problem("desired", null, thrown);
-    }
-  }
-
-  async #readMount(): Promise<void> {
-    let mounted: Statement | undefined;
-    try {
-      mounted = await this.#sources.mountedRelease();
-      const text = JSON.stringify(mounted ?? null);
-      if (text === this.#mountedText) return;
-      this.#mountedText = text;
-      this.#problems.delete("mount");
-      if (mounted) await this.#adoptMounted(mounted);
-    } catch (thrown) {
-      this.#problem("mount", null, thrown);
-    }
-  }
-
-  async #adoptMounted(statement: Statement): Promise<void> {
-    // Verified for itself first: a mount behind the service is late, a mount behind itself was rolled back.
-    const release = verifyRelease(statement, this.#options.root, this.#mountedHighest);
-    this.#mountedHighest = release.sequence;
-    if (release.sequence >= this.#known) await this.#adopt(statement, "mount");
-    else if (!this.#release) verifyRelease(statement, this.#options.root, this.#known);
-  }
-
-  async #adopt(statement: Statement, from: "mount" | "release"): Promise<void> {
-    const release = verifyRelease(statement, this.#options.root, this.#known);
-    this.#problems.delete(from);
-    if (release.sequence > this.#known) {
-      this.#known = release.sequence;
-      await this.#store.saveKnownSequence(release.sequence);
-    }
-    if (this.#release && release.sequence <= this.#release.sequence) return;
-    this.#release = release;
-    await this.#store.saveRelease(statement);
-    this.#ports.log.info({ sequence: release.sequence, current: release.current, from }, "new release");
-  }
-
-  /** Asks the service when there is no release, or when a newer one is known to exist. */
-  async #fetchRelease(): Promise<void> {
-    if (this.#release && this.#release.sequence >= this.#known) {
-      this.#problems.delete("release");
-      return;
-    }
-    if (!this.#mayAsk()) return;
-    try {
-      await this.#adopt(await this.#sources.servedRelease(), "release");
-      this.#failures = 0;
-      this.#problems.delete("mount");
-    } catch (thrown) {
-      this.#problem("release", null, thrown);
-      this.#askLater();
+      this.#problems.note("desired", null, thrown);
     }
   }
 
   #target(): ConfigDigest | null {
     const applied = this.#applied?.digest ?? null;
-    if (this.#options.podDir === undefined) return this.#release?.current ?? applied;
+    if (this.#options.podDir === undefined) return this.#releases.current?.current ?? applied;
     if (!this.#desired) return applied;
-    return this.#desired.target ?? applied ?? this.#release?.current ?? null;
+    return this.#desired.target ?? applied ?? this.#releases.current?.current ?? null;
   }
 
   /** Verifies a digest for this node; undefined when it cannot be applied, with the problem noted. */
   async #evaluate(what: "target" | "stage", digest: ConfigDigest | null): Promise<NodeConfig | undefined> {
-    this.#problems.delete(what);
-    const release = this.#release;
+    this.#problems.clear(what);
+    const release = this.#releases.current;
     if (digest === null || !release) return undefined;
     try {
       checkAllowed(release, digest, this.#ports.clock.now());
-      const snapshot = await this.#sources.snapshot(digest, this.#mayAsk());
+      const snapshot = await this.#sources.snapshot(digest, this.#asking.may);
       if (!snapshot) {
         throw new Error(`config ${digest} is not in the ConfigMap, and the service is asked again later`);
       }
@@ -376,8 +315,8 @@ export class ConfigLoop {
       }
       return { digest, snapshot, selection, args: this.#desired?.args ?? [] };
     } catch (thrown) {
-      if (!(thrown instanceof ProtocolError)) this.#askLater();
-      this.#problem(what, digest, thrown);
+      if (!(thrown instanceof ProtocolError)) this.#asking.failed();
+      this.#problems.note(what, digest, thrown);
       return undefined;
     }
   }
@@ -445,39 +384,12 @@ export class ConfigLoop {
     await this.#store.saveApplied(this.#record);
   }
 
-  #mayAsk(): boolean {
-    return this.#asking && this.#ports.clock.monotonic() >= this.#askAgainAt;
-  }
-
-  #askLater(): void {
-    if (!this.#mayAsk()) return;
-    const wait = fullJitter(this.#failures++, { base: 1_000, cap: 64_000 }, this.#ports.random.number);
-    this.#askAgainAt = this.#ports.clock.monotonic() + wait;
-  }
-
-  #problem(what: Place, digest: ConfigDigest | null, thrown: unknown): void {
-    const code = thrown instanceof ProtocolError ? thrown.code : "unavailable";
-    const problem = { digest, code, message: messageOf(thrown).slice(0, 500) };
-    this.#problems.set(what, problem);
-    const telling = `${code} ${digest ?? ""}`;
-    if (this.#told.get(what) === telling) return;
-    this.#told.set(what, telling);
-    this.#ports.log.warn({ what, ...problem }, "config: not in force; what is applied goes on");
-  }
-
   #show(): void {
-    for (const what of this.#told.keys()) if (!this.#problems.has(what)) this.#told.delete(what);
-    const problem =
-      this.#problems.get("target") ??
-      this.#problems.get("release") ??
-      this.#problems.get("mount") ??
-      this.#problems.get("desired") ??
-      this.#problems.get("stage") ??
-      null;
+    const problem = this.#problems.first;
     this.#view = {
       ...this.#view,
       desired: this.#desired,
-      releaseSequence: this.#known,
+      releaseSequence: this.#releases.known,
       applied: this.#applied,
       invalid: this.#invalid(),
       problem,
@@ -500,9 +412,10 @@ export class ConfigLoop {
 
   #invalid(): string | undefined {
     if (!this.#applied) return "no verified config yet";
-    if (!this.#release) return "no verified release yet";
+    const release = this.#releases.current;
+    if (!release) return "no verified release yet";
     try {
-      checkAllowed(this.#release, this.#applied.digest, this.#ports.clock.now());
+      checkAllowed(release, this.#applied.digest, this.#ports.clock.now());
       return undefined;
     } catch (thrown) {
       return messageOf(thrown).slice(0, 300);

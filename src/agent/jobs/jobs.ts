@@ -3,7 +3,7 @@ import type { ConfigDigest, JobId } from "../../protocol/fields.ts";
 import type { Payload } from "../../protocol/messages.ts";
 import type { NodeIdentity } from "../identity.ts";
 import type { Ports } from "../ports.ts";
-import type { JobFrame } from "../session/machine.ts";
+import type { JobFrame } from "../session/terms.ts";
 import { ByteBudget } from "./budget.ts";
 import { Job, type JobEnd, type Offer, type Outbox } from "./job.ts";
 

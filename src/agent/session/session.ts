@@ -3,16 +3,15 @@ import { messageOf } from "../../lib/errors.ts";
 import type { AgentKind, Body, Latest, Payload } from "../../protocol/messages.ts";
 import type { Ports, Socket } from "../ports.ts";
 import type { NodeHttp } from "./http-node.ts";
-import {
-  type GoodbyeReason,
-  type JobFrame,
-  type SessionAction,
-  type SessionConfig,
-  type SessionEvent,
-  type SessionInputs,
-  SessionMachine,
-  type TimerName,
-} from "./machine.ts";
+import { type SessionConfig, SessionMachine } from "./machine.ts";
+import type {
+  GoodbyeReason,
+  JobFrame,
+  SessionAction,
+  SessionEvent,
+  SessionInputs,
+  TimerName,
+} from "./terms.ts";
 
 /** A socket with this much unsent is terminated: its peer has stopped reading. */
 export const maxBufferedBytes = 4 * 1024 * 1024;

@@ -5,7 +5,7 @@ import type { AgentKind, Body, Payload, ServiceKind } from "../../../src/protoco
 import { openReceipt } from "../../../src/protocol/receipt.ts";
 import type { Offer } from "../../../src/agent/jobs/job.ts";
 import { type Capacity, Jobs, type JobsChange, refusal } from "../../../src/agent/jobs/jobs.ts";
-import type { JobFrame } from "../../../src/agent/session/machine.ts";
+import type { JobFrame } from "../../../src/agent/session/terms.ts";
 import { type FakePorts, fakePorts } from "../fixture/fakes.ts";
 import { testIdentity, TestNetwork } from "../fixture/network.ts";
 import { sha256 } from "../fixture/service.ts";

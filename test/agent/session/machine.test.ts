@@ -1,11 +1,7 @@
 import fc from "fast-check";
 import { beforeEach, describe, expect, it } from "vitest";
-import {
-  handshakeTimeoutMs,
-  type SessionAction,
-  SessionMachine,
-  sessionUrl,
-} from "../../../src/agent/session/machine.ts";
+import { handshakeTimeoutMs, SessionMachine, sessionUrl } from "../../../src/agent/session/machine.ts";
+import type { SessionAction } from "../../../src/agent/session/terms.ts";
 import { openFrame, sealFrame } from "../../../src/protocol/frame.ts";
 import { jobIdField } from "../../../src/protocol/fields.ts";
 import { generateKey, importPrivateKey, type SigningKey } from "../../../src/protocol/keys.ts";
