@@ -61,17 +61,29 @@ export async function inCluster(options: InClusterOptions): Promise<ApiConnectio
 /**
  * Connection of a kubeconfig file's context: client certificates, tokens, exec plugins, OIDC, as client-node's
  * KubeConfig knows them. It is loaded here and not at the top of the module, because it takes 36 MiB of memory that an
- * operator in a pod does not need. Rejects when the file cannot be read or names no cluster.
+ * operator in a pod does not need. Of several files, as in `KUBECONFIG`, the first that names a cluster, user, context
+ * or current context decides. Rejects when a file cannot be read or the context names no cluster.
  */
 export async function fromKubeconfig(
-  file: string,
+  file: string | readonly string[],
   options: { readonly context?: string; readonly clock?: Clock } = {},
 ): Promise<ApiConnection> {
   const { clock = systemClock } = options;
-  const { KubeConfig } = await import("@kubernetes/client-node");
+  const { KubeConfig } = await import("./kubeconfig.ts");
+  const files = typeof file === "string" ? [file] : file;
   const load = () => {
+    const parts = files.map((path) => {
+      const part = new KubeConfig();
+      part.loadFromFile(path);
+      return part;
+    });
     const config = new KubeConfig();
-    config.loadFromFile(file);
+    config.loadFromOptions({
+      clusters: firstOfName(parts.flatMap(({ clusters }) => clusters)),
+      users: firstOfName(parts.flatMap(({ users }) => users)),
+      contexts: firstOfName(parts.flatMap(({ contexts }) => contexts)),
+      currentContext: parts.map(({ currentContext }) => currentContext).find(Boolean) ?? "",
+    });
     if (options.context) config.setCurrentContext(options.context);
     return config;
   };
@@ -80,7 +92,7 @@ export async function fromKubeconfig(
   const cluster = config.getCurrentCluster();
   if (!context || !cluster) {
     throw new Error(
-      `${file}: context "${config.getCurrentContext()}" names no cluster; set current-context, or choose one with --context`,
+      `${files.join(", ")}: context "${config.getCurrentContext()}" names no cluster; set current-context, or choose one with --context`,
     );
   }
   const resolved = async () => {
@@ -113,6 +125,10 @@ export async function fromKubeconfig(
     },
     headers: ({ fresh = false } = {}) => headers(fresh),
   };
+}
+
+function firstOfName<T extends { readonly name: string }>(entries: readonly T[]): T[] {
+  return entries.filter(({ name }, at) => entries.findIndex((other) => other.name === name) === at);
 }
 
 /** Keeps what `read` gave for a minute. A reading that fails is not kept, and an older one is not used instead. */

@@ -8,6 +8,7 @@ import type { NodeMemories } from "./memory.ts";
 import type { NodeObservation } from "./observation.ts";
 import { hasTurn } from "./turn.ts";
 
+export { type ContainerFacts, type PodFacts, podFacts } from "./facts.ts";
 export type { NodeObservation } from "./observation.ts";
 
 /** What a look at a node needs beside the caches. */

@@ -2,13 +2,27 @@ import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
 import { controllerOf, keyOf } from "../../kube/object.ts";
 import type { PodDisruptionBudget } from "../../kube/resources.ts";
-import type { OperatorContext } from "../context.ts";
+import type { ReadStore } from "../../kube/store.ts";
+import type { Caches, OperatorContext } from "../context.ts";
 import { poolLabel } from "../names.ts";
 import type { PoolObservation } from "./plan.ts";
 
+type Cached<T> = T extends { readonly store: ReadStore<infer Object> }
+  ? { readonly store: Pick<ReadStore<Object>, "get" | "byIndex"> }
+  : never;
+
+/** What a look at a pool takes: the operator's context has it, and so has who has just read the objects. */
+export interface PoolSight {
+  readonly caches: { readonly [Kind in keyof Caches]: Cached<Caches[Kind]> };
+  readonly configs: {
+    get(networkKey: string): { readonly current: string | undefined } | undefined;
+  };
+  readonly clock: Pick<OperatorContext["clock"], "now">;
+}
+
 /** Gathers what the planner needs to know about a pool, from the caches alone; undefined when the pool is gone. */
-export function observePool(context: OperatorContext, key: string): PoolObservation | undefined {
-  const { caches, configs, clock } = context;
+export function observePool(sight: PoolSight, key: string): PoolObservation | undefined {
+  const { caches, configs, clock } = sight;
   const pool = caches.pools.store.get(key);
   if (!pool) return undefined;
   const { namespace, name } = pool.metadata;
@@ -16,7 +30,7 @@ export function observePool(context: OperatorContext, key: string): PoolObservat
   const config = configs.get(networkKey);
   return {
     pool,
-    children: childrenOf(context, pool),
+    children: childrenOf(sight, pool),
     isTaken: (child) => caches.nodes.store.get(`${namespace}/${child}`) !== undefined,
     hasPod: (child) => caches.pods.store.get(keyOf(child)) !== undefined,
     networkKnown: caches.networks.store.get(networkKey) !== undefined,
@@ -26,7 +40,7 @@ export function observePool(context: OperatorContext, key: string): PoolObservat
   };
 }
 
-function childrenOf({ caches }: OperatorContext, pool: ResultityNodePool): readonly ResultityNode[] {
+function childrenOf({ caches }: PoolSight, pool: ResultityNodePool): readonly ResultityNode[] {
   const { uid } = pool.metadata;
   return caches.nodes.store.byIndex("owner", uid).filter((node) => controllerOf(node)?.uid === uid);
 }

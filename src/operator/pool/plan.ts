@@ -12,6 +12,10 @@ import {
 } from "./child.ts";
 import { minAvailableOf } from "./window.ts";
 
+// With them a plan can be carried forward on paper, as `kubectl resultity plan` does.
+export { childLabels, isLeaving, isMoving, isParked, isReady, removingAnnotation } from "./child.ts";
+export { minAvailableOf } from "./window.ts";
+
 /** All that the pool's plan depends on. */
 export interface PoolObservation {
   readonly pool: ResultityNodePool;
