@@ -1,10 +1,18 @@
 import { defineConfig } from "vitest/config";
 
 /**
- * Three projects: `unit` needs nothing but Node and runs in parallel; `integration` starts real processes
- * (API server, agents, engines) and `kubelet` the pods of the kubelet specification, both one file at a time,
- * because the machines that run them have two cores.
+ * Three projects. `unit` needs nothing but Node. `kubelet` (the kubelet specification) and `integration` start real
+ * processes: API servers, hosts, agents, engines. Each of their files has a control plane of its own and waits more than it
+ * computes, so three run side by side on two cores; more would make them wait for each other.
  */
+const processes = {
+  testTimeout: 120_000,
+  // The first run on a machine builds the control plane's binaries.
+  hookTimeout: 1_500_000,
+  sequence: { groupOrder: 1 },
+  maxWorkers: 3,
+};
+
 export default defineConfig({
   test: {
     projects: [
@@ -14,26 +22,11 @@ export default defineConfig({
           include: ["test/{lib,protocol,api,kube,operator,agent,io,cli,scripts,testbed,loop}/**/*.test.ts"],
           exclude: ["test/testbed/kubelet/**"],
           testTimeout: 15_000,
+          sequence: { groupOrder: 0 },
         },
       },
-      {
-        test: {
-          name: "kubelet",
-          include: ["test/testbed/kubelet/**/*.test.ts"],
-          fileParallelism: false,
-          testTimeout: 120_000,
-          hookTimeout: 1_500_000,
-        },
-      },
-      {
-        test: {
-          name: "integration",
-          include: ["test/integration/**/*.test.ts"],
-          fileParallelism: false,
-          testTimeout: 120_000,
-          hookTimeout: 1_500_000,
-        },
-      },
+      { test: { name: "kubelet", include: ["test/testbed/kubelet/**/*.test.ts"], ...processes } },
+      { test: { name: "integration", include: ["test/integration/**/*.test.ts"], ...processes } },
     ],
   },
 });
