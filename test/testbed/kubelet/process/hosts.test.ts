@@ -3,7 +3,7 @@
  * cannot see what is not theirs, though they are processes of one machine, and that a host can be booted again.
  */
 import { readFileSync } from "node:fs";
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type ControlPlane, startControlPlane } from "../../control-plane.ts";
 import { type KubeJson, kubeJson, type KubeObject } from "../../kube-json.ts";
@@ -23,7 +23,8 @@ let boot: () => Promise<ProcessKubelet>;
 beforeAll(async () => {
   bed = await startControlPlane({ components: [], log: (line) => console.error(line) });
   kube = kubeJson(bed.adminKubeconfig);
-  dir = bed.processes.folder("host");
+  // A folder of its own around the kubelet's: the bed's own is shared with every other bed of this user.
+  dir = join(bed.processes.folder("host"), "kubelet");
   const kubeconfig = bed.kubeconfigForUser(`system:node:${hostName}`, ["system:nodes"]);
   boot = () =>
     startProcessKubelet({
