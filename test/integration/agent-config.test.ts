@@ -1,3 +1,4 @@
+import { setTimeout as wait } from "node:timers/promises";
 import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest";
 import { generateKey, importPrivateKey } from "../../src/protocol/keys.ts";
 import { type Config, TestNetwork } from "../agent/fixture/network.ts";
@@ -247,6 +248,24 @@ describe("how an agent moves", () => {
     node.startAgent(service.url);
     await node.startLauncher();
     await until("a warm engine", async () => (await node.ask("/ready")).status === 200);
+  });
+
+  it("F20 killed at any moment of a move it has the old config or the new one, whole", async () => {
+    const { first } = await moving((config) => network.config({ ...config.snapshot, version: "2" }));
+    await node.launcher?.stop();
+    for (const [index, delay] of [0, 5, 10, 20, 40, 80].entries()) {
+      node.desire({ revision: 10 + index, target: first.digest, args: ["--version", `v${index}`] });
+      await wait(delay);
+      node.agent?.signal("SIGKILL");
+      await node.agent?.exited;
+      // What a launcher would take now is all there.
+      const { number, start } = node.generation();
+      expect(start, `generation ${number} after a kill at ${delay} ms`).toMatch(/^exec '.*'\n$/);
+      node.startAgent(service.url);
+      await node.sees("the new config", ({ desired_revision: revision }) => revision === 10 + index);
+      await until("the new arguments", () => node.generation().start.includes(`'v${index}'`));
+      expect((await node.status()).config_error).toBeNull();
+    }
   });
 
   it("runs the network's current config when it stands alone", async () => {
