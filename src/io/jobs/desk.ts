@@ -279,15 +279,19 @@ export class JobDesk {
     const receipt = ledger.countersign(checked, now);
     live.countersign = receipt.countersign;
     this.#answer(live, result);
-    node.jobsCommitted++;
-    metrics.ended.inc({ state: "COMMITTED" });
+    // The engine broke off what the client was reading: what was relayed is receipted, the job is not done.
+    const broken = result.outcome === "failed";
+    const state = broken ? "INTERRUPTED" : "COMMITTED";
+    if (!broken) node.jobsCommitted++;
+    metrics.ended.inc({ state });
     metrics.duration.observe((clock.monotonic() - live.startedAt) / 1000);
     const row = live.row({
-      state: "COMMITTED",
+      state,
       attempt,
       node: nodeId,
       finishedAt: now,
       outcome: result.outcome,
+      error: broken ? "the engine failed in the middle of its answer" : null,
     });
     const write = store.write([
       { put: "job", row },
@@ -304,7 +308,7 @@ export class JobDesk {
       for (const part of output.held) live.relayedBytes += part.length;
       client.answer(incomplete ? 502 : result.status, output.held);
     } else if (incomplete) {
-      client.fail({ code: "job_failed", message: "the engine failed in the middle of its answer" });
+      client.fail({ code: "node_lost", message: messages.node_lost });
     } else {
       for (const part of output.held) live.relayedBytes += part.length;
       client.end(output.held);
