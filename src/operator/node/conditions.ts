@@ -28,11 +28,11 @@ export function conditionsOf(o: NodeObservation, plan: Plan, failed: Notes): Rec
     Draining: said.Draining ?? draining(o, plan),
     Degraded: said.Degraded ?? degraded(o),
   };
-  return { ...notes, Ready: readyOf(notes) };
+  return { ...notes, Ready: readyOf(o, notes) };
 }
 
 /** The first that is not well, in the order in which they depend on each other; what is broken comes before all. */
-function readyOf(notes: Record<Exclude<NodeConditionType, "Ready">, Note>): Note {
+function readyOf(o: NodeObservation, notes: Record<Exclude<NodeConditionType, "Ready">, Note>): Note {
   const others = nodeConditionTypes.filter((type) => type !== "Degraded" && type !== "Ready");
   for (const type of ["Degraded", ...others] as const) {
     const { status, reason, message } = notes[type];
@@ -41,6 +41,10 @@ function readyOf(notes: Record<Exclude<NodeConditionType, "Ready">, Note>): Note
     if (status === well || reason === "Staging") continue;
     return { status: status === "Unknown" ? "Unknown" : "False", reason, message };
   }
+  // A lost session is borne for a while, so as not to alarm; but who was out of service is back with its session only,
+  // or a rollout would take the next node while this one gets no jobs yet.
+  const wasReady = findCondition(o.node.status?.conditions, "Ready")?.status === "True";
+  if (!wasReady && o.feed && !o.feed.connected) return no("SessionClosed", "the agent opens its session");
   return yes("AllWell", "the node serves and is connected");
 }
 

@@ -118,6 +118,7 @@ function fleetChanges(context: OperatorContext, memories: NodeMemories): Source 
     const view = fleet.get(networkKey, nodeId);
     const { conditions, session } = node.status ?? {};
     if (!view || view.banned !== null) return true;
+    if (findCondition(conditions, "Ready")?.status !== "True") return true;
     if (findCondition(conditions, "Registered")?.status !== "True") return true;
     return (
       session?.connected !== view.connected || findCondition(conditions, "Connected")?.reason === "Banned"

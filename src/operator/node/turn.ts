@@ -58,7 +58,7 @@ export function hasTurn(
     if (facts.terminating) return false;
     const planned = facts.desired.ok ? facts.desired.desired.plannedStop : null;
     if (planned === "agent-image" || planned === "recreate") return false;
-    const well = facts.ready && isTrue(other.status?.conditions, "RuntimeReady");
+    const well = facts.ready && isTrue(other.status?.conditions, "Ready");
     if (!well && !isBehind(other, facts, config, agentImage)) return false;
   }
   return true;

@@ -476,6 +476,22 @@ describe("the session, as the network sees it", () => {
     expect(world.condition("Ready")).toBe("True AllWell");
   });
 
+  it("must be open for a node that was out of service to be Ready again", () => {
+    const world = serving();
+    world.changeSpec({ participation: { accept: false } });
+    world.reconcile();
+    expect(world.condition("Ready")).toBe("False Waiting");
+    if (!world.feed) throw new Error("no feed");
+    world.feed = { ...world.feed, connected: false, since: world.now };
+    world.agentAnswers();
+    world.reconcile();
+    expect(world.condition("Connected")).toBe("True SessionOpen");
+    expect(world.condition("Ready")).toBe("False SessionClosed");
+    world.feed = { ...world.feed, connected: true };
+    world.reconcile();
+    expect(world.condition("Ready")).toBe("True AllWell");
+  });
+
   it("stays as it was while the network cannot be asked", () => {
     const world = serving();
     world.feed = undefined;
