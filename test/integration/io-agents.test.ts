@@ -69,10 +69,10 @@ beforeAll(async () => {
   const port = Number(new URL(io.url).port);
   proxy = await cuttableProxy(port);
   await io.allowAudience(proxy.url);
-  accountKey = io.account("acme");
+  accountKey = await io.account("acme");
   const log = join(io.folder, "engine.log");
-  config = io.publish([model], { engine: "test", command: engineCommand({ log, tokenDelayMs: 20 }) });
-  client = new OpenAI({ baseURL: `${io.url}/v1`, apiKey: io.apiKey("someone"), maxRetries: 0 });
+  config = await io.publish([model], { engine: "test", command: engineCommand({ log, tokenDelayMs: 20 }) });
+  client = new OpenAI({ baseURL: `${io.url}/v1`, apiKey: await io.apiKey("someone"), maxRetries: 0 });
   nodes = [await startNode(io.url), await startNode(proxy.url)];
   await ready(2);
 });
@@ -85,7 +85,8 @@ afterAll(async () => {
 async function ready(count: number): Promise<void> {
   await until(
     `${count} nodes that serve`,
-    () => io.nodes().filter((node) => node.connected && node.models.includes(model)).length === count,
+    async () =>
+      (await io.nodes()).filter((node) => node.connected && node.models.includes(model)).length === count,
     { deadlineMs: 60_000, intervalMs: 300 },
   );
 }
@@ -132,11 +133,11 @@ describe("real agents and engines", () => {
     expect(answers.map(({ error }) => error).filter((error) => error !== undefined)).toEqual([]);
     expect(answers.every(({ text }) => text.length > 0)).toBe(true);
     expect(new Set(answers.map(({ id }) => id)).size).toBe(20);
-    await until("the acknowledgements", () => {
-      const states = io.states();
+    await until("the acknowledgements", async () => {
+      const states = await io.states();
       return answers.every(({ id }) => states.get(id) === "CONFIRMED");
     });
-    expect(io.job(answers[0]?.id ?? "")["receipt"]).toMatchObject({ account: "acme", attempt: 1 });
+    expect((await io.job(answers[0]?.id ?? ""))["receipt"]).toMatchObject({ account: "acme", attempt: 1 });
   });
 
   it("F40: a session that is cut in mid-stream comes back, and the client reads one unbroken stream", async () => {
@@ -169,7 +170,7 @@ describe("real agents and engines", () => {
         : plain(),
     );
     const answers = await Promise.all(asked);
-    const states = io.states();
+    const states = await io.states();
     for (const [at, { id, error, text }] of answers.entries()) {
       if (at % 2 === 1) expect(text.length).toBeGreaterThan(0);
       expect([undefined, "node_lost"]).toContain(error);

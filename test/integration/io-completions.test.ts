@@ -32,9 +32,9 @@ beforeAll(async () => {
     "--retry",
     "100ms,200ms",
   ]);
-  const config = io.publish([model]);
-  const accountKey = io.account("acme");
-  apiKey = io.apiKey("someone");
+  const config = await io.publish([model]);
+  const accountKey = await io.account("acme");
+  apiKey = await io.apiKey("someone");
   client = new OpenAI({ baseURL: `${io.url}/v1`, apiKey, maxRetries: 0 });
   newAgent = () =>
     new ScriptedAgent({ url: io.url, root: io.root, account: "acme", accountKey, models: [model], config });
@@ -69,7 +69,7 @@ describe("chat completions through the official client", () => {
       job: offer.job,
       consumer: "someone",
     });
-    await until("the state", () => io.job(offer.job)["state"] === "CONFIRMED");
+    await until("the state", async () => (await io.job(offer.job))["state"] === "CONFIRMED");
     session.drop();
   });
 
@@ -132,8 +132,8 @@ describe("a node that is lost", () => {
     expect(await stream.read()).toBeUndefined();
     expect((await stream.asked).headers.get("x-should-retry")).toBe("false");
     expect(other.waiting.filter(({ kind }) => kind === "offer")).toEqual([]);
-    await until("the state", () => io.job(stream.offer.job)["state"] === "INTERRUPTED");
-    expect(io.job(stream.offer.job)).toMatchObject({
+    await until("the state", async () => (await io.job(stream.offer.job))["state"] === "INTERRUPTED");
+    expect(await io.job(stream.offer.job)).toMatchObject({
       relayedBytes: Buffer.byteLength(eventOf(stream.offer, "Hel")),
     });
     other.drop();
@@ -275,8 +275,8 @@ describe("what the engine says", () => {
       session.send("nack", { ...leaseOf(offer), code: "E_ENGINE", reason: `crash ${attempt}` });
     }
     expect(await asked).toMatchObject({ status: 502, code: "job_failed" });
-    await until("the state", () => io.job(job)["state"] === "DEAD");
-    for (const attempt of [1, 2, 3]) expect(io.job(job)["error"]).toContain(`crash ${attempt}`);
+    await until("the state", async () => (await io.job(job))["state"] === "DEAD");
+    for (const attempt of [1, 2, 3]) expect((await io.job(job))["error"]).toContain(`crash ${attempt}`);
     session.drop();
   });
 });
@@ -342,7 +342,7 @@ describe("requests that are refused (B30)", () => {
     const started = performance.now();
     expect((await session.next("cancel")).payload).toMatchObject({ job: offer.job, attempt: 1 });
     expect(performance.now() - started).toBeGreaterThan(2_500);
-    await until("the state", () => io.job(offer.job)["state"] === "CANCELLED");
+    await until("the state", async () => (await io.job(offer.job))["state"] === "CANCELLED");
     session.drop();
   });
 

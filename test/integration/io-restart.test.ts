@@ -1,8 +1,10 @@
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { ConfigDigest } from "../../src/protocol/fields.ts";
 import { type AgentSession, eventOf, leaseOf, plainOf, ScriptedAgent } from "../io/fixture/agent.ts";
-import { IoProcess } from "../io/fixture/network.ts";
+import { ioDone, IoProcess } from "../io/fixture/network.ts";
 import { supervise } from "../testbed/processes.ts";
 import { until } from "../testbed/until.ts";
 
@@ -15,9 +17,9 @@ let newAgent: () => ScriptedAgent;
 
 beforeAll(async () => {
   io = await IoProcess.start(processes);
-  config = io.publish([model]);
-  const accountKey = io.account("acme");
-  client = new OpenAI({ baseURL: `${io.url}/v1`, apiKey: io.apiKey("someone"), maxRetries: 0 });
+  config = await io.publish([model]);
+  const accountKey = await io.account("acme");
+  client = new OpenAI({ baseURL: `${io.url}/v1`, apiKey: await io.apiKey("someone"), maxRetries: 0 });
   newAgent = () =>
     new ScriptedAgent({ url: io.url, root: io.root, account: "acme", accountKey, models: [model], config });
 });
@@ -46,7 +48,7 @@ describe("the service is killed with SIGKILL", () => {
     expect(back.verdict?.jobs).toMatchObject([{ job: offer.job, action: "committed" }]);
     back.send("result", back.agent.result(offer, plainOf(offer, "x")));
     expect((await back.next("ack")).payload.results).toEqual(payload.results);
-    expect(io.job(offer.job)).toMatchObject({ attempt: 1, outcome: "completed" });
+    expect(await io.job(offer.job)).toMatchObject({ attempt: 1, outcome: "completed" });
     expect(back.ready.epoch).toBe(session.ready.epoch + 1);
     back.drop();
   });
@@ -66,18 +68,21 @@ describe("the service is killed with SIGKILL", () => {
     const offers = [await session.offer(), await session.offer()];
     const streamed = offers.find(({ stream }) => stream);
     if (streamed) session.chunk(streamed, 0, eventOf(streamed, "Hel"));
-    await until("the jobs on the disk", () => offers.every(({ job }) => io.job(job)["state"] !== undefined));
+    await until("the jobs on the disk", async () => {
+      const states = await io.states();
+      return offers.every(({ job }) => states.has(job));
+    });
     await io.kill();
     expect((await outcomes).map(({ status }) => status)).toEqual(["rejected", "rejected"]);
     await io.serve();
-    for (const { job } of offers) expect(io.job(job)).toMatchObject({ state: "CANCELLED" });
+    for (const { job } of offers) expect(await io.job(job)).toMatchObject({ state: "CANCELLED" });
     const back = await session.agent.connect(
       offers.map((offer) => ({ ...leaseOf(offer), next_offset: 5, finished: true })),
     );
     expect(back.verdict?.jobs.map(({ action }) => action)).toEqual(["cancel", "cancel"]);
     for (const offer of offers) back.answer(offer, plainOf(offer, "late"));
     expect((await back.next("ack")).payload.results[0]).toMatchObject({ status: "stale" });
-    for (const { job } of offers) expect(io.job(job)).toMatchObject({ state: "CANCELLED" });
+    for (const { job } of offers) expect(await io.job(job)).toMatchObject({ state: "CANCELLED" });
     // And the service goes on working.
     const asked = client.chat.completions.create(plain);
     const offer = await back.offer();
@@ -101,13 +106,9 @@ describe("the service is killed with SIGKILL", () => {
       session.serve();
     }
     await client.chat.completions.create(plain);
-    const { io: runIo } = await import("../io/fixture/network.ts");
-    const exported = runIo("receipts", "export", "acme", "--data", io.data).stdout;
-    const { writeFileSync } = await import("node:fs");
-    writeFileSync(`${io.folder}/chain`, exported);
-    expect(runIo("receipts", "verify", `${io.folder}/chain`, "--data", io.data).stdout).toContain(
-      "the chain is whole",
-    );
+    const chain = join(io.folder, "chain");
+    writeFileSync(chain, await ioDone("receipts", "export", "acme", "--data", io.data));
+    expect(await ioDone("receipts", "verify", chain, "--data", io.data)).toContain("the chain is whole");
     session.drop();
   });
 });
@@ -125,6 +126,6 @@ describe("SIGTERM", () => {
     expect((await session.socket.close()).code).toBe(1012);
     expect(await io.child?.exited).toMatchObject({ code: 0 });
     await io.serve();
-    expect(io.job(offer.job)).toMatchObject({ outcome: "completed" });
+    expect(await io.job(offer.job)).toMatchObject({ outcome: "completed" });
   });
 });

@@ -19,8 +19,8 @@ let newAgent: () => ScriptedAgent;
 
 beforeAll(async () => {
   io = await IoProcess.start(processes, ["--heartbeat", "500ms"]);
-  config = io.publish(["m"]);
-  const accountKey = io.account("acme");
+  config = await io.publish(["m"]);
+  const accountKey = await io.account("acme");
   newAgent = () =>
     new ScriptedAgent({ url: io.url, root: io.root, account: "acme", accountKey, models: ["m"], config });
 });
@@ -286,7 +286,7 @@ describe("a session ends", () => {
   it("4403 when the node is banned, which then cannot come back until it is let in again", async () => {
     const open = await session();
     const { nodeId } = open.agent;
-    ioDone("nodes", "ban", nodeId, "--reason", "misbehaved", "--data", io.data);
+    await ioDone("nodes", "ban", nodeId, "--reason", "misbehaved", "--data", io.data);
     expect(await open.socket.close()).toMatchObject({
       code: 4403,
       reason: expect.stringContaining("misbehaved"),
@@ -294,7 +294,7 @@ describe("a session ends", () => {
     const { socket, challenge } = await challenged(open.agent);
     socket.ws.send(open.agent.hello(challenge, socket.url));
     expect((await socket.close()).code).toBe(4403);
-    ioDone("nodes", "unban", nodeId, "--data", io.data);
+    await ioDone("nodes", "unban", nodeId, "--data", io.data);
     (await open.agent.connect()).drop();
   });
 
@@ -363,7 +363,7 @@ describe("connections", () => {
     expect(answer).toContain("431");
   });
 
-  it("no secret is in the log", () => {
+  it("no secret is in the log", async () => {
     expect(/"d":|rk-[A-Za-z0-9_-]{43}/.test(io.log)).toBe(false);
   });
 });

@@ -282,7 +282,7 @@ export class JobDesk {
     // The engine broke off what the client was reading: what was relayed is receipted, the job is not done.
     const broken = result.outcome === "failed";
     const state = broken ? "INTERRUPTED" : "COMMITTED";
-    if (!broken) node.jobsCommitted++;
+    node.jobsCommitted++;
     metrics.ended.inc({ state });
     metrics.duration.observe((clock.monotonic() - live.startedAt) / 1000);
     const row = live.row({
