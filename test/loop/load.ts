@@ -13,6 +13,10 @@ export interface ClientEntry {
   readonly text: string;
   readonly tokens: number;
   readonly error: string | undefined;
+  /** `code` of the API's error, in the answer or as the last event of a stream; undefined when there was none. */
+  readonly code: string | undefined;
+  /** The text that the whole answer has. */
+  readonly expected: string;
 }
 
 export interface LoadOptions {
@@ -54,7 +58,7 @@ export async function complete(client: OpenAI, at: number, maxTokens: number): P
   const stream = at % 2 === 1;
   let id: string | undefined;
   let [text, tokens] = ["", 0];
-  const end = (ok: boolean, error?: string): ClientEntry => ({
+  const end = (ok: boolean, error?: string, code?: string): ClientEntry => ({
     id,
     stream,
     begun,
@@ -63,6 +67,8 @@ export async function complete(client: OpenAI, at: number, maxTokens: number): P
     text,
     tokens,
     error,
+    code,
+    expected,
   });
   const messages = [{ role: "user" as const, content: `question ${at}` }];
   const body = { model: loopModel, max_tokens: maxTokens, messages };
@@ -89,6 +95,7 @@ export async function complete(client: OpenAI, at: number, maxTokens: number): P
     return text === expected ? end(true) : end(false, "the text is not the engine's");
   } catch (thrown) {
     if (thrown instanceof APIError) id ??= thrown.headers?.get("x-request-id") ?? undefined;
-    return end(false, thrown instanceof Error ? thrown.message : String(thrown));
+    const code = thrown instanceof APIError && typeof thrown.code === "string" ? thrown.code : undefined;
+    return end(false, thrown instanceof Error ? thrown.message : String(thrown), code);
   }
 }

@@ -28,7 +28,8 @@ import { bundle, repository } from "./paths.ts";
 export const namespace = "inference";
 export const poolName = "chat";
 const networkName = "testnet";
-const account = "my-account";
+/** Account of the nodes: what they do is receipted to it. */
+export const account = "my-account";
 const gpuProduct = "NVIDIA-H100-80GB-HBM3";
 
 export interface LoopOptions {
@@ -80,6 +81,7 @@ export interface PodObject extends KubeObject {
   readonly spec: { readonly nodeName?: string };
   readonly status?: {
     readonly podIP?: string;
+    readonly conditions?: readonly { type: string; status: string }[];
     readonly initContainerStatuses?: readonly { name: string; restartCount: number }[];
     readonly containerStatuses?: readonly { name: string; restartCount: number; image: string }[];
   };

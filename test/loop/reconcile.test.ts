@@ -11,6 +11,8 @@ const client = (id: string, ok = true): ClientEntry => ({
   text: "",
   tokens: 1,
   error: ok ? undefined : "cut",
+  code: undefined,
+  expected: "",
 });
 const job = (id: string, state = "CONFIRMED", attempt = 1) => ({ id, state, attempt, node: "n" });
 const run = (id: string, outcome = "completed"): EngineLine[] => [
