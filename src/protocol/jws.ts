@@ -97,6 +97,8 @@ export function decodeUtf8(bytes: Uint8Array): string {
 /** Headers repeat frame after frame; those that carry nothing but alg, kid and typ are parsed once. */
 const headerCache = new Map<string, JwsHeader>();
 const headerCacheSize = 4096;
+/** Longest header that is remembered: those of the protocol are shorter. */
+const cachedHeaderChars = 256;
 
 function parseHeader(text: string): JwsHeader {
   const cached = headerCache.get(text);
@@ -115,9 +117,10 @@ function parseHeader(text: string): JwsHeader {
   }
   if ("crit" in header || "b64" in header) throw new ProtocolError("malformed", "header with crit or b64");
   const result = header as unknown as JwsHeader;
-  if (Object.keys(header).length === 3) {
+  if (Object.keys(header).length === 3 && text.length <= cachedHeaderChars) {
     if (headerCache.size >= headerCacheSize) headerCache.clear();
-    headerCache.set(text, result);
+    // A copy: a slice of the frame would keep the whole frame, and strangers send frames too.
+    headerCache.set(Buffer.from(text, "latin1").toString("latin1"), result);
   }
   return result;
 }

@@ -1,4 +1,6 @@
-import { sign } from "node:crypto";
+import { randomBytes, sign } from "node:crypto";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { CompactSign, calculateJwkThumbprint, compactVerify, importJWK } from "jose";
 import { describe, expect, it } from "vitest";
 import { openFrame, sealFrame } from "../../src/protocol/frame.ts";
@@ -39,6 +41,28 @@ describe("compact JWS", () => {
     const last = key.jwk.x.slice(-1);
     const next = String.fromCharCode(last.charCodeAt(0) + 1);
     expectCode("malformed", () => importPublicKey({ ...key.jwk, x: key.jwk.x.slice(0, -1) + next }));
+  });
+});
+
+describe("splitJws", () => {
+  it("keeps no frame that strangers send, only short headers", () => {
+    setFlagsFromString("--expose-gc");
+    const collect: unknown = runInNewContext("gc");
+    const heap = (): number => {
+      if (typeof collect === "function") collect();
+      return process.memoryUsage().heapUsed / 1024 / 1024;
+    };
+    const before = heap();
+    for (let at = 0; at < 1_000; at++) {
+      const kid = randomBytes(32).toString("base64url");
+      const header = Buffer.from(JSON.stringify({ alg: "Ed25519", kid, typ: "rn1.test" })).toString(
+        "base64url",
+      );
+      // From bytes, as it comes from a socket.
+      const text = Buffer.from(`${header}.${"A".repeat(100 * 1024)}.${"A".repeat(86)}`).toString("latin1");
+      expect(splitJws(text, "rn1.test").header.kid).toBe(kid);
+    }
+    expect(heap() - before).toBeLessThan(20);
   });
 });
 
