@@ -118,10 +118,11 @@ export class IoService {
     this.app = fastify({
       logger: false,
       forceCloseConnections: "idle",
+      // For a request to come in whole; also cuts connections that never speak.
+      requestTimeout: 30_000,
       http: {
         maxHeaderSize: maxHeaderBytes,
         headersTimeout: 10_000,
-        requestTimeout: 30_000,
         connectionsCheckingInterval: 5_000,
       },
     });

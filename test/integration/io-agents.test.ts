@@ -181,12 +181,18 @@ describe("real agents and engines", () => {
   });
 
   it("the service killed with SIGKILL: agents come back, and what is asked then is answered", async () => {
-    const asked = Promise.allSettled(Array.from({ length: 6 }, () => stream()));
-    await until("a stream under way", async () => (await io.metric("resultity_io_offers_total")) > 30);
+    const offered = () => io.metric("resultity_io_offers_total");
+    const before = await offered();
+    let pieces = 0;
+    const asked = Promise.allSettled(Array.from({ length: 6 }, () => stream(() => pieces++)));
+    await until("streams under way", async () => pieces > 0 && (await offered()) === before + 6);
     await io.kill();
+    // The connection was cut: no client was told that its answer is complete.
     for (const outcome of await asked)
-      if (outcome.status === "fulfilled") expect(outcome.value.error).not.toBe("node_lost");
+      if (outcome.status === "fulfilled") expect(outcome.value.error).toBeDefined();
     await io.serve();
+    const states = [...(await io.states()).values()];
+    expect(states.filter((state) => state === "CANCELLED")).toHaveLength(6);
     await ready(2);
     const answers = await Promise.all(Array.from({ length: 6 }, () => stream()));
     expect(answers.map(({ error }) => error)).toEqual(Array.from({ length: 6 }, () => undefined));
