@@ -51,6 +51,7 @@ export async function executeNode(
   const again = (ms: number) => {
     againInMs = Math.min(againInMs ?? Number.POSITIVE_INFINITY, ms);
   };
+  claimTurn(hands, o, actions);
   for (const action of actions) {
     if (action.type === "wait") {
       again(action.ms);
@@ -70,6 +71,13 @@ export async function executeNode(
     }
   }
   return { failed: {}, againInMs };
+}
+
+/** Before anything is awaited: another worker may be planning for a neighbour. */
+function claimTurn({ memories }: Hands, o: NodeObservation, actions: readonly Action[]): void {
+  const stops = actions.map((action) => (action.type === "annotate" ? action.desired.plannedStop : null));
+  if (stops.includes("agent-image") || stops.includes("recreate"))
+    memories.claim(groupOf(o.node), keyOf(o.node));
 }
 
 /** Returns after how many milliseconds to look again, where only time tells. */
@@ -93,14 +101,9 @@ async function execute(
       await identify(hands, o, signal);
       await annotate(hands, o, identityHashAnnotation, action.hash, signal);
       return undefined;
-    case "annotate": {
-      const { plannedStop } = action.desired;
-      if (plannedStop === "agent-image" || plannedStop === "recreate") {
-        hands.memories.claim(groupOf(o.node), keyOf(o.node));
-      }
+    case "annotate":
       await annotate(hands, o, desiredAnnotation, JSON.stringify(action.desired), signal);
       return undefined;
-    }
     case "rehearse-image":
       await patchImage(hands, o, action, true, signal);
       return undefined;

@@ -67,10 +67,17 @@ export const pullFails = ({ state, reason }: ContainerFacts): boolean =>
 export const startFails = ({ state, reason }: ContainerFacts): boolean =>
   state === "waiting" && startFailures.has(reason);
 
-/** True if the kubelet runs `image`, told by the digest: mirrors change the place, never the digest. */
-export function runs(container: ContainerFacts, image: string): boolean {
+/**
+ * True if the kubelet runs `image`, told by the digest: mirrors change the place, never the digest. Some container
+ * runtimes name what runs by the digest of the image's config, which says nothing here; then it has to do that the pod
+ * is ready and the kubelet has seen the newest spec.
+ */
+export function runs(pod: PodFacts, container: "agent" | "runtime", image: string): boolean {
+  const { state, running } = pod[container];
+  if (state !== "running") return false;
   const digest = digestOfImage(image);
-  return container.state === "running" && container.running.some((name) => name.includes(digest));
+  if (running.some((name) => name.includes(digest))) return true;
+  return !running.some((name) => name.includes("@sha256:")) && pod.ready && pod.observedSpec;
 }
 
 /** The part of an image reference that says what it is: the digest, else the whole reference. */

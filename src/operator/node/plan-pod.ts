@@ -119,7 +119,7 @@ function goalOf(o: NodeObservation, pod: PodFacts, desired: Desired, aim: Aim): 
     return aim;
   const goal = aimAt(begun, { node: o.node, inPool: o.inPool, config: o.config, running: begun, now: o.now });
   if (!goal.ok || pullFails(pod.runtime)) return aim;
-  return runs(pod.runtime, goal.selection.runtime.image) ? aim : goal;
+  return runs(pod, "runtime", goal.selection.runtime.image) ? aim : goal;
 }
 
 function stepsOf(
@@ -249,12 +249,11 @@ function awaitRuntime(scene: Scene): Decision {
 function runtimeMoved({ o, pod, desired, runtimeImage }: Scene): boolean {
   const applied = o.agent.status?.report.config.applied;
   if (!echoed(o, desired) || applied !== desired.target) return false;
-  // Some container runtimes tell the image's config digest in place of its manifest's: then readiness has to do.
-  return runs(pod.runtime, runtimeImage) || (pod.ready && pod.observedSpec);
+  return runs(pod, "runtime", runtimeImage);
 }
 
 function agentMoved({ pod, agentImage }: Scene): boolean {
-  return pod.agent.started && (runs(pod.agent, agentImage) || (pod.ready && pod.observedSpec));
+  return pod.agent.started && runs(pod, "agent", agentImage);
 }
 
 /** Nothing is left to move: the annotation says only what lasts, and the agent is asked until all is as it should be. */

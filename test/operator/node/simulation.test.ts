@@ -77,7 +77,7 @@ class LivingWorld extends World {
       return;
     }
     const image = pod.spec?.containers[0]?.image ?? "";
-    const ready = this.applied === this.desired.target && runs(podFacts(pod, this.node).runtime, image);
+    const ready = this.applied === this.desired.target && runs(podFacts(pod, this.node), "runtime", image);
     this.kubeletRunsRuntime(ready);
   }
 
