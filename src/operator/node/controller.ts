@@ -15,6 +15,7 @@ import { NodeMemories } from "./memory.ts";
 import { observeNode } from "./observe.ts";
 import { planNode } from "./plan.ts";
 import { isWritten, nodeStatus, statusDraft } from "./status.ts";
+import { passTurn } from "./turn.ts";
 
 /** Keeps the nodes: identity, pod, moves between configs, status. */
 export function nodeController(context: OperatorContext, fetch?: FetchStatus): Runnable {
@@ -38,7 +39,8 @@ export function nodeController(context: OperatorContext, fetch?: FetchStatus): R
       configChanges(context),
       fleetChanges(context, memories),
     ],
-    reconcile: (key, signal) => reconcile(hands, key, signal),
+    reconcile: (key, signal) =>
+      reconcile(hands, key, signal, (next) => controller.enqueue(next, "its turn has come")),
     concurrency: 16,
     expectations,
     clock,
@@ -49,7 +51,12 @@ export function nodeController(context: OperatorContext, fetch?: FetchStatus): R
   return controller;
 }
 
-async function reconcile(hands: Hands, key: string, signal: AbortSignal): Promise<Result | undefined> {
+async function reconcile(
+  hands: Hands,
+  key: string,
+  signal: AbortSignal,
+  wake: (nodeKey: string) => void,
+): Promise<Result | undefined> {
   const { context, memories, statuses, expectations } = hands;
   const seen = observeNode(context, hands, key);
   if (!seen) {
@@ -72,11 +79,10 @@ async function reconcile(hands: Hands, key: string, signal: AbortSignal): Promis
       if (!isKubeError(error, "NotFound")) throw error;
     }
   }
-  const again = Math.min(
-    againInMs ?? Number.POSITIVE_INFINITY,
-    sessionRecheckMs(known) ?? Number.POSITIVE_INFINITY,
-  );
-  return Number.isFinite(again) ? { requeueAfter: again } : undefined;
+  const turn = passTurn(memories, known, status);
+  if (turn.next !== undefined) wake(turn.next);
+  const waits = [againInMs, sessionRecheckMs(known), turn.againInMs].filter((ms) => ms !== undefined);
+  return waits.length > 0 ? { requeueAfter: Math.min(...waits) } : undefined;
 }
 
 /** What we wrote to the status ourselves needs no second look; the pool's target does. */

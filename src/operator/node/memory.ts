@@ -28,6 +28,8 @@ export class NodeMemories {
   readonly #nodes = new Map<string, NodeMemory>();
   readonly #keyOfId = new Map<string, string>();
   readonly #claims = new Map<string, { readonly nodeKey: string; readonly expires: number }>();
+  /** Nodes of a group that wait for their turn, in the order in which they came. */
+  readonly #queues = new Map<string, Set<string>>();
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -98,5 +100,28 @@ export class NodeMemories {
   claimedByOther(group: string, nodeKey: string): boolean {
     const claim = this.#claims.get(group);
     return claim !== undefined && claim.nodeKey !== nodeKey && claim.expires > this.#clock.monotonic();
+  }
+
+  /** Whether the node has the turn of its group. */
+  holds(group: string, nodeKey: string): boolean {
+    return this.#claims.get(group)?.nodeKey === nodeKey;
+  }
+
+  /** Queues a node for the turn of its group. */
+  awaitTurn(group: string, nodeKey: string): void {
+    const queue = this.#queues.get(group);
+    if (queue) queue.add(nodeKey);
+    else this.#queues.set(group, new Set([nodeKey]));
+  }
+
+  /** Gives the turn back; returns who has waited longest. */
+  release(group: string): string | undefined {
+    this.#claims.delete(group);
+    const queue = this.#queues.get(group);
+    const [next] = queue ?? [];
+    if (next === undefined || !queue) return undefined;
+    queue.delete(next);
+    if (queue.size === 0) this.#queues.delete(group);
+    return next;
   }
 }

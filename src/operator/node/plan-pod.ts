@@ -13,8 +13,8 @@ import { agentFails, echoed, isIdle, revisionOf, stopPod } from "./plan-stop.ts"
 /** Engines that load and unload models while they serve. */
 const loadsModelsLive: ReadonlySet<string> = new Set(["ollama"]);
 
-/** How long to wait before looking again whether it is this node's turn. */
-const turnMs = 5_000;
+/** When to look again whether it is this node's turn, if nobody who had it has called. */
+const turnMs = 30_000;
 
 /** What the plan of one pod works on. */
 interface Scene {

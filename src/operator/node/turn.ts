@@ -1,5 +1,5 @@
 import { isTrue } from "../../api/v1alpha1/conditions.ts";
-import type { ResultityNode } from "../../api/v1alpha1/node.ts";
+import type { NodeStatus, ResultityNode } from "../../api/v1alpha1/node.ts";
 import { controllerOf, keyOf } from "../../kube/object.ts";
 import type { Pod } from "../../kube/resources.ts";
 import type { ReadStore } from "../../kube/store.ts";
@@ -8,6 +8,7 @@ import type { NetworkConfig } from "../views.ts";
 import { digestOfImage, type PodFacts, podFacts } from "./facts.ts";
 import { onlySharedDiffers, podInputsHash } from "./inputs.ts";
 import type { NodeMemories } from "./memory.ts";
+import type { NodeObservation } from "./observation.ts";
 
 /** Nodes that share what may disturb them take turns: those of one pool, or those of one network that have no pool. */
 export function groupOf(node: ResultityNode): string {
@@ -44,14 +45,25 @@ export function hasTurn(
   if (!isBehind(node, pod, config, agentImage)) return true;
   const group = groupOf(node);
   const nodeKey = keyOf(node);
-  if (memories.claimedByOther(group, nodeKey)) return false;
+  // Only when nobody has claimed the turn are the others looked at: a group may have thousands.
+  const free = !memories.claimedByOther(group, nodeKey) && allWell(caches, node, config, agentImage);
+  if (!free) memories.awaitTurn(group, nodeKey);
+  return free;
+}
+
+function allWell(
+  caches: Neighbours,
+  node: ResultityNode,
+  config: NetworkConfig,
+  agentImage: string,
+): boolean {
   const owner = controllerOf(node);
   const { store } = caches.nodes;
   const others = owner
     ? store.byIndex("owner", owner.uid)
     : store.byIndex("network", networkKeyOf(node)).filter((other) => !controllerOf(other));
   for (const other of others) {
-    if (other === node || other.spec.replicas === 0 || keyOf(other) === nodeKey) continue;
+    if (other.spec.replicas === 0 || other.metadata.uid === node.metadata.uid) continue;
     const live = caches.pods.store.get(keyOf(other));
     if (!live) continue;
     const facts = podFacts(live, other);
@@ -62,4 +74,26 @@ export function hasTurn(
     if (!well && !isBehind(other, facts, config, agentImage)) return false;
   }
   return true;
+}
+
+/**
+ * Keeps the turn of a node that has it until it is well again as everyone sees it, then gives it back.
+ * Returns who is next, and after how many milliseconds to look again.
+ */
+export function passTurn(
+  memories: NodeMemories,
+  { node, pod }: NodeObservation,
+  status: NodeStatus,
+): { readonly next?: string | undefined; readonly againInMs?: number } {
+  const [group, nodeKey] = [groupOf(node), keyOf(node)];
+  if (!memories.holds(group, nodeKey)) return {};
+  const stops = pod?.desired.ok && pod.desired.desired.plannedStop !== null;
+  if (!stops && isTrue(status.conditions, "Ready")) {
+    // Those who wait look at the cache: it has to show that this node is well.
+    if (isTrue(node.status?.conditions, "Ready")) return { next: memories.release(group) };
+    memories.claim(group, nodeKey);
+    return { againInMs: 100 };
+  }
+  memories.claim(group, nodeKey);
+  return {};
 }

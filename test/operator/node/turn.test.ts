@@ -6,7 +6,7 @@ import { byOwnerUid, Store } from "../../../src/kube/store.ts";
 import { networkKeyOf } from "../../../src/operator/context.ts";
 import { podFacts } from "../../../src/operator/node/facts.ts";
 import { NodeMemories } from "../../../src/operator/node/memory.ts";
-import { hasTurn } from "../../../src/operator/node/turn.ts";
+import { hasTurn, passTurn } from "../../../src/operator/node/turn.ts";
 import { FakeClock } from "../../lib/fake-clock.ts";
 import { configOf, imageOf, snapshotOf } from "./network.ts";
 import { nodeOf, World } from "./world.ts";
@@ -83,6 +83,26 @@ describe("turns", () => {
     first.agentAnswers();
     first.reconcile();
     expect(turn(1, "v2")).toBe(true);
+  });
+
+  it("go on when the one that had it is well as everyone sees it, in the order of waiting", () => {
+    const { turn, memories, first, second } = fleet();
+    const group = "network inference/testnet";
+    memories.claim(group, keyOf(first.node));
+    expect([turn(1, "v2"), turn(2, "v2")]).toEqual([false, false]);
+    const ready = first.node.status ?? {};
+    const seenAs = (conditions: typeof ready.conditions) => ({
+      ...first.observe(),
+      node: { ...first.node, status: { ...ready, conditions } },
+    });
+    const notReady = ready.conditions?.map((one) =>
+      one.type === "Ready" ? { ...one, status: "False" as const } : one,
+    );
+    expect(passTurn(memories, seenAs(notReady), { ...ready, conditions: notReady })).toEqual({});
+    expect(passTurn(memories, seenAs(notReady), ready)).toEqual({ againInMs: 100 });
+    expect(passTurn(memories, seenAs(ready.conditions), ready)).toEqual({ next: keyOf(second.node) });
+    expect(memories.claimedByOther(group, keyOf(second.node))).toBe(false);
+    expect(passTurn(memories, seenAs(ready.conditions), ready)).toEqual({});
   });
 
   it("are not held up by a node that was broken before", () => {
