@@ -13,7 +13,7 @@ import {
 import { minAvailableOf } from "./window.ts";
 
 // With them a plan can be carried forward on paper, as `kubectl resultity plan` does.
-export { childLabels, isLeaving, isMoving, isParked, isReady, removingAnnotation } from "./child.ts";
+export { childLabels, hasSpec, isLeaving, isMoving, isParked, isReady, removingAnnotation } from "./child.ts";
 export { minAvailableOf } from "./window.ts";
 
 /** All that the pool's plan depends on. */

@@ -1,0 +1,87 @@
+import { findPool, findSubject } from "./find.ts";
+import type { Options } from "./options.ts";
+import { renderPlan } from "./plan/render.ts";
+import { planView } from "./plan/view.ts";
+import { listAll, type Reader, readEvents, readPod, readPool } from "./read.ts";
+import { networks, nodes } from "./resources.ts";
+import { renderStatus } from "./status/render.ts";
+import { narrow, statusView } from "./status/view.ts";
+import type { Subject } from "./subject.ts";
+import type { Screen } from "./text/screen.ts";
+import { whyNetwork } from "./why/network.ts";
+import { whyNode } from "./why/node.ts";
+import { whyPool } from "./why/pool.ts";
+import { renderWhy } from "./why/render.ts";
+import type { WhyView } from "./why/view.ts";
+
+/** What every command works with. */
+export interface Session {
+  readonly reader: Reader;
+  /** Of the objects, where the command is not about all namespaces. */
+  readonly namespace: string;
+  /** Wall time, ms. */
+  readonly now: number;
+  readonly screen: Screen;
+}
+
+/** What a command has to say. */
+export interface Answer {
+  /** For stdout. */
+  readonly text: string;
+  /** For stderr: that there is nothing to show, as kubectl says it. */
+  readonly remark?: string;
+}
+
+/** Runs one command. @throws CliError, KubeError */
+export async function run(options: Options, session: Session): Promise<Answer> {
+  const { command, subject, output } = options;
+  if (command === "status") return status(options, session);
+  if (!subject) throw new Error(`${command} was given no object`);
+  const { reader, namespace, now, screen } = session;
+  if (command === "plan") {
+    const view = planView(await readPool(reader, await findPool(reader, subject, namespace), now));
+    return output === "json" ? json(view) : { text: renderPlan(view, screen) };
+  }
+  const view = await why(subject, session);
+  return output === "json" ? json(view) : { text: renderWhy(view, { now, screen }) };
+}
+
+async function status(
+  { subject, allNamespaces, output }: Options,
+  { reader, namespace, now, screen }: Session,
+): Promise<Answer> {
+  const listed = await listAll(reader, allNamespaces ? undefined : namespace);
+  const view = statusView(subject ? narrow(listed, subject, namespace) : listed);
+  if (output === "json") return json(view);
+  if (view.networks.length + view.pools.length + view.nodes.length > 0) {
+    return { text: renderStatus(view, { now, allNamespaces, screen }) };
+  }
+  const remark = allNamespaces
+    ? "No networks, pools or nodes found."
+    : `No networks, pools or nodes found in namespace ${namespace}: -n chooses another, -A shows all.`;
+  return { text: "", remark };
+}
+
+async function why(subject: Subject, { reader, namespace, now }: Session): Promise<WhyView> {
+  const found = await findSubject(reader, subject, namespace);
+  const events = readEvents(reader, found.metadata);
+  switch (found.kind) {
+    case "ResultityNetwork": {
+      const { items } = await reader.list(nodes, { namespace });
+      return whyNetwork(found, items, await events, now);
+    }
+    case "ResultityNodePool":
+      return whyPool(found, await readPool(reader, found, now), await events);
+    case "ResultityNode": {
+      const [network, pod] = await Promise.all([
+        reader.find(networks, { namespace, name: found.spec.networkRef.name }),
+        readPod(reader, found),
+      ]);
+      return whyNode({ node: found, network, pod, events: await events, now });
+    }
+  }
+}
+
+function json(view: object): Answer {
+  return { text: JSON.stringify(view, undefined, 2) };
+}

@@ -1,0 +1,63 @@
+import type { NetworkReason, NodeReason, PoolReason } from "../../api/v1alpha1/conditions.ts";
+import type { Advice } from "./view.ts";
+
+/** What to look at or do, by the reason of a condition that is not well, where its message alone does not get one there. */
+
+const operatorLog = "kubectl -n resultity-system logs deployment/resultity-operator";
+
+export const nodeAdvice: Readonly<Partial<Record<NodeReason, Advice>>> = {
+  PodPending: ({ namespace, name }) => `kubectl -n ${namespace} describe pod ${name}`,
+  PodNotCreated: ({ namespace, name }) =>
+    `it is made once the config is there (see ConfigApplied); if nothing else is wrong: kubectl -n ${namespace} get events --field-selector regarding.name=${name}`,
+  Unschedulable: ({ namespace, name }) => `kubectl -n ${namespace} describe pod ${name}`,
+  Parked: ({ namespace, name }) => `to run it: kubectl -n ${namespace} scale rnode ${name} --replicas=1`,
+  StageFailed: ({ namespace, name }) => `kubectl -n ${namespace} logs ${name} -c agent`,
+  ImagePullFailed: ({ namespace, name }) => `kubectl -n ${namespace} describe pod ${name}`,
+  AgentStarting: ({ namespace, name }) => `kubectl -n ${namespace} logs ${name} -c agent`,
+  AgentFailed: ({ namespace, name }) => `kubectl -n ${namespace} logs ${name} -c agent --previous`,
+  EngineStarting: ({ namespace, name }) => `kubectl -n ${namespace} logs ${name} -c runtime`,
+  EngineFailed: ({ namespace, name }) => `kubectl -n ${namespace} logs ${name} -c runtime`,
+  PodNotReady: ({ namespace, name }) => `kubectl -n ${namespace} describe pod ${name}`,
+  NotRegistered: ({ namespace, name }) => `kubectl -n ${namespace} logs ${name} -c agent`,
+  RegistrationRefused: ({ namespace, name }) => `kubectl -n ${namespace} logs ${name} -c agent`,
+  SessionClosed: ({ namespace, name }) => `kubectl -n ${namespace} logs ${name} -c agent`,
+  FeedUnavailable: () => `see the network's conditions, and the operator's log: ${operatorLog}`,
+  Banned: () => "ask the network why, and to lift it",
+  PodCreateRefused: ({ namespace, name }) =>
+    `kubectl -n ${namespace} get events --field-selector regarding.name=${name}`,
+  PodFailed: ({ namespace, name }) =>
+    `kubectl -n ${namespace} get events --field-selector regarding.name=${name}`,
+  HostLost: () => "kubectl get nodes",
+  NotYetKnown: () => operatorLog,
+  PermissionMissing: () => "apply the operator's rights again: kubectl apply -f manifests/install.yaml",
+};
+
+export const poolAdvice: Readonly<Partial<Record<PoolReason, Advice>>> = {
+  MinimumUnavailable: ({ namespace, name }) =>
+    `see which nodes are out: kubectl resultity status ${name} -n ${namespace}`,
+  Paused: ({ namespace, name }) =>
+    `kubectl -n ${namespace} patch rpool ${name} --type=merge -p '{"spec":{"strategy":{"paused":false}}}'`,
+  Stalled: ({ namespace, name }) => `kubectl resultity status ${name} -n ${namespace}`,
+  NotYetKnown: () => operatorLog,
+  PermissionMissing: () => "apply the operator's rights again: kubectl apply -f manifests/install.yaml",
+};
+
+export const networkAdvice: Readonly<Partial<Record<NetworkReason, Advice>>> = {
+  EndpointUnreachable: () =>
+    "try the address from a pod of the operator's namespace; a NetworkPolicy or proxy may be in the way",
+  SequenceWentBack: () => "ask the network: an old release is served, by mistake or by somebody else",
+  SignatureInvalid: () => "do not change spec.trust to make this pass: ask the network which root is theirs",
+  ThresholdNotMet: () => "ask the network: too few of its keys have signed",
+  NotYetKnown: () => operatorLog,
+  PermissionMissing: () => "apply the operator's rights again: kubectl apply -f manifests/install.yaml",
+};
+
+/** The advice of a reason. Reasons of a later version of the operator have none here. */
+export function adviceOf<Reason extends string>(
+  table: Readonly<Partial<Record<Reason, Advice>>>,
+  reason: string,
+  object: Parameters<Advice>[0],
+): string | undefined {
+  const found = Object.entries<Advice | undefined>(table).find(([known]) => known === reason);
+  return found?.[1]?.(object);
+}

@@ -1,0 +1,63 @@
+import type { Screen } from "../text/screen.ts";
+import { aligned, type Cell, table } from "../text/table.ts";
+import { ago } from "../text/words.ts";
+import { why } from "../verdict.ts";
+import type { ConditionView, WhyView } from "./view.ts";
+
+/** Whole messages, nothing cut: this is where one looks when the short form was not enough. `now` in ms. */
+export function renderWhy(view: WhyView, { now, screen }: { now: number; screen: Screen }): string {
+  const title = (text: string) => screen.paint(text, "heading");
+  const wide: Screen = { ...screen, columns: undefined };
+  const parts = [head(view, now)];
+  parts.push(
+    `${title("Conditions")}\n${table(
+      ["TYPE", "STATUS", "SINCE", "WHY"],
+      view.conditions.map((condition) => conditionCells(condition, now)),
+      wide,
+    )}`,
+  );
+  const todos = view.conditions.filter(({ well }) => !well).filter(({ todo }) => todo !== undefined);
+  if (todos.length > 0) {
+    parts.push(
+      `${title("What to do")}\n${todos.map(({ reason, todo }) => `- ${reason}: ${todo}`).join("\n")}`,
+    );
+  }
+  if (view.facts.length > 0) parts.push(`${title("Known")}\n${aligned(view.facts, wide)}`);
+  const next = [
+    ...view.next.map(({ what, why }) => `- ${what}: ${why}`),
+    ...view.waits.map((wait) => `- ${wait}`),
+  ];
+  if (next.length > 0) parts.push(`${title("What the operator does next")}\n${next.join("\n")}`);
+  if (view.events.length > 0) {
+    parts.push(
+      `${title("Events")}\n${table(
+        ["LAST", "TYPE", "OBJECT", "REASON", "COUNT", "NOTE"],
+        view.events.map(({ last, type, object, reason, count, note }) => [
+          ago(last, now),
+          type,
+          object,
+          reason,
+          String(count),
+          note,
+        ]),
+        wide,
+      )}`,
+    );
+  }
+  if (view.notes.length > 0) parts.push(view.notes.map((note) => `Note: ${note}`).join("\n"));
+  return parts.join("\n\n");
+}
+
+function head({ kind, namespace, name, ready }: WhyView, now: number): string {
+  const is = { True: "is Ready", False: "is not Ready", Unknown: "may or may not be Ready" }[ready.status];
+  const since = ready.since === undefined ? "" : ` since ${ago(ready.since, now)} (${ready.since})`;
+  return `${kind} ${namespace}/${name} ${is}${since}\n${why(ready)}`;
+}
+
+function conditionCells(
+  { type, status, well, since, reason, message }: ConditionView,
+  now: number,
+): readonly Cell[] {
+  const tone = well ? "well" : status === "Unknown" ? "unsure" : "unwell";
+  return [type, { text: well ? status : `${status} !`, tone }, ago(since, now), `${reason}: ${message}`];
+}
