@@ -250,6 +250,25 @@ describe("what the engine says", () => {
     session.drop();
   });
 
+  it("an engine that breaks off in mid-stream: error event, no [DONE], INTERRUPTED, and the receipt stands", async () => {
+    const session = await connected();
+    const stream = await startStream(session);
+    const output = eventOf(stream.offer, "Hel");
+    session.answer(stream.offer, output, { outcome: "failed" });
+    let text = "";
+    for (let piece = await stream.read(); piece !== undefined; piece = await stream.read()) text += piece;
+    expect(text).toContain('"code":"node_lost"');
+    expect(text).not.toContain("[DONE]");
+    expect((await session.next("ack")).payload.results).toMatchObject([{ status: "committed" }]);
+    expect(await io.job(stream.offer.job)).toMatchObject({
+      state: "INTERRUPTED",
+      outcome: "failed",
+      relayedBytes: Buffer.byteLength(output),
+      receipt: { job: stream.offer.job },
+    });
+    session.drop();
+  });
+
   it("E_BUSY is tried again without the client noticing", async () => {
     const session = await connected();
     const asked = client.chat.completions.create(plain);
