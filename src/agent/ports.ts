@@ -84,8 +84,14 @@ export interface Http {
 
 /** Files by absolute path. */
 export interface Files {
-  /** The bytes of a file; undefined if there is none. @throws on any other failure (rights, I/O). */
-  read(path: string): Promise<Buffer | undefined>;
+  /**
+   * The bytes of a file; undefined if there is none.
+   *
+   * @param most for a file that another container can write: bytes that it may have. What is larger, a link, a pipe or a
+   *   device counts as none, so that nobody can have the agent read without end, or what is not theirs.
+   * @throws on any other failure (rights, I/O).
+   */
+  read(path: string, most?: number): Promise<Buffer | undefined>;
   /**
    * Writes a file so that after a crash or a power cut it has the old content or the new: temporary file, fsync,
    * rename, fsync of the folder. Makes missing folders.

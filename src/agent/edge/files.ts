@@ -1,14 +1,36 @@
-import { watch } from "node:fs";
+import { constants, watch } from "node:fs";
 import { mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import type { Files } from "../ports.ts";
 
-const isMissing = (thrown: unknown): boolean =>
-  thrown instanceof Error && "code" in thrown && (thrown.code === "ENOENT" || thrown.code === "ENOTDIR");
+const hasCode = (thrown: unknown, ...codes: readonly string[]): boolean =>
+  thrown instanceof Error && "code" in thrown && codes.includes(String(thrown.code));
+
+const isMissing = (thrown: unknown): boolean => hasCode(thrown, "ENOENT", "ENOTDIR");
+
+/** Reads a file of somebody else: without following a link, waiting for a writer, or taking more than `most` bytes. */
+async function readForeign(path: string, most: number): Promise<Buffer | undefined> {
+  let file: Awaited<ReturnType<typeof open>>;
+  try {
+    file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch (thrown) {
+    // ELOOP: a link. ENXIO: a socket.
+    if (isMissing(thrown) || hasCode(thrown, "ELOOP", "ENXIO")) return undefined;
+    throw thrown;
+  }
+  try {
+    if (!(await file.stat()).isFile()) return undefined;
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(most + 1), 0, most + 1, 0);
+    return bytesRead > most ? undefined : buffer.subarray(0, bytesRead);
+  } finally {
+    await file.close();
+  }
+}
 
 /** Files of the machine. */
 export const diskFiles: Files = {
-  async read(path) {
+  async read(path, most) {
+    if (most !== undefined) return readForeign(path, most);
     try {
       return await readFile(path);
     } catch (thrown) {

@@ -33,6 +33,10 @@ export interface LauncherState {
   readonly phase: "waiting" | "running" | "backoff" | "stopping";
 }
 
+/** `<starts> <generation> <pid> <crashes> <exit> <phase>`. */
+const stateLine = /^(\d{1,9}) (\d{1,9}) \d{1,9} (\d{1,9}) (-1|\d{1,3}) ([a-z]+)$/;
+/** Most bytes of the launcher's state. */
+const maxStateBytes = 256;
 const phases: readonly LauncherState["phase"][] = ["waiting", "running", "backoff", "stopping"];
 
 /** The folder that agent and launcher share. */
@@ -93,12 +97,16 @@ export class LaunchDir {
     }
   }
 
-  /** What the launcher says; undefined while it has said nothing. */
+  /**
+   * What the launcher says; undefined while it has said nothing. The engine can write there too: what is no such line,
+   * or no plain small file, is as if it were not there.
+   */
   async state(): Promise<LauncherState | undefined> {
-    const text = (await this.#files.read(join(this.#dir, "run", "state")))?.toString("utf8") ?? "";
-    const [starts, generation, , crashes, exitCode, word] = text.trim().split(" ");
-    const phase = phases.find((candidate) => candidate === word);
+    const bytes = await this.#files.read(join(this.#dir, "run", "state"), maxStateBytes);
     // Written by a shell without a rename: a torn line is read again at the next look.
+    const [, starts, generation, crashes, exitCode, word] =
+      stateLine.exec(bytes?.toString("latin1").trim() ?? "") ?? [];
+    const phase = phases.find((candidate) => candidate === word);
     if (phase === undefined) return undefined;
     return {
       starts: Number(starts),
