@@ -34,7 +34,9 @@ export function conditionsOf(o: NodeObservation, plan: Plan, failed: Notes): Rec
 /** The first that is not well, in the order in which they depend on each other; what is broken comes before all. */
 function readyOf(o: NodeObservation, notes: Record<Exclude<NodeConditionType, "Ready">, Note>): Note {
   const others = nodeConditionTypes.filter((type) => type !== "Degraded" && type !== "Ready");
-  for (const type of ["Degraded", ...others] as const) {
+  // That a pod ends explains all that fails in it.
+  const first = o.pod?.terminating ? (["Degraded", "Draining"] as const) : (["Degraded"] as const);
+  for (const type of [...first, ...others]) {
     const { status, reason, message } = notes[type];
     const well = type === "Degraded" || type === "Draining" ? "False" : "True";
     // A node that stages serves on with what it has, maybe for hours.

@@ -393,6 +393,9 @@ describe("parking", () => {
     expect(world.desired.plannedStop).toBe("parking");
     world.agentAnswers();
     expect(world.reconcile()).toEqual(["delete-pod"]);
+    world.kubeletRunsRuntime(false);
+    world.reconcile();
+    expect(world.condition("Ready")).toBe("False ScaleDown");
     world.kubeletRemoves();
     expect(world.reconcile()).toEqual([]);
     expect(world.condition("Ready")).toBe("False Parked");
