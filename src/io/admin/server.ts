@@ -150,9 +150,12 @@ export function adminServer(service: IoService): FastifyInstance {
   });
 
   app.get<{ Params: { id: string } }>("/jobs/:id", async (request, reply) => {
-    const id = parse(jobIdField, request.params.id);
-    const kept = await store.job(id);
-    if (!kept) return reply.code(404).send({ error: `no job ${id}`, code: "not_found" });
+    const id = jobIdField.safeParse(request.params.id);
+    const kept = id.success ? await store.job(id.data) : undefined;
+    if (!kept) {
+      const error = "no such job: JOB is the `x-request-id` of a client's answer, see `io jobs list`";
+      return reply.code(404).send({ error, code: "not_found" });
+    }
     return { ...jobView(service, kept.row), receipt: kept.receipt };
   });
 
