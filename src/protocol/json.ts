@@ -6,6 +6,8 @@ export interface JsonBounds {
   readonly depth?: number;
   /** Most values (members and elements) in the whole text. Default 8192. */
   readonly values?: number;
+  /** Takes half surrogate pairs (`\ud800`) too, which other languages cannot write as UTF-8. Default false. */
+  readonly halfPairs?: boolean;
 }
 
 const QUOTE = 0x22;
@@ -16,17 +18,33 @@ const COLON = 0x3a;
 /**
  * Parses JSON text that a stranger sent. Beyond `JSON.parse` it refuses what two readers could understand
  * differently or what costs more than it says: duplicate keys (RFC 8259 §4 leaves them open), `__proto__` and
- * `constructor` as keys, deep nesting, more values than any message has.
+ * `constructor` as keys, deep nesting, more values than any message has, half surrogate pairs (RFC 8259 §8.2).
  *
  * @throws {ProtocolError} `malformed`; the message does not repeat the input.
  */
 export function parseJson(text: string, bounds: JsonBounds = {}): unknown {
   scan(text, bounds.depth ?? 16, bounds.values ?? 8192);
+  const value = parse(text);
+  if (!(bounds.halfPairs ?? false) && escapedSurrogate.test(text) && !isWellFormed(value))
+    throw new ProtocolError("malformed", "JSON with half a surrogate pair");
+  return value;
+}
+
+function parse(text: string): unknown {
   try {
     return JSON.parse(text) as unknown;
   } catch {
     throw new ProtocolError("malformed", "not JSON");
   }
+}
+
+const escapedSurrogate = /\\u[dD][89a-fA-F]/;
+
+/** Whether every string and key in `value` is well-formed UTF-16. Its depth is bounded by then. */
+function isWellFormed(value: unknown): boolean {
+  if (typeof value === "string") return value.isWellFormed();
+  if (typeof value !== "object" || value === null) return true;
+  return Object.entries(value).every(([key, inner]) => key.isWellFormed() && isWellFormed(inner));
 }
 
 /**

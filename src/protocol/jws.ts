@@ -29,6 +29,22 @@ export interface UnverifiedJws {
 const signatureText = /^[A-Za-z0-9_-]{85}[AQgw]$/;
 const base64urlText = /^[A-Za-z0-9_-]*$/;
 
+/** True for base64url without padding whose unused bits are zero: the one spelling of its bytes (RFC 4648 §3.5). */
+function isBase64url(text: string): boolean {
+  if (!base64urlText.test(text)) return false;
+  const last = text.slice(-1);
+  switch (text.length % 4) {
+    case 0:
+      return true;
+    case 2:
+      return "AQgw".includes(last);
+    case 3:
+      return "AEIMQUYcgkosw048".includes(last);
+    default:
+      return false;
+  }
+}
+
 /** Signs `payload` bytes as a compact JWS. */
 export function signJws(
   typ: string,
@@ -59,7 +75,7 @@ export function splitJws(text: string, typs: readonly string[] | string): Unveri
   }
   const payload = text.slice(first + 1, last);
   const signature = text.slice(last + 1);
-  if (!base64urlText.test(payload)) throw new ProtocolError("malformed", "payload is not base64url");
+  if (!isBase64url(payload)) throw new ProtocolError("malformed", "payload is not base64url");
   if (!signatureText.test(signature))
     throw new ProtocolError("bad_signature", "signature is not 64 bytes of base64url");
   return {
@@ -103,7 +119,7 @@ const cachedHeaderChars = 256;
 function parseHeader(text: string): JwsHeader {
   const cached = headerCache.get(text);
   if (cached) return cached;
-  if (text.length > 4096 || !base64urlText.test(text))
+  if (text.length > 4096 || !isBase64url(text))
     throw new ProtocolError("malformed", "header is not base64url");
   const parsed = parseJson(decodeUtf8(Buffer.from(text, "base64url")), { depth: 2, values: 32 });
   if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {

@@ -35,6 +35,9 @@ describe("parseJson", () => {
     ["B11 nested 200,000 deep", "[".repeat(200_000)],
     ["B12 400,001 elements", `[${"1,".repeat(400_000)}1]`],
     ["B13 200,000 unknown keys", `{${Array.from({ length: 200_000 }, (_, at) => `"k${at}":1`).join(",")}}`],
+    ["B15 a lone surrogate", '{"a":"\\ud800"}'],
+    ["B15 a lone surrogate in a key", '[{"\\uDC00x":1}]'],
+    ["B15 a pair the wrong way round", '["\\ude00\\ud83d"]'],
     ["an unterminated string", '{"a":"b'],
     ["a string that ends in a backslash", '{"a":"b\\"'],
     ["nothing", ""],
@@ -44,6 +47,11 @@ describe("parseJson", () => {
     const error = expectCode("malformed", () => parseJson(text));
     expect(error.message.length).toBeLessThan(100);
     expect(performance.now() - started).toBeLessThan(1000);
+  });
+
+  it("takes whole surrogate pairs, and half ones where it is told to", () => {
+    expect(parseJson('["\\ud83d\\ude00"]')).toEqual(["😀"]);
+    expect(parseJson('["\\ud800"]', { halfPairs: true })).toEqual(["\ud800"]);
   });
 
   it("takes equal keys in sibling objects and keys that only look equal inside strings", () => {

@@ -77,6 +77,8 @@ describe("openFrame", () => {
   });
 
   const flipped = (text: string) => (text.startsWith("A") ? `B${text.slice(1)}` : `A${text.slice(1)}`);
+  const spelledOtherwise = (text: string) =>
+    text.slice(0, -1) + String.fromCharCode(text.charCodeAt(text.length - 1) + 1);
   const lastBits = (text: string) => {
     const order = "AQgw";
     return (
@@ -110,6 +112,16 @@ describe("openFrame", () => {
       "B08 kid in another case",
       "unknown_key",
       `${encode({ alg: "Ed25519", kid: key.kid.toLowerCase(), typ: "rn1.goodbye" })}.${payload}.${signature}`,
+    ],
+    [
+      "B08 another spelling of the same header",
+      "malformed",
+      `${header.length % 4 === 0 ? `${header}A` : spelledOtherwise(header)}.${payload}.${signature}`,
+    ],
+    [
+      "B08 another spelling of the same payload",
+      "malformed",
+      `${header}.${payload.length % 4 === 0 ? `${payload}A` : spelledOtherwise(payload)}.${signature}`,
     ],
     ["two parts", "malformed", `${header}.${payload}`],
     ["four parts", "malformed", `${frame}.${signature}`],

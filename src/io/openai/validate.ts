@@ -18,8 +18,11 @@ const maxChoices = 128;
 const surelyFits = 80 * 1024;
 /** Most bytes of the body as a JSON string, so that base64url of the offer stays under a frame. */
 const maxEscapedBytes = 190 * 1024;
-/** Prompts nest deeper and hold more values than protocol messages (tool schemas, long chats), but not without end. */
-const bounds = { depth: 64, values: 100_000 };
+/**
+ * Prompts nest deeper and hold more values than protocol messages (tool schemas, long chats), but not without end. Half a
+ * surrogate pair, such as the cut of a text through an emoji leaves, stays an escape in the body and hurts nobody.
+ */
+const bounds = { depth: 64, values: 100_000, halfPairs: true };
 
 /** Reads a request's body. Returns an error in the client's terms where it cannot be passed on. */
 export function readCompletion(body: Buffer): CompletionRequest | ApiError {
