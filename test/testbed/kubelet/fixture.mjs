@@ -11,6 +11,7 @@
  *   GET  /whoami                 {version, instance, who}
  *   POST /switch?<name>=on|off   turns a switch
  *   `--watch=/a,/b`              looks at the files every 20 ms; event `file` {path, content} at each change
+ *   `--fails-as=<version>`       ends at once with code 1 if that is its version
  * engine: nothing on the network, unless
  *   `--listen=127.0.0.1:9999`    answers 200 there; event `listening`; `POD_IP` stands for the pod's address
  *   `--exit=<code>`              ends at once with the code
@@ -91,6 +92,10 @@ switch (mode) {
 }
 
 function sidecar() {
+  if (options.get("fails-as") === version) {
+    note("exit", { code: 1 });
+    process.exit(1);
+  }
   const off = new Set(listOf("off"));
   const server = createServer((request, response) => {
     const url = new URL(request.url ?? "/", "http://sidecar");

@@ -101,6 +101,35 @@ export function imageRows(suite: () => Suite): void {
     expect(await pod.container("agent")).toMatchObject({ restartCount: 0 });
   });
 
+  test("sidecar that crashes, or whose image cannot be had, patched to a good image: it comes up, the runtime runs on", async () => {
+    await using pod = await suite().pod({ name: "agent-image-cured", agentArgs: ["--fails-as=v2"] });
+    await pod.ready();
+    const waiting = (reason: RegExp) => async () =>
+      reason.test((await pod.container("agent"))?.state?.waiting?.reason ?? "");
+    await pod.patchImages({ agent: suite().kubelet.image("fixture-v2") });
+    await pod.toldOf("agent start v2", 2);
+    await pod.until("CrashLoopBackOff", waiting(/^CrashLoopBackOff$/));
+    await pod.patchImages({ agent: suite().kubelet.image("fixture-v1") });
+    await pod.toldOf("agent start v1", 2);
+    // Before its startup has passed, the next image would be ignored.
+    await pod.until("the startup of the good one", async () => {
+      const agent = await pod.container("agent");
+      return agent?.state?.running !== undefined && agent.started;
+    });
+    await pod.patchImages({ agent: suite().kubelet.image("unpullable") });
+    // The kubelet takes an init container that ended well for done: of a sidecar too it says `terminated` for as long as
+    // the image does not come, and not why it does not run again.
+    await pod.until("the end of the good one", async () => {
+      const { state } = (await pod.container("agent")) ?? {};
+      return state?.terminated?.exitCode === 0 && state.terminated.reason === "Completed";
+    });
+    await pod.patchImages({ agent: suite().kubelet.image("fixture-v1") });
+    await pod.toldOf("agent start v1", 3);
+    await pod.ready();
+    expect(pod.seen("runtime", "start")).toHaveLength(1);
+    expect((await pod.container("runtime"))?.restartCount).toBe(0);
+  });
+
   test("an image that cannot be pulled: ErrImagePull, then ImagePullBackOff, with the reference in the message", async () => {
     const image = suite().kubelet.image("unpullable");
     await using pod = await suite().pod({ name: "unpullable", runtime: { image } });

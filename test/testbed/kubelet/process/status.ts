@@ -176,7 +176,9 @@ function stateOf(report: ContainerReport, input: StatusInput): Pick<ContainerSta
   if (report.running && report.startedAt !== undefined) {
     return { state: { running: { startedAt: wireTime(report.startedAt) } }, lastState: last };
   }
-  if (report.waiting && !input.over) return { state: { waiting: report.waiting }, lastState: last };
+  // The kubelet takes an init container that ended well for done, a sidecar too: nothing is said of its next start.
+  const done = input.pod.spec.initContainers?.includes(report.container) && report.terminated?.exitCode === 0;
+  if (report.waiting && !input.over && !done) return { state: { waiting: report.waiting }, lastState: last };
   if (report.terminated) return { state: { terminated: report.terminated }, lastState: {} };
   const reason = input.pod.spec.initContainers?.length ? "PodInitializing" : "ContainerCreating";
   return { state: { waiting: { reason } }, lastState: {} };
