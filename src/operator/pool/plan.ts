@@ -57,7 +57,14 @@ export type PoolAction =
 /** What is to be done now. The rest follows from later observations: nothing is remembered. */
 export function planPool(seen: PoolObservation): readonly PoolAction[] {
   if (seen.pool.metadata.deletionTimestamp !== undefined) return [];
-  return [...planBudget(seen), ...planScale(seen), ...planUpdate(seen)];
+  const scale = planScale(seen);
+  const retired = new Set(scale.flatMap((action) => (action.type === "retire" ? [action.child] : [])));
+  // What is taken away in this very plan is neither updated nor counted on.
+  return [
+    ...planBudget(seen),
+    ...scale,
+    ...planUpdate(seen, (child) => isLeaving(child) || retired.has(child)),
+  ];
 }
 
 /** Digest that the pool moves to: the template's pin, else the network's current one. */
@@ -133,10 +140,10 @@ export function budgetSize(pool: ResultityNodePool, children: readonly Resultity
  * go. What is out of service already, or parked, moves for nothing; the others wait until the window has room. A
  * node that was told to move is told nothing new until it has arrived, unless the target itself changed.
  */
-function planUpdate(seen: PoolObservation): PoolAction[] {
+function planUpdate(seen: PoolObservation, leaves: (child: ResultityNode) => boolean): PoolAction[] {
   const { pool } = seen;
   const wanted = wantedDigest(seen);
-  const staying = seen.children.filter((child) => !isLeaving(child)).sort(byOrdinal(pool));
+  const staying = seen.children.filter((child) => !leaves(child)).sort(byOrdinal(pool));
   const inService = staying.filter((child) => !isParked(child) && isReady(child) && !isMoving(child));
   let room = inService.length - minAvailableOf(pool, budgetSize(pool, seen.children));
   const actions: PoolAction[] = [];

@@ -75,6 +75,13 @@ describe("scale", () => {
     expect(fleet.budget?.minAvailable).toBe(1);
   });
 
+  it("I7 counts on no child that it retires, when the pool shrinks and changes at once", () => {
+    const fleet = settled(3);
+    withSpec(fleet, { replicas: 2 });
+    fleet.current = digest("b");
+    expect(brief(fleet.reconcile())).toEqual(["retire chat-2", "target chat-0"]);
+  });
+
   it("does nothing for a pool that is being deleted", () => {
     const fleet = settled(2);
     fleet.pool = {
