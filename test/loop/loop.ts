@@ -27,7 +27,7 @@ import { bundle, repository } from "./paths.ts";
 
 export const namespace = "inference";
 export const poolName = "chat";
-const networkName = "testnet";
+export const networkName = "testnet";
 /** Account of the nodes: what they do is receipted to it. */
 export const account = "my-account";
 const gpuProduct = "NVIDIA-H100-80GB-HBM3";
@@ -82,7 +82,7 @@ export interface PodObject extends KubeObject {
   readonly status?: {
     readonly podIP?: string;
     readonly conditions?: readonly { type: string; status: string }[];
-    readonly initContainerStatuses?: readonly { name: string; restartCount: number }[];
+    readonly initContainerStatuses?: readonly { name: string; restartCount: number; image: string }[];
     readonly containerStatuses?: readonly { name: string; restartCount: number; image: string }[];
   };
 }

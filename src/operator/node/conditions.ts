@@ -65,6 +65,7 @@ function runtimeReady({ pod, agent }: NodeObservation): Note {
   if (!pod || pod.finished) return no("PodNotReady", "there is no running pod");
   const trouble = containerTrouble(pod);
   if (trouble) return trouble;
+  if (pod.agent.state === "terminated") return no("AgentFailed", endedMessage(pod.agent));
   const engine = agent.status?.report.engine;
   if (pod.ready && (!engine || engine.health === "healthy"))
     return yes("ModelsLoaded", "the engine serves its models");
@@ -89,6 +90,10 @@ const pullMessage = (name: string, { image, reason, message }: ContainerFacts): 
 
 const startMessage = (name: string, { reason, message, restarts }: ContainerFacts): string =>
   `container ${name} does not stay up (${reason}, ${restarts} restarts${message ? `: ${message}` : ""}): see \`kubectl logs -c ${name}\``;
+
+/** The kubelet says no more of a sidecar that ended well, even if its next image does not come [seen]. */
+const endedMessage = ({ image, reason }: ContainerFacts): string =>
+  `container agent has ended (${reason}) and not been started again: if that lasts, see in \`kubectl describe pod\` whether the host can pull ${image}`;
 
 function registered(o: NodeObservation): Note {
   if (o.feed) return yes("AccountBound", "the network knows the node as the account's");

@@ -16,6 +16,8 @@ export interface ContainerFacts {
   readonly message: string;
   /** Passed its startup probe since its last start. */
   readonly started: boolean;
+  /** When the present run began, ms; absent while it does not run. */
+  readonly since?: number;
   /** Ran in this pod at some time. */
   readonly hasRun: boolean;
   readonly restarts: number;
@@ -144,6 +146,7 @@ function containerFacts(image: string | undefined, status: ContainerStatus | und
     reason: waiting?.reason ?? terminated?.reason ?? "",
     message: waiting?.message ?? terminated?.message ?? "",
     started: status?.started ?? false,
+    ...(running?.startedAt === undefined ? {} : { since: Date.parse(running.startedAt) }),
     hasRun:
       Boolean(running ?? terminated ?? status?.lastState?.terminated) || (status?.restartCount ?? 0) > 0,
     restarts: status?.restartCount ?? 0,

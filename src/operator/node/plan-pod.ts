@@ -8,7 +8,7 @@ import { digestOfImage, type PodFacts, pullFails, runs } from "./facts.ts";
 import { identityInputsHash, onlySharedDiffers, podInputsHash } from "./inputs.ts";
 import type { NodeObservation } from "./observation.ts";
 import type { Action, Note, Notes, Plan } from "./plan.ts";
-import { agentFails, echoed, isIdle, revisionOf, stopPod } from "./plan-stop.ts";
+import { echoed, isIdle, patienceMs, revisionOf, stopPod } from "./plan-stop.ts";
 
 /** Engines that load and unload models while they serve. */
 const loadsModelsLive: ReadonlySet<string> = new Set(["ollama"]);
@@ -75,16 +75,14 @@ function decide(scene: Scene): Decision {
       note: moveNote("Moving", `the pod is replaced: ${onlyPod.reason}`),
     };
   }
+  const newAgent = steps.find(({ action }) => action === "patch-agent");
+  // Nothing else can be done to a node without its agent.
+  if (newAgent && isDown(pod)) return swapImage(scene, "agent");
   if (moving) return stage(scene);
   if (steps.some(({ action }) => action === "patch-runtime")) return swapImage(scene, "runtime");
   if (desired.plannedStop === "runtime-image" && !runtimeMoved(scene)) return awaitRuntime(scene);
-  const newAgent = steps.find(({ action }) => action === "patch-agent");
   if (newAgent) {
-    if (!pod.agent.started && agentFails(pod)) {
-      // The kubelet ignores a new image of a sidecar whose startup has not passed.
-      const reason = `${newAgent.reason}; the present agent does not start, and only a new pod changes that`;
-      return { actions: [{ type: "delete-pod", uid: pod.uid, finished: false, reason }] };
-    }
+    if (!pod.agent.started) return awaitStartup(scene, newAgent);
     return mayDisturb(scene) ? swapImage(scene, "agent") : awaitTurn(scene, newAgent);
   }
   if (desired.plannedStop === "agent-image" && !agentMoved(scene)) {
@@ -224,7 +222,7 @@ function swapImage(scene: Scene, container: "agent" | "runtime"): Decision {
     const rehearse: Action = { type: "rehearse-image", container, image, reason };
     return { actions: [rehearse, ...order(scene, moves, `plan the stop: ${reason}`)], ...note };
   }
-  const nothingRuns = container === "runtime" && pullFails(pod.runtime);
+  const nothingRuns = container === "runtime" ? pullFails(pod.runtime) : isDown(pod);
   if (echoed(o, desired) || nothingRuns) {
     return { actions: [{ type: "patch-image", container, image, reason }], ...note };
   }
@@ -232,6 +230,21 @@ function swapImage(scene: Scene, container: "agent" | "runtime"): Decision {
     actions: [{ type: "ask-agent", reason: `has the agent read revision ${desired.revision}?` }],
     ...note,
   };
+}
+
+/** The agent is not there to be told or to be drained, and the kubelet starts it from the newest spec. */
+const isDown = ({ agent }: PodFacts): boolean => agent.state !== "running";
+
+/**
+ * The kubelet ignores a new image of a sidecar that runs and whose startup has not passed [seen]: it is given a minute to
+ * start or to end, then its pod goes.
+ */
+function awaitStartup({ o, pod }: Scene, { reason }: ChangeStep): Decision {
+  const left = (pod.agent.since ?? o.now) + patienceMs - o.now;
+  if (left > 0)
+    return { actions: [{ type: "wait", ms: left, reason: `${reason}: the present agent starts` }] };
+  const why = `${reason}; the present agent runs and does not start, and only a new pod changes that`;
+  return { actions: [{ type: "delete-pod", uid: pod.uid, finished: false, reason: why }] };
 }
 
 function awaitRuntime(scene: Scene): Decision {

@@ -321,12 +321,37 @@ describe("a new agent image", () => {
     expect(world.log.filter((line) => line.startsWith("patch"))).toEqual(["patch runtime", "patch agent"]);
   });
 
-  it("needs a new pod where the present agent never started, since the kubelet ignores the patch", () => {
+  it("cures an agent that does not stay up, in the same pod, before anything else is done to the node", () => {
     const world = serving();
     world.kubeletWaits("agent", "CrashLoopBackOff");
     expect(world.reconcile()).not.toContain("delete-pod");
     expect(world.condition("Ready")).toBe("False AgentFailed");
     world.network = networkOf("v2");
+    world.retarget(d2);
+    expect(world.reconcile()).toContain("annotate");
+    expect(world.reconcile()).toEqual(["patch-image"]);
+    expect(world.log.at(-1)).toBe("patch agent");
+    expect(world.log).not.toContain("delete");
+  });
+
+  it("is known to be needed where the kubelet only says that the agent ended", () => {
+    const world = serving();
+    world.kubeletEnds("agent");
+    world.reconcile();
+    expect(world.condition("Ready")).toBe("False AgentFailed");
+    world.network = networkOf("v2");
+    world.reconcile();
+    expect(world.reconcile()).toEqual(["patch-image"]);
+  });
+
+  it("waits a minute for an agent that runs and has not started, then replaces the pod, since the kubelet ignores the patch", () => {
+    const world = serving();
+    world.kubeletRunsAgent(false);
+    world.network = networkOf("v2");
+    expect(world.reconcile()).toEqual(["wait"]);
+    world.now += 59_000;
+    expect(world.reconcile()).toEqual(["wait"]);
+    world.now += 1_000;
     expect(world.reconcile()).toEqual(["delete-pod"]);
   });
 });

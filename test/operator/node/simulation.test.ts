@@ -43,7 +43,7 @@ class LivingWorld extends World {
   #mayPatch({ container }: Action & { type: "patch-image" }): void {
     const { plannedStop, revision, target } = this.desired;
     expect(plannedStop).toBe(`${container}-image`);
-    if (!this.#runtimeRuns) return;
+    if (!this.#runtimeRuns || (container === "agent" && this.agentDead)) return;
     expect(this.read, "the agent has read the planned stop").toBeGreaterThanOrEqual(revision);
     if (container === "runtime") expect([...this.#proven], "the config was staged").toContain(target);
   }
@@ -137,6 +137,11 @@ const upsets = [
   turn("park", (world) => world.changeSpec({ replicas: 0 })),
   turn("unpark", (world) => world.changeSpec({ replicas: 1 })),
   turn("pod fails", (world) => world.pod && world.kubeletSays({ phase: "Failed", reason: "Evicted" })),
+  turn("agent crashes", (world) => {
+    if (!world.pod?.status?.initContainerStatuses || world.pod.metadata.deletionTimestamp) return;
+    world.kubeletWaits("agent", "CrashLoopBackOff");
+    world.agentDead = true;
+  }),
   turn("pod deleted by hand", (world) => {
     if (world.pod && !world.pod.metadata.deletionTimestamp)
       World.prototype.apply.call(world, {

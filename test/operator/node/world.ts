@@ -271,6 +271,15 @@ export class World {
     });
   }
 
+  /** The container has ended well, and the kubelet says no more of it. */
+  kubeletEnds(container: "agent" | "runtime"): void {
+    this.kubeletWaits(container, "");
+    this.#change(({ status }) => {
+      for (const one of [...(status?.initContainerStatuses ?? []), ...(status?.containerStatuses ?? [])])
+        if (one.name === container) one.state = { terminated: { exitCode: 0, reason: "Completed" } };
+    });
+  }
+
   kubeletSays(status: NonNullable<DraftPod["status"]>): void {
     this.#change((pod) => (pod.status = { ...pod.status, ...status }));
   }
