@@ -10,7 +10,8 @@
  * Each name is looked for in `$KUBEBUILDER_ASSETS`, on PATH, in the project's cache folder
  * (`$XDG_CACHE_HOME` or `~/.cache`, then `resultity/testbed`), and is else built there from the wrapper modules in
  * `go/`. What is found outside the cache counts only if its version will do (`versions.ts`): a control plane of one
- * minor version, 1.33 or newer, and a kubectl within one of it. A binary that is passed over is named to `log`.
+ * minor version, 1.33 or newer, and a kubectl within one of it. A binary that is passed over is named to `log` when that leads to
+ * a build.
  */
 import { execFile } from "node:child_process";
 import { existsSync, realpathSync } from "node:fs";
@@ -113,14 +114,16 @@ async function findBinaries(names: readonly BinaryName[], context: BuildContext)
 
   const found = new Map<BinaryName, string>();
   for (const name of names) {
+    const unfit: string[] = [];
     const chosen = candidates.get(name)?.find((candidate) => {
       const reason = whyUnfit(name, candidate.version, minor);
-      if (reason) context.log(`passed over ${candidate.path} ${formatVersion(candidate.version)}: ${reason}`);
+      if (reason) unfit.push(`passed over ${candidate.path} ${formatVersion(candidate.version)}: ${reason}`);
       return reason === undefined;
     });
     const cached = cachedPath(context.cache, name);
     if (chosen) found.set(name, chosen.path);
     else if (existsSync(cached)) found.set(name, cached);
+    else unfit.forEach(context.log); // what there is will not do, and a build follows
   }
   return found;
 }
