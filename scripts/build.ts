@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { build } from "esbuild";
 
 const root = join(import.meta.dirname, "..");
-const commands = ["operator", "agent", "io"] as const;
+const commands = ["operator", "agent", "io", "kubectl-resultity"] as const;
 
 const entryPoints = commands.map((name) => join(root, "src/cmd", `${name}.ts`));
 const missing = entryPoints.filter((path) => !existsSync(path));

@@ -126,7 +126,7 @@ describe("the forecast of a pool", () => {
   it("is what the operator then does, whatever the pool", () => {
     const change = fc.record({
       replicas: fc.integer({ min: 0, max: 7 }),
-      then: fc.integer({ min: 0, max: 7 }),
+      resized: fc.integer({ min: 0, max: 7 }),
       maxUnavailable: fc.constantFrom(1, 2, "34%", "100%"),
       moves: fc.boolean(),
       template: fc.boolean(),
@@ -134,7 +134,7 @@ describe("the forecast of a pool", () => {
       parked: fc.array(fc.nat(6), { maxLength: 1 }),
     });
     fc.assert(
-      fc.property(change, ({ replicas, then, maxUnavailable, moves, template, failed, parked }) => {
+      fc.property(change, ({ replicas, resized, maxUnavailable, moves, template, failed, parked }) => {
         const fleet = settled(replicas, wide(maxUnavailable));
         for (const at of parked) {
           if (!fleet.children.has(`chat-${at}`)) continue;
@@ -146,7 +146,7 @@ describe("the forecast of a pool", () => {
         if (moves) fleet.current = digest("b");
         const { template: old } = fleet.pool.spec;
         const args = { ...old.spec, runtime: { ...old.spec.runtime, args: ["--new"] } };
-        withSpec(fleet, { replicas: then, ...(template ? { template: { ...old, spec: args } } : {}) });
+        withSpec(fleet, { replicas: resized, ...(template ? { template: { ...old, spec: args } } : {}) });
         const told = forecast(fleet.observe(), 1000);
         expect(told.cut).toBe(false);
         expect(told.steps.flatMap(({ node, does }) => does.map((type) => `${node} ${type}`)).sort()).toEqual(
