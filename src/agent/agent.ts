@@ -18,6 +18,7 @@ import { EngineControl, type RuntimeEvent } from "./launcher/engine-control.ts";
 import { LaunchDir } from "./launcher/launch-dir.ts";
 import type { Ports } from "./ports.ts";
 import { NodeHttp } from "./session/http-node.ts";
+import type { Standalone } from "./standalone/wish.ts";
 import { Session } from "./session/session.ts";
 
 /** What one agent is started with. */
@@ -34,7 +35,9 @@ export interface AgentOptions {
   readonly networkDir: string | undefined;
   /** Folder with the operator's `desired`; undefined = standalone. */
   readonly podDir: string | undefined;
-  /** How long a drain may take when `desired` does not say (standalone). */
+  /** How a node without an operator decides by itself. */
+  readonly standalone?: Standalone | undefined;
+  /** How long a drain may take when nobody says (standalone without a wish). */
   readonly drainTimeoutMs: number;
 }
 

@@ -1,9 +1,9 @@
 /**
- * `agent run`: the control half of a node. Flags and their environment variables (`RESULTITY_` and the flag's name in
- * capitals) are in {@link options}; a flag wins. Exit codes: 0 after an orderly leave, 1 when it cannot begin, 2 for
- * wrong flags.
+ * `agent run`: the control half of a node, and the commands with which its owner looks after it (`doctor`, `receipts`,
+ * `identity`). Each setting is a flag, an environment variable (`RESULTITY_` and the flag's name in capitals) and a field
+ * of the config file; the first of them that says something wins. Exit codes: 0 after an orderly leave or a command that found
+ * nothing wrong, 1 when it cannot begin or something is wrong, 2 for wrong flags.
  */
-import { parseArgs } from "node:util";
 import { Agent } from "../agent/agent.ts";
 import { diskFiles } from "../agent/edge/files.ts";
 import { systemRandom, thisHost } from "../agent/edge/host.ts";
@@ -12,90 +12,24 @@ import { wsTransport } from "../agent/edge/transport.ts";
 import { type MetricsText, serveEndpoints } from "../agent/endpoints/server.ts";
 import { readIdentity } from "../agent/identity.ts";
 import type { Ports } from "../agent/ports.ts";
+import { flagLines, readCommandLine, UsageError } from "../agent/standalone/command-line.ts";
+import { SettingsError } from "../agent/standalone/setting.ts";
+import { type AgentSettings, resolveSettings } from "../agent/standalone/settings.ts";
 import { systemClock } from "../lib/clock.ts";
 import { messageOf } from "../lib/errors.ts";
-import { createLogger, logLevels } from "../lib/logger.ts";
+import { createLogger } from "../lib/logger.ts";
 import { version } from "../lib/version.ts";
-import { agentPort } from "../protocol/status.ts";
 
-const options = {
-  "node-name": { type: "string" },
-  network: { type: "string" },
-  endpoint: { type: "string", multiple: true },
-  listen: { type: "string" },
-  "identity-dir": { type: "string" },
-  "network-dir": { type: "string" },
-  "pod-dir": { type: "string" },
-  "state-dir": { type: "string" },
-  "launch-dir": { type: "string" },
-  "log-level": { type: "string" },
-  "drain-timeout-ms": { type: "string" },
-  standalone: { type: "boolean" },
-  help: { type: "boolean", short: "h" },
-} as const;
+const usage = `usage: agent run [options]         runs the node
+       agent --help
 
-const usage = `usage: agent run --node-name NAME --network NETWORK --endpoint URL [--endpoint URL …] [options]
+${flagLines()}
 
-  --listen HOST:PORT       local endpoints (default 127.0.0.1:${agentPort})
-  --identity-dir DIR       key.jwk, binding.json, root.json (default /etc/resultity/identity)
-  --network-dir DIR        the network's ConfigMap, may be missing (default /etc/resultity/network)
-  --pod-dir DIR            the operator's wishes, file desired (default /etc/resultity/pod)
-  --state-dir DIR          known release, last good config (default /var/lib/resultity)
-  --launch-dir DIR         shared with the launcher (default /run/resultity)
-  --standalone             no operator: run the network's current config
-  --drain-timeout-ms N     time for running jobs at SIGTERM when no operator says (default 30000)
-  --log-level LEVEL        ${logLevels.join(", ")} (default info)
+A setting is a flag, else an environment variable (RESULTITY_NODE_NAME, RESULTITY_ENDPOINT with commas, …), else a field of the
+config file. docs/standalone.md shows a config file.`;
 
-Each has an environment variable: RESULTITY_NODE_NAME, RESULTITY_ENDPOINT (comma-separated), …`;
-
-class UsageError extends Error {}
-
-function readFlags() {
-  const { values, positionals } = parseArgs({ options, allowPositionals: true });
-  if (values.help) return undefined;
-  if (positionals.length > 1 || (positionals[0] ?? "run") !== "run")
-    throw new UsageError(`unknown command ${positionals.join(" ")}; the only one is run`);
-  const env = (name: string) =>
-    process.env[`RESULTITY_${name.toUpperCase().replaceAll("-", "_")}`] || undefined;
-  const text = (
-    name: Exclude<keyof typeof options, "endpoint" | "standalone" | "help">,
-    fallback?: string,
-  ) => {
-    const value = values[name] ?? env(name) ?? fallback;
-    if (value === undefined) throw new UsageError(`--${name} is missing`);
-    return value;
-  };
-  const endpoints = values.endpoint ?? env("endpoint")?.split(",") ?? [];
-  if (endpoints.length === 0) throw new UsageError("--endpoint is missing");
-  for (const endpoint of endpoints) {
-    if (!URL.canParse(endpoint) || !/^https?:\/\//.test(endpoint))
-      throw new UsageError(`--endpoint ${endpoint} is not an http or https URL`);
-  }
-  const level = logLevels.find((candidate) => candidate === text("log-level", "info"));
-  if (!level) throw new UsageError(`--log-level is one of ${logLevels.join(", ")}`);
-  const drainTimeoutMs = Number(text("drain-timeout-ms", "30000"));
-  if (!Number.isSafeInteger(drainTimeoutMs) || drainTimeoutMs < 0)
-    throw new UsageError("--drain-timeout-ms is a number of milliseconds");
-  const listen = /^\[?([^\]]+?)\]?:(\d+)$/.exec(text("listen", `127.0.0.1:${agentPort}`));
-  if (!listen) throw new UsageError("--listen is HOST:PORT");
-  const standalone = values.standalone ?? env("standalone") === "true";
-  return {
-    nodeName: text("node-name"),
-    network: text("network"),
-    endpoints,
-    listen: { host: listen[1] ?? "", port: Number(listen[2]) },
-    identityDir: text("identity-dir", "/etc/resultity/identity"),
-    networkDir: text("network-dir", "/etc/resultity/network"),
-    podDir: standalone ? undefined : text("pod-dir", "/etc/resultity/pod"),
-    stateDir: text("state-dir", "/var/lib/resultity"),
-    launchDir: text("launch-dir", "/run/resultity"),
-    level,
-    drainTimeoutMs,
-  };
-}
-
-async function run(flags: NonNullable<ReturnType<typeof readFlags>>): Promise<void> {
-  const log = createLogger("agent", flags.level).child({ node: flags.nodeName });
+async function run(settings: AgentSettings): Promise<void> {
+  const log = createLogger("agent", settings.level).child({ node: settings.nodeName });
   const ports: Ports = {
     clock: systemClock,
     random: systemRandom,
@@ -105,10 +39,10 @@ async function run(flags: NonNullable<ReturnType<typeof readFlags>>): Promise<vo
     host: thisHost,
     log,
   };
-  const identity = await readIdentity(diskFiles, flags.identityDir, flags.network);
-  const agent = new Agent(ports, { ...flags, identity, agentVersion: version });
+  const identity = await readIdentity(diskFiles, settings.identityDir, settings.network);
+  const agent = new Agent(ports, { ...settings, identity, agentVersion: version });
   let metrics: MetricsText | undefined;
-  const server = await serveEndpoints(agent, flags.listen, async () => {
+  const server = await serveEndpoints(agent, settings.listen, async () => {
     const { agentMetrics } = await import("../agent/endpoints/metrics.ts");
     return (metrics ??= agentMetrics(agent));
   });
@@ -132,19 +66,22 @@ async function run(flags: NonNullable<ReturnType<typeof readFlags>>): Promise<vo
   await agent.start();
 }
 
-async function main(): Promise<void> {
-  try {
-    const flags = readFlags();
-    if (!flags) {
-      console.log(usage);
-      return;
-    }
-    await run(flags);
-  } catch (thrown) {
-    const misused = thrown instanceof UsageError || (thrown instanceof TypeError && "code" in thrown);
-    console.error(`agent: ${messageOf(thrown)}${misused ? `\n\n${usage}` : ""}`);
-    process.exit(misused ? 2 : 1);
+async function main([first = "run", ...rest]: readonly string[]): Promise<void> {
+  const named = !first.startsWith("-");
+  const line = await readCommandLine(named ? rest : [first, ...rest], process.env);
+  if (line.find("help") !== undefined) {
+    console.log(usage);
+    return;
   }
+  if (named && first !== "run") throw new UsageError(`there is no command ${first}`);
+  if (line.positionals.length > 0) throw new UsageError(`run takes no ${line.positionals.join(" ")}`);
+  await run(resolveSettings(line.sources));
 }
 
-await main();
+try {
+  await main(process.argv.slice(2));
+} catch (thrown) {
+  const misused = thrown instanceof UsageError || thrown instanceof SettingsError;
+  console.error(`agent: ${messageOf(thrown)}${thrown instanceof UsageError ? `\n\n${usage}` : ""}`);
+  process.exit(misused ? 2 : 1);
+}

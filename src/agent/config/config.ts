@@ -9,6 +9,7 @@ import { selectRuntime } from "../../protocol/config/select.ts";
 import { type Desired, parseDesired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import type { Latest } from "../../protocol/messages.ts";
+import { type Standalone, standaloneTarget } from "../standalone/wish.ts";
 import type { Ports } from "../ports.ts";
 import { Asking } from "./asking.ts";
 import { type ConfigStep, type NodeConfig, planStep, versionAtLeast, wishOf } from "./plan.ts";
@@ -51,6 +52,8 @@ export interface ConfigOptions {
   readonly networkDir: string | undefined;
   /** Folder with the file `desired`; undefined = standalone, the release's current config is the target. */
   readonly podDir: string | undefined;
+  /** How a node without a `podDir` decides by itself. */
+  readonly standalone?: Standalone | undefined;
   readonly agentVersion: string;
 }
 
@@ -102,6 +105,7 @@ export class ConfigLoop {
     this.#ports = ports;
     this.#options = options;
     this.#hooks = hooks;
+    this.#desired = options.standalone?.wish;
     this.#store = new ConfigStore(ports.files, options.stateDir);
     this.#sources = new ConfigSources(ports, this.#store, {
       network: options.network,
@@ -283,7 +287,10 @@ export class ConfigLoop {
 
   #target(): ConfigDigest | null {
     const applied = this.#applied?.digest ?? null;
-    if (this.#options.podDir === undefined) return this.#releases.current?.current ?? applied;
+    if (this.#options.podDir === undefined) {
+      const { standalone = { pin: undefined, windows: [] } } = this.#options;
+      return standaloneTarget(standalone, this.#releases.current, applied, this.#ports.clock.now());
+    }
     if (!this.#desired) return applied;
     return this.#desired.target ?? applied ?? this.#releases.current?.current ?? null;
   }
