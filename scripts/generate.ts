@@ -5,11 +5,12 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { generateApiFiles } from "./generate-crds.ts";
+import { generateVectorFiles } from "./generate-vectors.ts";
 
 const root = join(import.meta.dirname, "..");
 
 /** Path relative to the repository → contents. Each generator adds its own. */
-const files = new Map<string, string>(generateApiFiles(root));
+const files = new Map<string, string>([...generateApiFiles(root), ...generateVectorFiles()]);
 
 const check = process.argv.includes("--check");
 let stale = 0;
