@@ -87,7 +87,7 @@ describe("the forecast of a pool", () => {
     const view = planView(fleet.observe());
     expect(view).toMatchObject({ next: [], underWay: ["chat-0"], inServiceNow: 2 });
     expect(view.steps.map(({ node }) => node)).toEqual(["chat-1", "chat-2"]);
-    expect(view.waits[0]).toContain("chat-0 was told and has not arrived");
+    expect(view.waits[0]).toContain("chat-0 was told to move and has not arrived");
   });
 
   it("waits for a network that is missing or has no verified config", () => {

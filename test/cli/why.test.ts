@@ -12,7 +12,7 @@ import { renderWhy } from "../../src/cli/why/render.ts";
 import { eventViews } from "../../src/cli/why/view.ts";
 import type { AnyEvent } from "../../src/cli/resources.ts";
 import { podFacts } from "../../src/operator/node/observe.ts";
-import { configOf, digestOfSnapshot, networkOf, snapshotOf } from "../operator/node/network.ts";
+import { configOf, digestOfSnapshot, imageOf, networkOf, snapshotOf } from "../operator/node/network.ts";
 import { nodeOf, World } from "../operator/node/world.ts";
 import { Fleet, makePool } from "../operator/pool/fleet.ts";
 import { digest, network, node, now } from "./objects.ts";
@@ -45,7 +45,19 @@ describe("why NODE: what the operator does next, step by step beside the operato
     expect(next(world)).toContain("patches the runtime's image in the running pod");
     world.agentAnswers({ staged: d2 });
     expect(world.reconcile()).toEqual(["patch-image"]);
+    world.kubeletWaits("runtime", "ErrImagePull");
+    expect(next(world)).toContain("waits for the kubelet to start container runtime (ErrImagePull)");
     world.kubeletRunsRuntime(true);
+    const runtimes = [{ engine: "openai", image: imageOf("engine", "v2") }];
+    const config = {
+      digest: d2,
+      version: "v2",
+      releaseSequence: 1,
+      expiresAt: "2027-01-01T00:00:00Z",
+      runtimes,
+    };
+    world.network = { ...world.network, status: { config } };
+    expect(next(world)).toContain(`the agent to say that config ${d2} is applied and serves`);
     world.agentAnswers({ applied: d2 });
     expect(world.reconcile()).toEqual(["annotate"]);
     expect(next(world)).toBe("Waiting: waiting for the agent to confirm");
@@ -130,7 +142,8 @@ describe("why NODE", () => {
     expect(view.conditions.find(({ type }) => type === "Draining")?.well).toBe(true);
     expect(text).toMatch(/^ResultityNode inference\/gpu-0 is not Ready since /);
     expect(text).toContain("ImagePullFailed: the runtime image");
-    expect(text).toContain("- ImagePullFailed: kubectl -n inference describe pod gpu-0");
+    expect(text).toMatch(/Degraded +True ! .*ImagePullFailed: as RuntimeReady\n/);
+    expect(text.split("- ImagePullFailed: kubectl -n inference describe pod gpu-0")).toHaveLength(2);
     expect(text).toMatch(/container runtime +waiting \(ErrImagePull\)/);
     expect(text).toContain("only it sees");
   });

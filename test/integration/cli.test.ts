@@ -330,7 +330,7 @@ describe("kubectl resultity", () => {
 
   it("why POOL and plan POOL say what holds the roll, by the operator's planner", async () => {
     const why = await said(["why", "rpool/chat", "-n", namespace]);
-    expect(why).toContain("chat-0 was told and has not arrived (ImagePullFailed");
+    expect(why).toContain("chat-0 was told to move and has not arrived (ImagePullFailed");
     expect(why).toContain("budget PodDisruptionBudget chat: 2 nodes stay in service");
     const text = await said(["plan", "chat", "-n", namespace]);
     expect(text).toContain("In service: 2 of 3; at least 2 stay so (maxUnavailable 1)");

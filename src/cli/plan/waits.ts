@@ -72,7 +72,8 @@ function movingWait(
       : said && said.status !== "True"
         ? `${said.reason}: ${said.message}`
         : "its controller has yet to look";
-  return `${metadata.name} was told and has not arrived (${reason})`;
+  const told = status?.config?.target === undefined ? "is new" : "was told to move";
+  return `${metadata.name} ${told} and has not arrived (${reason})`;
 }
 
 /** Names, the first few of many. */

@@ -43,7 +43,9 @@ export function nextOfNode(seen: SeenNode): NextOfNode {
   }
   const blocked = blockedConfig(node);
   if (!pod) return withoutPod(name, blocked, degraded?.status === "True" ? degraded.message : undefined);
-  return pod.desired.ok ? withOrders(node, pod.desired.desired, blocked) : withoutOrders(pod.desired.problem);
+  return pod.desired.ok
+    ? withOrders(seen, pod, pod.desired.desired, blocked)
+    : withoutOrders(pod.desired.problem);
 }
 
 function planned(seen: SeenNode): NextOfNode {
@@ -127,7 +129,12 @@ const stops: Readonly<Record<NonNullable<Desired["plannedStop"]>, string>> = {
   parking: "deletes the pod, drained first",
 };
 
-function withOrders(node: ResultityNode, orders: Desired, blocked: string | undefined): NextOfNode {
+function withOrders(
+  { node, network }: SeenNode,
+  pod: PodFacts,
+  orders: Desired,
+  blocked: string | undefined,
+): NextOfNode {
   const { target, applied, staged } = node.status?.config ?? {};
   const say = (next: readonly NextView[], ...waits: string[]): NextOfNode => ({
     next,
@@ -138,24 +145,29 @@ function withOrders(node: ResultityNode, orders: Desired, blocked: string | unde
     planned: false,
   });
   const { plannedStop, stage, revision } = orders;
-  if (plannedStop !== null) {
-    const over = applied !== undefined && applied === orders.target && plannedStop === "runtime-image";
-    return over
+  if (plannedStop === "runtime-image" && hasNewImage(node, network, pod, orders)) {
+    const { state, reason } = pod.runtime;
+    return state === "running"
       ? say(
           [],
-          `the agent to say that config ${orders.target} is applied and serves; then the planned stop is over`,
+          `waits for the agent to say that config ${orders.target} is applied and serves; then the stop is over`,
         )
-      : say([
-          {
-            what: stops[plannedStop],
-            why: `a stop is planned (${plannedStop}), once the agent confirms revision ${revision} of its orders`,
-          },
-        ]);
+      : say(
+          [],
+          `waits for the kubelet to start container runtime (${reason || state}), once its image is patched`,
+        );
+  }
+  if (plannedStop !== null) {
+    const why = `a stop is planned (${plannedStop}), once the agent confirms revision ${revision} of its orders`;
+    return say([{ what: stops[plannedStop], why }]);
   }
   if (stage !== null) {
     return staged === stage
       ? say([{ what: `tells the agent to move to config ${stage}`, why: "the agent has staged it" }])
-      : say([], `the agent to say that config ${stage} is staged, while ${orders.target ?? "none"} serves`);
+      : say(
+          [],
+          `waits for the agent to say that config ${stage} is staged, while ${orders.target ?? "none"} serves`,
+        );
   }
   if (blocked === undefined && target !== undefined && orders.target !== null && target !== orders.target) {
     return say([
@@ -166,9 +178,27 @@ function withOrders(node: ResultityNode, orders: Desired, blocked: string | unde
     ]);
   }
   if (orders.target !== null && applied !== orders.target) {
-    return say([], `the agent to say that config ${orders.target} is applied`);
+    return say([], `waits for the agent to say that config ${orders.target} is applied`);
   }
   const ready = findCondition(node.status?.conditions, "Ready");
   if (ready?.status === "True") return say([], "nothing: it runs what it should");
   return say([], ready ? `${ready.reason}: ${ready.message}` : "the operator has not looked at it yet");
+}
+
+/** Whether the pod's spec has the image of the config that it moves to, as far as the network's status lists that config. */
+function hasNewImage(
+  { spec, status }: ResultityNode,
+  network: ResultityNetwork | undefined,
+  { runtime }: PodFacts,
+  { target }: Desired,
+): boolean {
+  // A container that does not run has been stopped for the new image.
+  if (runtime.state !== "running" || status?.config?.applied === target) return true;
+  const config = network?.status?.config;
+  if (config?.digest !== target) return false;
+  const digest = runtime.image.split("@").at(-1) ?? runtime.image;
+  return (
+    config?.runtimes?.some(({ engine, image }) => engine === spec.runtime.engine && image.endsWith(digest)) ??
+    false
+  );
 }

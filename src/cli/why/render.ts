@@ -12,16 +12,14 @@ export function renderWhy(view: WhyView, { now, screen }: { now: number; screen:
   parts.push(
     `${title("Conditions")}\n${table(
       ["TYPE", "STATUS", "SINCE", "WHY"],
-      view.conditions.map((condition) => conditionCells(condition, now)),
+      view.conditions.map((condition, at) => conditionCells(condition, view.conditions.slice(0, at), now)),
       wide,
     )}`,
   );
-  const todos = view.conditions.filter(({ well }) => !well).filter(({ todo }) => todo !== undefined);
-  if (todos.length > 0) {
-    parts.push(
-      `${title("What to do")}\n${todos.map(({ reason, todo }) => `- ${reason}: ${todo}`).join("\n")}`,
-    );
-  }
+  const todos = new Set(
+    view.conditions.flatMap(({ reason, todo }) => (todo === undefined ? [] : [`- ${reason}: ${todo}`])),
+  );
+  if (todos.size > 0) parts.push(`${title("What to do")}\n${[...todos].join("\n")}`);
   if (view.facts.length > 0) parts.push(`${title("Known")}\n${aligned(view.facts, wide)}`);
   const next = [
     ...view.next.map(({ what, why }) => `- ${what}: ${why}`),
@@ -56,8 +54,11 @@ function head({ kind, namespace, name, ready }: WhyView, now: number): string {
 
 function conditionCells(
   { type, status, well, since, reason, message }: ConditionView,
+  before: readonly ConditionView[],
   now: number,
 ): readonly Cell[] {
   const tone = well ? "well" : status === "Unknown" ? "unsure" : "unwell";
-  return [type, { text: well ? status : `${status} !`, tone }, ago(since, now), `${reason}: ${message}`];
+  const same = before.find((other) => other.reason === reason && other.message === message);
+  const said = same && message.length > 40 ? `as ${same.type}` : message;
+  return [type, { text: well ? status : `${status} !`, tone }, ago(since, now), `${reason}: ${said}`];
 }
