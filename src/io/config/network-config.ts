@@ -77,6 +77,11 @@ export class NetworkConfig {
     return this.#snapshots.get(digest as ConfigDigest)?.text;
   }
 
+  /** Most jobs at once on a node that runs this config; 0 where it is not known here. */
+  maxJobs(digest: ConfigDigest | null): number {
+    return (digest === null ? undefined : this.#snapshots.get(digest))?.snapshot.limits.max_jobs ?? 0;
+  }
+
   /** What is current, as `ready` and heartbeat answers tell it. */
   latest(nonce: string): Latest {
     const release = this.#release?.release;

@@ -122,7 +122,10 @@ export function relist(state: DispatchState, node: DispatchNode): void {
   const wanted = node.open && node.report ? node.report.models.active : none;
   if (wanted === node.listed) return;
   for (const model of node.listed) {
-    if (!wanted.includes(model)) state.pools.get(model)?.remove(node);
+    const pool = wanted.includes(model) ? undefined : state.pools.get(model);
+    pool?.remove(node);
+    // Names of models are what nodes say they are: an empty pool that stayed would be a way to fill the memory.
+    if (pool?.size === 0) state.pools.delete(model);
   }
   for (const model of wanted) {
     let pool = state.pools.get(model);

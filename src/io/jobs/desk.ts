@@ -306,7 +306,8 @@ export class JobDesk {
     const incomplete = result.outcome === "failed";
     if (output.kind === "whole") {
       for (const part of output.held) live.relayedBytes += part.length;
-      client.answer(incomplete ? 502 : result.status, output.held);
+      // Success is 200 in this API: other codes of it have no body.
+      client.answer(incomplete ? 502 : result.status < 300 ? 200 : result.status, output.held);
     } else if (incomplete) {
       client.fail({ code: "node_lost", message: messages.node_lost });
     } else {

@@ -33,8 +33,8 @@ const nothing: Usage = { prompt_tokens: 0, completion_tokens: 0 };
 const templateTokens = 4096;
 
 /**
- * Checks a result against what was relayed, in order: size and hash of the output, the receipt's signature, each of its
- * fields. Then tells an answer for the client from a failure of the engine that another node may not have.
+ * Checks a result against what was relayed, in order: size and hash of the output, its status, the receipt's signature,
+ * each of its fields. Then tells an answer for the client from a failure of the engine that another node may not have.
  */
 export function checkResult(result: Payload<"result">, relayed: RelayedOutput): CheckedResult {
   const refused = (reason: string): CheckedResult => ({
@@ -43,6 +43,9 @@ export function checkResult(result: Payload<"result">, relayed: RelayedOutput): 
   });
   if (result.output_bytes !== relayed.outputBytes || result.output_sha256 !== relayed.outputSha256)
     return refused("output hash or size differs from what was relayed");
+  // A redirect or an interim answer is none that an engine's node passes on, and would leave the client waiting.
+  if (result.status < 200 || (result.status >= 300 && result.status < 400))
+    return refused("status is none of an answer");
   const wrong = wrongInReceipt(result, relayed);
   if (wrong !== undefined) return refused(wrong);
   if (!relayed.pinned && (result.outcome === "failed" || result.status >= 500))
