@@ -104,11 +104,15 @@ const closeCodeOf: Readonly<Record<ProtocolErrorCode, CloseCode>> = {
 };
 
 /**
- * Reason text of a close frame: the error's code, a colon and its message, cut to the 123 bytes that a close frame
- * holds (RFC 6455 §5.5). The peer may act on the code: an agent that reads `unknown_key` registers.
+ * Reason text of a close frame: the error's code, a colon and its message. The peer may act on the code: an agent that
+ * reads `unknown_key` registers.
  */
 export function closeReason(error: ProtocolError): string {
-  const text = `${error.code}: ${error.message}`;
+  return cutReason(`${error.code}: ${error.message}`);
+}
+
+/** `text` cut to the 123 bytes that a close frame holds (RFC 6455 §5.5): a socket cannot be closed with more. */
+export function cutReason(text: string): string {
   const bytes = Buffer.from(text);
   // A character that the cut goes through is left out whole.
   return bytes.length <= 123

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { CloseCode } from "../../src/protocol/codes.ts";
+import { CloseCode, cutReason } from "../../src/protocol/codes.ts";
 import { sealFrame } from "../../src/protocol/frame.ts";
 import { agentChannel, serviceChannel } from "../../src/protocol/session/channel.ts";
 import {
@@ -165,5 +165,14 @@ describe("channel", () => {
   it("refuses its own frames sent back", () => {
     const { agent } = pair();
     expectCode("wrong_typ", () => agent.open(agent.seal("goodbye", { reason: "drained" })));
+  });
+});
+
+describe("the reason of a close", () => {
+  it("fits into a close frame, whatever the script, and no character is cut in two", () => {
+    const long = "不正な結果を返した".repeat(20);
+    expect(Buffer.byteLength(cutReason(long))).toBeLessThanOrEqual(123);
+    expect(long.startsWith(cutReason(long))).toBe(true);
+    expect(cutReason("short")).toBe("short");
   });
 });

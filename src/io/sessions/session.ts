@@ -1,7 +1,8 @@
 import type { WebSocket } from "ws";
 import type { Clock } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
-import { CloseCode, closeReason, ProtocolError } from "../../protocol/codes.ts";
+import { CloseCode, closeReason, cutReason, ProtocolError } from "../../protocol/codes.ts";
+import type { Statement } from "../../protocol/config/statement.ts";
 import type { VerifiedOf } from "../../protocol/frame.ts";
 import type { AgentKind, Body, Payload, ServiceKind } from "../../protocol/messages.ts";
 import { serviceChannel, type ServiceChannel } from "../../protocol/session/channel.ts";
@@ -20,6 +21,8 @@ const maxBufferedBytes = 4 * 1024 * 1024;
 const resumeTimeoutMs = 10_000;
 /** Frames that may wait while the store is asked about a `resume`. */
 const maxBacklog = 256;
+/** Most jobs that a node may say it still holds, all `resume` frames of a session together. */
+const maxResumed = 16_384;
 
 type SessionState =
   | { readonly at: "challenged"; readonly challenge: string; readonly frame: string }
@@ -39,35 +42,31 @@ export class Session implements NodeLine {
   readonly #ip: string;
   #state: SessionState;
   #resumed = false;
+  /** Jobs that its `resume` frames have named. */
+  #resuming = 0;
   #goodbye: string | undefined;
   #backlog: VerifiedOf<AgentKind>[] | undefined;
   #acks: Payload<"ack">["results"] = [];
   /** Results that have not been acknowledged: their sequence numbers. */
   readonly #unacked = new Map<string, number>();
 
-  constructor(socket: WebSocket, ip: string, host: SessionHost) {
+  /** @param delegation of the service's key, as it holds now. */
+  constructor(socket: WebSocket, ip: string, host: SessionHost, delegation: Statement) {
     this.#socket = socket;
     this.#host = host;
     this.#clock = host.clock;
     this.#ip = ip;
     this.deadline = this.#clock.monotonic() + helloTimeoutMs;
     const challenge = host.random.bytes(32);
-    const frame = this.#challengeFrame(challenge);
+    const { config, serviceKey } = host;
+    const said = { challenge, time: this.#clock.now(), network: config.network, delegation };
+    const frame = sealFrame("challenge", said, serviceKey.key);
     this.#state = { at: "challenged", challenge, frame };
     socket.on("message", (data: Buffer, isBinary) => this.#message(data, isBinary));
     socket.on("close", (code) => this.#closed(code));
     // `ws` has closed the connection with the right code by then (1009, 1007); "close" follows.
     socket.on("error", () => {});
     this.#transmit(frame);
-  }
-
-  #challengeFrame(challenge: string): string {
-    const { serviceKey, config } = this.#host;
-    const time = this.#clock.now();
-    const delegation = serviceKey.delegationAt(time);
-    // The upgrade is refused without a delegation.
-    if (!delegation) throw new ProtocolError("expired", "the service's key is not delegated");
-    return sealFrame("challenge", { challenge, time, network: config.network, delegation }, serviceKey.key);
   }
 
   /** Before `ready`. */
@@ -132,7 +131,7 @@ export class Session implements NodeLine {
     if (this.#state.at === "closed") return;
     const from = this.from;
     this.#state = { at: "closed" };
-    this.#socket.close(code, reason);
+    this.#socket.close(code, cutReason(reason));
     this.#clock.setTimer(() => this.#socket.terminate(), 2_000);
     this.#host.ended(this, from, { code, orderly: this.#goodbye !== undefined });
   }
@@ -207,17 +206,14 @@ export class Session implements NodeLine {
       });
       const node = nodes.get(hello.payload.node_id);
       if (!node) throw new ProtocolError("unknown_key", "no node is registered with this key");
-      if (node.banned !== null) {
-        this.close(CloseCode.Banned, `banned: ${node.banned}`.slice(0, 100));
-        return;
-      }
+      if (this.#banned(node)) return;
       this.#state = { at: "opening" };
       const { payload } = hello;
       const epoch = ++node.epoch;
       node.releaseSequence = Math.max(node.releaseSequence, payload.release_sequence);
       await this.#host.keepEpoch(node, epoch);
-      // The peer may have gone, or another session of the node begun, while the disk was written.
-      if (this.#at !== "opening") return;
+      // While the disk was written the peer may have gone, the node been banned, or another session of it begun.
+      if (this.#at !== "opening" || this.#banned(node)) return;
       if (node.epoch !== epoch) {
         this.close(CloseCode.Superseded, "a newer session of this node has begun");
         return;
@@ -245,6 +241,12 @@ export class Session implements NodeLine {
     } catch (error) {
       this.#refuse(error);
     }
+  }
+
+  /** Closes the session of a node that may have none; true if it did. */
+  #banned({ banned }: KnownNode): boolean {
+    if (banned !== null) this.close(CloseCode.Banned, `banned: ${banned}`);
+    return banned !== null;
   }
 
   /** The state as it is now, after an await. */
@@ -276,6 +278,10 @@ export class Session implements NodeLine {
       return;
     }
     if (frame.kind === "resume") {
+      if (this.#resumed) throw new ProtocolError("schema", "a resume after the last one");
+      this.#resuming += frame.payload.jobs.length;
+      if (this.#resuming > maxResumed)
+        throw new ProtocolError("schema", `resume frames name more than ${maxResumed} jobs`);
       // Frames that follow wait until the store has told what became of forgotten jobs.
       this.#backlog = [];
       void this.#host.resume(from, frame.payload).then(

@@ -58,6 +58,9 @@ export class Sessions implements SessionHost {
     noServer: true,
     perMessageDeflate: false,
     maxPayload: maxFrameBytes,
+    // What comes in crumbs costs many times its size, and strangers may send it; nobody honest cuts a frame so small.
+    maxFragments: 1_024,
+    maxBufferedChunks: 4_096,
     clientTracking: false,
     handleProtocols: (offered) => (offered.has(subprotocol) ? subprotocol : false),
   });
@@ -107,12 +110,14 @@ export class Sessions implements SessionHost {
     this.#parts.metrics.refusedUpgrades.inc({ why });
     const retry = status === 404 ? "" : "Retry-After: 5\r\n";
     socket.on("error", () => {});
+    // The HTTP server no longer looks after this connection: a peer that never closes its half would keep it for ever.
+    socket.once("finish", () => socket.destroy());
     socket.end(`HTTP/1.1 ${status} ${text}\r\nConnection: close\r\nContent-Length: 0\r\n${retry}\r\n`);
   }
 
   #begin(ws: WebSocket, ip: string): void {
-    const ready = this.#parts.store.healthy && this.serviceKey.delegationAt(this.clock.now()) !== undefined;
-    if (!ready || this.#closing) {
+    const delegation = this.serviceKey.delegationAt(this.clock.now());
+    if (!this.#parts.store.healthy || !delegation || this.#closing) {
       ws.on("error", () => {});
       const why = this.#parts.store.healthy ? "the service's key is not delegated" : "the store is away";
       ws.close(CloseCode.TryLater, this.#closing ? "the service ends" : why);
@@ -121,7 +126,7 @@ export class Sessions implements SessionHost {
       return;
     }
     this.#opening++;
-    this.#all.add(new Session(ws, ip, this));
+    this.#all.add(new Session(ws, ip, this, delegation));
   }
 
   async keepEpoch(node: KnownNode, epoch: number): Promise<void> {
@@ -196,7 +201,9 @@ export class Sessions implements SessionHost {
     node.configApplied = report.config.applied;
     node.modelsActive = report.models.active;
     const desk = this.#desk();
-    desk.handle({ on: "report", from, report });
+    // A node that claims more slots than the config gives would look the least loaded, and get every job.
+    const slots = Math.min(report.load.slots, this.config.maxJobs(report.config.applied));
+    desk.handle({ on: "report", from, report: { ...report, load: { ...report.load, slots } } });
     return desk.renew(from, leases);
   }
 
@@ -228,7 +235,7 @@ export class Sessions implements SessionHost {
 
   /** Closes the session of a node that was just banned. */
   endBanned(node: NodeId, reason: string): void {
-    this.#open.get(node)?.close(CloseCode.Banned, `banned: ${reason}`.slice(0, 100));
+    this.#open.get(node)?.close(CloseCode.Banned, `banned: ${reason}`);
   }
 
   #armSweep(): void {
