@@ -1,5 +1,5 @@
 // oxlint-disable oxc/no-async-endpoint-handlers -- fastify awaits its handlers
-import { type FastifyInstance, fastify } from "fastify";
+import { type FastifyInstance, type FastifyReply, fastify } from "fastify";
 import type { Random } from "../lib/backoff.ts";
 import type { Clock, Timer } from "../lib/clock.ts";
 import { messageOf } from "../lib/errors.ts";
@@ -115,8 +115,17 @@ export class IoService {
     this.#released();
     this.feeds = new Feeds({ clock, log, accounts, nodes, dispatch });
 
+    const refuse = (error: { readonly statusCode?: number }, _request: unknown, reply: FastifyReply) => {
+      const status = error.statusCode ?? 500;
+      if (status >= 500) log.error({ why: messageOf(error) }, "a request failed");
+      return reply
+        .code(status)
+        .send({ error: status >= 500 ? "internal error" : "not a request of this API" });
+    };
     this.app = fastify({
       logger: false,
+      // Neither what was asked nor what went wrong inside is repeated to strangers.
+      frameworkErrors: refuse,
       forceCloseConnections: "idle",
       // For a request to come in whole; also cuts connections that never speak.
       requestTimeout: 30_000,
@@ -126,6 +135,8 @@ export class IoService {
         connectionsCheckingInterval: 5_000,
       },
     });
+    this.app.setErrorHandler(refuse);
+    this.app.setNotFoundHandler((_request, reply) => reply.code(404).send({ error: "no such path" }));
     this.#routes(rates);
     this.#gauges();
     this.#armPrune();
@@ -162,7 +173,7 @@ export class IoService {
     const { clock, log, store, random, options } = this.parts;
     const nonces = new Nonces(random);
     const { baseUrls } = options;
-    configRoutes(app, { config, serviceKey, clock });
+    configRoutes(app, { config, serviceKey, clock, rate: rates.ip });
     registrationRoutes(app, {
       clock,
       log,
@@ -178,6 +189,7 @@ export class IoService {
     feedRoutes(app, { clock, log, accounts, nodes, dispatch }, this.feeds);
     openaiRoutes(app, {
       clock,
+      log,
       config,
       keys: apiKeys,
       dispatch,

@@ -3,13 +3,19 @@ import type { Clock } from "../../lib/clock.ts";
 import { isBytes32 } from "../../protocol/keys.ts";
 import { paths } from "../../protocol/http.ts";
 import { sealLatest } from "../../protocol/config/latest.ts";
+import type { RateLimit } from "../rate.ts";
 import type { ServiceKey } from "../service-key.ts";
 import type { NetworkConfig } from "./network-config.ts";
 
 /** Serves root, release, snapshots and what is latest: public, everything signed by others but `latest`. */
 export function configRoutes(
   app: FastifyInstance,
-  { config, serviceKey, clock }: { config: NetworkConfig; serviceKey: ServiceKey; clock: Clock },
+  {
+    config,
+    serviceKey,
+    clock,
+    rate,
+  }: { config: NetworkConfig; serviceKey: ServiceKey; clock: Clock; rate: RateLimit },
 ): void {
   app.get(paths.root, (_request, reply) => {
     if (config.rootText === "") return reply.code(404).send({ error: "the service has no root yet" });
@@ -39,6 +45,9 @@ export function configRoutes(
     const { nonce } = request.query;
     if (typeof nonce !== "string" || !isBytes32(nonce))
       return reply.code(400).send({ error: "query: nonce must be 32 bytes in base64url" });
+    // Each answer costs a signature, and anyone may ask.
+    if (!rate.take(request.ip))
+      return reply.code(429).header("retry-after", "5").send({ error: "too many requests" });
     const now = clock.now();
     const delegation = serviceKey.delegationAt(now);
     if (!delegation)

@@ -1,5 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Clock } from "../../lib/clock.ts";
+import { messageOf } from "../../lib/errors.ts";
+import type { Logger } from "../../lib/logger.ts";
 import type { JobId } from "../../protocol/fields.ts";
 import { maxInlineBytes } from "../../protocol/messages.ts";
 import type { NetworkConfig } from "../config/network-config.ts";
@@ -14,6 +16,7 @@ import { isApiError, readCompletion, tooLarge } from "./validate.ts";
 /** What the client API needs of the service. */
 export interface ApiParts {
   readonly clock: Clock;
+  readonly log: Logger;
   readonly config: NetworkConfig;
   readonly keys: ApiKeys;
   readonly dispatch: Dispatch;
@@ -45,9 +48,19 @@ export function openaiRoutes(root: FastifyInstance, parts: ApiParts): void {
       { parseAs: "buffer", bodyLimit: maxInlineBytes },
       (_request, body, parsed) => parsed(null, body),
     );
-    app.setErrorHandler((error: { code?: string; statusCode?: number; message: string }, _request, reply) =>
-      send(parts, reply, fromFastify(error)),
-    );
+    app.setErrorHandler((error: { code?: string; statusCode?: number; message: string }, _request, reply) => {
+      const told = fromFastify(error);
+      // Closing at once would reset the connection under a client that is still sending, which then never reads why.
+      if (told.status === 413) reply.removeHeader("connection");
+      if (told.status >= 500) parts.log.error({ why: messageOf(error) }, "a request failed");
+      return send(parts, reply, told);
+    });
+    // Before the body is read: strangers are to cost nothing.
+    app.addHook("onRequest", (request, reply, go) => {
+      if (parts.keys.consumerOf(request.headers.authorization) === undefined)
+        send(parts, reply, unauthorized);
+      else go();
+    });
     app.post("/v1/chat/completions", (request, reply) => complete(parts, request, reply));
     app.get("/v1/models", (request, reply) => listModels(parts, request, reply));
     done();

@@ -1,5 +1,5 @@
 // oxlint-disable oxc/no-async-endpoint-handlers -- fastify awaits its handlers
-import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyInstance, FastifyReply } from "fastify";
 import type * as z from "zod/mini";
 import type { Clock } from "../../lib/clock.ts";
 import type { Logger } from "../../lib/logger.ts";
@@ -60,31 +60,27 @@ export function registrationRoutes(root: FastifyInstance, parts: RegistrationPar
       (_request, body, parsed) => parsed(null, body),
     );
     const urlsOf = (path: string) => baseUrls.map((base) => `${base}${path}`);
-    const limited = (request: FastifyRequest, reply: FastifyReply): boolean => {
-      if (rates.ip.take(request.ip)) return false;
-      reply.code(429).header("retry-after", "5").send({ error: "too many requests" });
-      return true;
-    };
-
-    app.get(paths.nonce, (request, reply) => {
-      if (limited(request, reply)) return reply;
-      return reply.header("cache-control", "no-store").send({ nonce: nonces.issue(clock.now()) });
+    // Before the body is read.
+    app.addHook("onRequest", (request, reply, go) => {
+      if (rates.ip.take(request.ip)) go();
+      else tooMany(reply);
     });
 
-    app.post(paths.register, async (request, reply) => {
-      if (limited(request, reply)) return reply;
-      return answer(parts, reply, (text) => register(parts, text, urlsOf(paths.register)), request.body);
-    });
+    app.get(paths.nonce, (_request, reply) =>
+      reply.header("cache-control", "no-store").send({ nonce: nonces.issue(clock.now()) }),
+    );
+
+    app.post(paths.register, async (request, reply) =>
+      answer(parts, reply, (text) => register(parts, text, urlsOf(paths.register)), request.body),
+    );
 
     app.post(paths.ping, async (request, reply) => {
-      if (limited(request, reply)) return reply;
       const hear = (text: string) =>
         hearNode(parts, request.ip, text, pingTyp, pingSchema, urlsOf(paths.ping), () => ({}));
       return answer(parts, reply, hear, request.body);
     });
 
     app.post(paths.heartbeat, async (request, reply) => {
-      if (limited(request, reply)) return reply;
       const hear = (text: string) =>
         hearNode(
           parts,
@@ -105,6 +101,10 @@ export function registrationRoutes(root: FastifyInstance, parts: RegistrationPar
     });
     done();
   });
+}
+
+function tooMany(reply: FastifyReply): FastifyReply {
+  return reply.code(429).header("retry-after", "5").send({ error: "too many requests" });
 }
 
 type Heard = { readonly node: KnownNode } & Pick<HttpAnswer, "latest" | "error">;
@@ -146,6 +146,7 @@ async function answer(
     const error = thrown instanceof Refused ? thrown.refusal : thrown;
     if (!(error instanceof ProtocolError)) throw thrown;
     log.info({ code: error.code, why: error.message }, "request of a node refused");
+    if (error.code === "not_allowed" && !(thrown instanceof Refused)) return tooMany(reply);
     if (!(thrown instanceof Refused))
       return reply.code(400).send({ error: { code: error.code, message: error.message } });
     const said: HttpAnswer = {
@@ -188,12 +189,14 @@ async function register(parts: RegistrationParts, text: string, urls: readonly s
     "registration",
   );
   const { binding } = claimed;
-  const refuse = (error: ProtocolError) =>
-    new Refused(binding.node_id, nodes.get(binding.node_id)?.httpSeq ?? 0, error);
   const accountKey = accounts.keyOf(binding.account);
-  if (!accountKey || !checkBinding(accountKey, binding))
+  const bound = accountKey !== undefined && checkBinding(accountKey, binding);
+  // Strangers are told nothing of the node that they name.
+  const httpSeq = bound ? (nodes.get(binding.node_id)?.httpSeq ?? 0) : 0;
+  const refuse = (error: ProtocolError) => new Refused(binding.node_id, httpSeq, error);
+  if (!bound)
     throw refuse(
-      new ProtocolError("binding", `binding: not minted with the key of account ${binding.account}`),
+      new ProtocolError("binding", "binding: not minted with the key of the account that it names"),
     );
   if (binding.network !== config.network)
     throw refuse(
