@@ -1,7 +1,7 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import * as z from "zod/mini";
 import { bytes32Field, nameField, nodeIdField } from "./fields.ts";
-import type { NodeId } from "./keys.ts";
+import { isBytes32, type NodeId } from "./keys.ts";
 
 /**
  * Binds a node to an account: a MAC with the account key, which operator and IO service share and no agent has. Whoever
@@ -82,6 +82,7 @@ export function parseAccountAuthorization(header: string): AccountClaim | undefi
   const [, account, time, nonce, macText] = accountHeader.exec(header) ?? [];
   if (account === undefined || time === undefined || nonce === undefined || macText === undefined)
     return undefined;
+  if (!isBytes32(nonce) || !isBytes32(macText)) return undefined;
   return { account, time: Number(time), nonce, mac: macText };
 }
 

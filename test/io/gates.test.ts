@@ -56,11 +56,18 @@ describe("registration nonces", () => {
 it("an account's nonce is good once, for as long as its request could be", () => {
   const clock = new FakeClock();
   const nonces = new UsedNonces(clock);
-  expect(nonces.use("a")).toBe(true);
+  expect(nonces.use("acme", "a")).toBe(true);
   clock.advance(10 * 60_000);
-  expect(nonces.use("a")).toBe(false);
+  expect(nonces.use("acme", "a")).toBe(false);
   clock.advance(1);
-  expect(nonces.use("a")).toBe(true);
+  expect(nonces.use("acme", "a")).toBe(true);
+});
+
+it("an account that uses up its nonces is refused, and leaves those of the others alone", () => {
+  const nonces = new UsedNonces(new FakeClock());
+  for (let at = 0; at < 10_000; at++) nonces.use("greedy", `nonce ${at}`);
+  expect(nonces.use("greedy", "one more")).toBe(false);
+  expect(nonces.use("acme", "one more")).toBe(true);
 });
 
 it("an API key gives its consumer; nothing else does", () => {

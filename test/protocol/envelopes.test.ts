@@ -122,6 +122,10 @@ describe("account binding", () => {
     );
     expect(checkAccountClaim(accountKey, { ...claim, account: "other" }, request)).toBe(false);
     expect(parseAccountAuthorization("Bearer x")).toBeUndefined();
+    // Another spelling of the same bytes.
+    const last = header.slice(-1);
+    const other = String.fromCharCode(last.charCodeAt(0) + 1);
+    expect(parseAccountAuthorization(header.slice(0, -1) + other)).toBeUndefined();
   });
 });
 

@@ -26,28 +26,30 @@ export interface FeedParts {
 const maxUnreadBytes = 1024 * 1024;
 /** Changes of one node within this time become one line, ms. */
 const gatherMs = 50;
-/** Most nonces remembered; requests beyond are refused until some have aged out. */
-const maxNonces = 100_000;
+/** Most nonces remembered of one account; its requests beyond are refused until some have aged out. */
+const maxNonces = 10_000;
 
-/** Nonces of account requests: each is good once. */
+/** Nonces of account requests: each is good once. Every account has room of its own, which no other can use up. */
 export class UsedNonces {
-  readonly #seen = new Map<string, number>();
+  readonly #seen = new Map<string, Map<string, number>>();
   readonly #clock: Clock;
 
   constructor(clock: Clock) {
     this.#clock = clock;
   }
 
-  /** False if it was used before, or if too many are remembered. */
-  use(nonce: string): boolean {
+  /** False if the account has used it before, or if too many of its nonces are remembered. */
+  use(account: string, nonce: string): boolean {
     const now = this.#clock.monotonic();
+    let seen = this.#seen.get(account);
+    if (!seen) this.#seen.set(account, (seen = new Map()));
     // A claim is good for five minutes on either side of its time.
-    for (const [old, at] of this.#seen) {
+    for (const [old, at] of seen) {
       if (now - at <= 2 * accountRequestMaxAgeMs) break;
-      this.#seen.delete(old);
+      seen.delete(old);
     }
-    if (this.#seen.has(nonce) || this.#seen.size >= maxNonces) return false;
-    this.#seen.set(nonce, now);
+    if (seen.has(nonce) || seen.size >= maxNonces) return false;
+    seen.set(nonce, now);
     return true;
   }
 }
@@ -168,7 +170,8 @@ export function feedRoutes(app: FastifyInstance, parts: FeedParts, feeds: Feeds)
       return reply
         .code(401)
         .send({ error: "authorization: not a request of a known account within five minutes of now" });
-    if (!nonces.use(claim.nonce)) return reply.code(401).send({ error: "authorization: nonce used before" });
+    if (!nonces.use(claim.account, claim.nonce))
+      return reply.code(401).send({ error: "authorization: nonce used before" });
     reply.hijack();
     feeds.begin(claim.account, reply.raw);
     return undefined;
