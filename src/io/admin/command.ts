@@ -82,6 +82,9 @@ export interface Command {
   readonly run: (context: CommandContext) => Promise<void> | void;
 }
 
+/** Id of a node that begins with a dash, as one in 64 does: no flag is that long. */
+const idPattern = /^-[A-Za-z0-9_][A-Za-z0-9_-]{41}$/;
+
 /**
  * Reads a command's arguments; flags win over the environment, that over defaults.
  * @throws {CommandError} `usage`
@@ -99,7 +102,13 @@ export function readArguments(
   );
   let parsed: ReturnType<typeof parseArgs>;
   try {
-    parsed = parseArgs({ args: [...argv], options, allowPositionals: true });
+    const ids = argv.filter((word) => idPattern.test(word));
+    const words = argv.filter((word) => !idPattern.test(word));
+    parsed = parseArgs({
+      args: ids.length > 0 && !argv.includes("--") ? [...words, "--", ...ids] : [...argv],
+      options,
+      allowPositionals: true,
+    });
   } catch (error) {
     throw new CommandError("usage", error instanceof Error ? error.message : String(error));
   }
