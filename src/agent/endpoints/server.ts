@@ -18,7 +18,14 @@ export function serveEndpoints(
   listen: { readonly host: string; readonly port: number },
   metrics: () => Promise<MetricsText>,
 ): Promise<Server> {
-  const server = createServer({ maxHeaderSize: 8 * 1024, requestTimeout: 10_000 }, (request, response) => {
+  const limits = {
+    maxHeaderSize: 8 * 1024,
+    // Whoever reaches the pod's network can open connections: idle ones must not take the places of probes for long.
+    headersTimeout: 3_000,
+    requestTimeout: 5_000,
+    connectionsCheckingInterval: 1_000,
+  };
+  const server = createServer(limits, (request, response) => {
     answer(agent, metrics, request, response).catch(() => response.destroy());
   });
   server.maxConnections = 256;
