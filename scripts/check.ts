@@ -7,7 +7,10 @@ import { spawnSync } from "node:child_process";
 const steps: readonly { name: string; command: readonly string[] }[] = [
   { name: "types", command: ["tsc", "--noEmit"] },
   { name: "lint", command: ["oxlint", "--type-aware", "--deny-warnings"] },
-  { name: "format", command: ["biome", "ci", "--colors=off", "--linter-enabled=false", "--assist-enabled=false", "."] },
+  {
+    name: "format",
+    command: ["biome", "ci", "--colors=off", "--linter-enabled=false", "--assist-enabled=false", "."],
+  },
   { name: "generated files", command: ["node", "scripts/generate.ts", "--check"] },
   { name: "import arrows", command: ["node", "scripts/arrows.ts"] },
 ];

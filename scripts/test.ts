@@ -9,6 +9,7 @@ import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { needs } from "./needs.ts";
 
 interface Report {
   testResults: {
@@ -17,6 +18,15 @@ interface Report {
     message?: string;
     assertionResults: { status: string; fullName: string }[];
   }[];
+}
+
+const skips: string[] = [];
+const exclude: string[] = [];
+for (const { what, files, missing } of needs) {
+  const reason = await missing();
+  if (reason === undefined) continue;
+  exclude.push(...files.map((file) => `--exclude=${file}`));
+  skips.push(`${files.join(", ")}: no ${what}: ${reason}`);
 }
 
 const folder = mkdtempSync(join(tmpdir(), "resultity-test-"));
@@ -29,6 +39,7 @@ const child = spawn(
     "--reporter=default",
     "--reporter=json",
     `--outputFile.json=${reportPath}`,
+    ...exclude,
     ...process.argv.slice(2),
   ],
   { stdio: "inherit" },
@@ -38,7 +49,6 @@ const code = await new Promise<number>((resolve) => child.on("exit", (status) =>
 
 let passed = 0;
 let failed = 0;
-const skips: string[] = [];
 try {
   const report = JSON.parse(readFileSync(reportPath, "utf8")) as Report;
   for (const file of report.testResults) {
