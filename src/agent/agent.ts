@@ -10,7 +10,6 @@ import {
   DrainMachine,
   type JobCount,
 } from "./drain/drain.ts";
-import { openaiAdapter } from "./engine/openai.ts";
 import { EngineWatch } from "./engine/watch.ts";
 import type { NodeIdentity } from "./identity.ts";
 import { type Capacity, Jobs, type JobsChange } from "./jobs/jobs.ts";
@@ -18,8 +17,8 @@ import { EngineControl, type RuntimeEvent } from "./launcher/engine-control.ts";
 import { LaunchDir } from "./launcher/launch-dir.ts";
 import type { Ports } from "./ports.ts";
 import { NodeHttp } from "./session/http-node.ts";
-import type { Standalone } from "./standalone/wish.ts";
 import { Session } from "./session/session.ts";
+import type { Standalone } from "./standalone/wish.ts";
 
 /** What one agent is started with. */
 export interface AgentOptions {
@@ -69,14 +68,12 @@ export class Agent {
     const { identity, agentVersion, endpoints } = options;
     this.#watch = new EngineWatch(
       ports,
-      openaiAdapter,
       () => this.#changed(),
       () => this.#engineHung(),
     );
     this.#control = new EngineControl(
       ports,
       new LaunchDir(ports.files, options.launchDir),
-      openaiAdapter,
       this.#watch,
       (event) => this.#runtime(event),
     );
@@ -84,9 +81,9 @@ export class Agent {
       ports,
       { ...options, network: identity.network, root: identity.root },
       {
-        abilities: openaiAdapter.abilities,
         launcherStarts: () => this.#control.launcher?.starts,
         render: (config, when) => this.#control.render(config, when),
+        live: (config) => this.#control.models(config),
         restore: () => this.#control.restore(),
         wantRestart: (reason) => this.#restartEngine(reason),
         changed: () => this.#changed(),
@@ -155,6 +152,7 @@ export class Agent {
       accepting: this.#capacity().accepting,
       engineCrashes: this.#control.launcher?.crashes ?? 0,
       releaseSequence: this.#config.view.releaseSequence,
+      engineLoad: this.#watch.load,
     };
   }
 

@@ -220,7 +220,8 @@ describe("how an agent moves", () => {
     await node.startLauncher();
     await service.ready();
     expect((await node.status()).drain.state).toBe("serving");
-    expect((await node.ask("/ready")).status).toBe(200);
+    // The engine has only just been started.
+    await until("readiness", async () => (await node.ask("/ready")).status === 200);
     expect(service.epoch).toBe(1);
   });
 

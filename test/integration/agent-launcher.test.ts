@@ -51,7 +51,10 @@ describe.each(shells)("launch.sh in %s", (shell) => {
     });
   };
   const generation = (number: number, argv: readonly string[]) =>
-    launch.write({ number, command: [], args: [], models: [], port: 1 }, argv);
+    launch.write(
+      { number, engine: "openai", command: [], args: [], models: [], gpuCount: null, port: 1 },
+      { argv, env: {}, envDefaults: {} },
+    );
   const state = (
     what: string,
     look: (seen: NonNullable<Awaited<ReturnType<LaunchDir["state"]>>>) => boolean,

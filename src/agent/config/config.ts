@@ -2,15 +2,14 @@ import { join } from "node:path";
 import type { Timer } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
 import { ProtocolError } from "../../protocol/codes.ts";
-import type { EngineAbilities } from "../../protocol/config/change.ts";
 import { checkAllowed } from "../../protocol/config/release.ts";
 import type { TrustedRoot } from "../../protocol/config/root.ts";
 import { selectRuntime } from "../../protocol/config/select.ts";
 import { type Desired, parseDesired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import type { Latest } from "../../protocol/messages.ts";
-import { type Standalone, standaloneTarget } from "../standalone/wish.ts";
 import type { Ports } from "../ports.ts";
+import { type Standalone, standaloneTarget } from "../standalone/wish.ts";
 import { Asking } from "./asking.ts";
 import { type ConfigStep, type NodeConfig, planStep, versionAtLeast, wishOf } from "./plan.ts";
 import { type ConfigProblem, ConfigProblems } from "./problems.ts";
@@ -32,11 +31,12 @@ export interface ConfigView {
 
 /** What the config does to the engine. */
 export interface ConfigHooks {
-  readonly abilities: EngineAbilities;
   /** Starts of the runtime container so far; undefined = not known. */
   launcherStarts(): number | undefined;
   /** Has the engine started with this config: `now`, or when its container begins anew. */
   render(config: NodeConfig, when: "now" | "next"): Promise<void>;
+  /** Has the running engine serve the config's models, where it can take them without a restart. */
+  live(config: NodeConfig): Promise<void>;
   /** Takes back what `render(…, "next")` did last. */
   restore(): Promise<void>;
   /** The engine must be restarted: drain first, then call {@link ConfigLoop.restartNow}. */
@@ -233,7 +233,13 @@ export class ConfigLoop {
         gpuProduct: record.gpu_product ?? undefined,
         models: record.models,
       });
-      const applied = { digest: record.digest, snapshot, selection, args: record.args };
+      const applied = {
+        digest: record.digest,
+        snapshot,
+        selection,
+        args: record.args,
+        gpuCount: record.gpu_count,
+      };
       await this.#hooks.render(applied, "now");
       this.#applied = applied;
       this.#record = record;
@@ -320,7 +326,13 @@ export class ConfigLoop {
           `config ${snapshot.version}: runtime ${selection.runtime.engine} has launcher none, which this agent does not serve`,
         );
       }
-      return { digest, snapshot, selection, args: this.#desired?.args ?? [] };
+      return {
+        digest,
+        snapshot,
+        selection,
+        args: this.#desired?.args ?? [],
+        gpuCount: this.#desired?.gpuCount ?? null,
+      };
     } catch (thrown) {
       if (!(thrown instanceof ProtocolError)) this.#asking.failed();
       this.#problems.note(what, digest, thrown);
@@ -331,7 +343,7 @@ export class ConfigLoop {
   /** The step towards what is wanted. A container that was replaced without a drain counts as the stop awaited. */
   #step(): ConfigStep {
     const plannedStop = this.#desired?.plannedStop ?? null;
-    const step = planStep(this.#applied, this.#wanted, this.#hooks.abilities, plannedStop);
+    const step = planStep(this.#applied, this.#wanted, plannedStop);
     if (step.do !== "await-stop" || !this.#record) return step;
     const starts = this.#hooks.launcherStarts();
     return starts !== undefined && this.#record.starts > 0 && starts > this.#record.starts
@@ -348,7 +360,9 @@ export class ConfigLoop {
         if (this.#wanted) await this.#apply(this.#wanted, "now");
         return;
       case "live":
-        if (this.#wanted) await this.#keep(this.#wanted, this.#record?.starts ?? 0);
+        if (!this.#wanted) return;
+        await this.#hooks.live(this.#wanted);
+        await this.#keep(this.#wanted, this.#record?.starts ?? 0);
         return;
       case "restart":
         return this.#hooks.wantRestart(step.reason);
@@ -372,6 +386,7 @@ export class ConfigLoop {
       engine: config.selection.runtime.engine,
       image: wish.image ?? null,
       gpu_product: wish.gpuProduct ?? null,
+      gpu_count: config.gpuCount,
       models: [...wish.models],
       starts,
     };
@@ -385,7 +400,7 @@ export class ConfigLoop {
     const starts = this.#hooks.launcherStarts();
     if (starts === undefined || !this.#record || starts === this.#record.starts || this.#previous) return;
     const plannedStop = this.#desired?.plannedStop ?? null;
-    const { do: step } = planStep(this.#applied, this.#wanted, this.#hooks.abilities, plannedStop);
+    const { do: step } = planStep(this.#applied, this.#wanted, plannedStop);
     if (step === "await-stop") return;
     this.#record = { ...this.#record, starts };
     await this.#store.saveApplied(this.#record);

@@ -1,4 +1,5 @@
-import { type EngineAbilities, type NodeInputs, planChange } from "../../protocol/config/change.ts";
+import { type NodeInputs, planChange } from "../../protocol/config/change.ts";
+import { abilitiesOf } from "../../protocol/config/engines.ts";
 import type { RuntimeWish, Selection } from "../../protocol/config/select.ts";
 import type { Snapshot } from "../../protocol/config/snapshot.ts";
 import type { Desired } from "../../protocol/desired.ts";
@@ -10,6 +11,8 @@ export interface NodeConfig {
   readonly snapshot: Snapshot;
   readonly selection: Selection;
   readonly args: readonly string[];
+  /** GPUs that the node's spec gives; null = no spec says (standalone). A change of it is a new pod. */
+  readonly gpuCount: number | null;
 }
 
 /**
@@ -66,12 +69,11 @@ export function inputsOf({ snapshot, selection, args }: NodeConfig): NodeInputs 
 export function planStep(
   applied: NodeConfig | undefined,
   wanted: NodeConfig | undefined,
-  abilities: EngineAbilities,
   plannedStop: Desired["plannedStop"],
 ): ConfigStep {
   if (!wanted) return { do: "nothing" };
   if (!applied) return { do: "start", reason: `first config ${wanted.digest}` };
-  const steps = planChange(inputsOf(applied), inputsOf(wanted), abilities);
+  const steps = planChange(inputsOf(applied), inputsOf(wanted), abilitiesOf(wanted.selection.runtime.engine));
   const [first] = steps;
   if (!first) {
     if (applied.digest === wanted.digest) return { do: "nothing" };

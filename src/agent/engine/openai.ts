@@ -1,4 +1,5 @@
 import * as z from "zod/mini";
+import { abilitiesOf } from "../../protocol/config/engines.ts";
 import { modelField, versionField } from "../../protocol/fields.ts";
 import { parsePayload } from "../../protocol/frame.ts";
 import type { EngineAdapter } from "./adapter.ts";
@@ -7,23 +8,27 @@ import { renderArgv } from "./argv.ts";
 const modelList = z.object({ data: z.array(z.object({ id: z.string() })).check(z.maxLength(1024)) });
 const version = z.object({ version: versionField });
 
-/**
- * Any engine that speaks OpenAI's API: vLLM, SGLang, llama.cpp, Ollama's `/v1`. Models come with the command line, so a
- * change of them restarts the engine.
- */
+/** Models that go into reports; an engine may list others, which nobody can ask for. */
+export function knownModels(names: readonly string[]): readonly string[] {
+  return names.filter((name) => modelField.safeParse(name).success).slice(0, 256);
+}
+
+/** Any engine that speaks OpenAI's API and takes models with the command line, so a change of them restarts it. */
 export const openaiAdapter: EngineAdapter = {
-  abilities: { modelsLive: false },
-  argv: renderArgv,
+  abilities: abilitiesOf("openai"),
+  start: (command) => ({ argv: renderArgv(command), env: {}, envDefaults: {} }),
+  healthPath: undefined,
   modelsPath: "/v1/models",
   readModels(body) {
     const { data } = parsePayload(modelList, body, "engine's /v1/models", { values: 32_768 });
-    const models = data.map(({ id }) => id).filter((id) => modelField.safeParse(id).success);
-    return { models: models.slice(0, 256) };
+    return knownModels(data.map(({ id }) => id));
   },
-  // vLLM's; others answer 404, which means unknown.
-  versionPath: "/version",
+  versionPaths: ["/version"],
   readVersion(body) {
     const parsed = version.safeParse(JSON.parse(body));
     return parsed.success ? parsed.data.version : null;
   },
+  loadPath: undefined,
+  readLoad: () => null,
+  live: undefined,
 };

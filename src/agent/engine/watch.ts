@@ -3,8 +3,9 @@ import { messageOf } from "../../lib/errors.ts";
 import type { engineHealth } from "../../protocol/messages.ts";
 import { requestBytes } from "../http-bytes.ts";
 import type { Ports } from "../ports.ts";
-import type { EngineAdapter } from "./adapter.ts";
+import type { EngineAdapter, EngineLoad } from "./adapter.ts";
 import { engineHost } from "./argv.ts";
+import { LiveLoader } from "./live.ts";
 
 export type EngineHealth = (typeof engineHealth)[number];
 
@@ -22,6 +23,7 @@ export interface EngineView {
 
 /** Where the engine is and what it is to serve. */
 export interface EnginePlace {
+  readonly adapter: EngineAdapter;
   readonly port: number;
   readonly models: readonly string[];
 }
@@ -32,16 +34,21 @@ const healthyPollMs = 2_000;
 /** A healthy engine is unhealthy after this many failures in a row: one may be a hiccup under load. */
 const failuresAllowed = 2;
 const pollTimeoutMs = 5_000;
+/** How old the engine's own load may get: reading it costs vLLM some 100 kB of metrics. */
+const loadEveryMs = 10_000;
 /** An engine that was healthy and does not answer for this long is taken for hung. */
 export const hungAfterMs = 60_000;
 
 /** Polls the engine's health and models. */
 export class EngineWatch {
   readonly #ports: Ports;
-  readonly #adapter: EngineAdapter;
   readonly #changed: () => void;
   readonly #hung: (() => void) | undefined;
   #place: EnginePlace | undefined;
+  /** Of engines that load models while they serve; for the place that is watched. */
+  #loader: LiveLoader | undefined;
+  #load: EngineLoad | null = null;
+  #loadAt = Number.NEGATIVE_INFINITY;
   #view: EngineView = { health: "stopped", version: null, installed: [], active: [] };
   #failures = 0;
   /** Monotonic time of the last good answer of this place's engine. */
@@ -55,9 +62,8 @@ export class EngineWatch {
    * @param changed called after each change of {@link view}.
    * @param hung called when an engine that had been healthy has kept its port open without an answer for a minute.
    */
-  constructor(ports: Ports, adapter: EngineAdapter, changed: () => void, hung?: () => void) {
+  constructor(ports: Ports, changed: () => void, hung?: () => void) {
     this.#ports = ports;
-    this.#adapter = adapter;
     this.#changed = changed;
     this.#hung = hung;
   }
@@ -66,15 +72,24 @@ export class EngineWatch {
     return this.#view;
   }
 
+  /** Requests inside the engine, at most some seconds old; null = unknown. */
+  get load(): EngineLoad | null {
+    return this.#load;
+  }
+
   get place(): EnginePlace | undefined {
     return this.#place;
   }
 
   /** Watches another place from now on; undefined = nothing runs. */
   watch(place: EnginePlace | undefined): void {
-    const moved = place?.port !== this.#place?.port;
+    const moved = place?.port !== this.#place?.port || place?.adapter !== this.#place?.adapter;
     this.#place = place;
     if (moved || !place) {
+      this.#loader?.reset();
+      const live = place?.adapter.live;
+      this.#loader = live && new LiveLoader(this.#ports, live, () => this.look());
+      this.#forgetLoad();
       this.#lastGood = undefined;
       this.#failures = 0;
       this.#show({ health: place ? "starting" : "stopped", version: null, installed: [], active: [] });
@@ -85,6 +100,8 @@ export class EngineWatch {
   /** The engine's process is a new one: it has the patience that any start has. */
   restarted(): void {
     this.#lastGood = undefined;
+    this.#loader?.reset();
+    this.#forgetLoad();
     this.look();
   }
 
@@ -99,14 +116,17 @@ export class EngineWatch {
 
   stop(): void {
     this.#place = undefined;
+    this.#loader?.reset();
     this.#round++;
     this.#timer?.cancel();
   }
 
   async #poll(place: EnginePlace, round: number): Promise<void> {
+    const { adapter } = place;
     let outcome: { readonly models: readonly string[] } | { readonly reason: string };
     try {
-      outcome = this.#adapter.readModels(await this.#get(place, this.#adapter.modelsPath));
+      if (adapter.healthPath !== undefined) await this.#get(place, adapter.healthPath, true);
+      outcome = { models: adapter.readModels(await this.#get(place, adapter.modelsPath)) };
     } catch (thrown) {
       outcome = { reason: messageOf(thrown).slice(0, 300) };
     }
@@ -125,16 +145,29 @@ export class EngineWatch {
     this.#lastGood = this.#ports.clock.monotonic();
     this.#failures = 0;
     const version = first ? await this.#version(place) : this.#view.version;
+    await this.#readLoad(place, round);
     if (round !== this.#round) return;
-    const missing = place.models.filter((model) => !listed.includes(model));
-    const active = place.models.filter((model) => listed.includes(model));
+    const loader = this.#loader;
+    loader?.want({ port: place.port, models: place.models, installed: listed });
+    const serves = (model: string) => listed.includes(model) && (loader?.has(model) ?? true);
+    const missing = place.models.filter((model) => !serves(model));
+    const active = place.models.filter(serves);
+    const why = loader?.problem === undefined ? "" : `: ${loader.problem}`;
     this.#show({
-      health: missing.length === 0 ? "healthy" : "starting",
-      ...(missing.length > 0 && { reason: `engine does not serve ${missing.slice(0, 3).join(", ")} yet` }),
+      health: this.#healthWith(active, missing),
+      ...(missing.length > 0 && {
+        reason: `engine does not serve ${missing.slice(0, 3).join(", ")} yet${why}`.slice(0, 500),
+      }),
       version,
       installed: listed,
       active,
     });
+  }
+
+  /** Where models come and go while the engine serves, one that is not there yet takes nothing from the others. */
+  #healthWith(active: readonly string[], missing: readonly string[]): EngineHealth {
+    if (missing.length === 0 || (this.#loader && active.length > 0)) return "healthy";
+    return "starting";
   }
 
   #bad(reason: string): void {
@@ -152,19 +185,43 @@ export class EngineWatch {
   }
 
   async #version(place: EnginePlace): Promise<string | null> {
-    try {
-      return this.#adapter.readVersion(await this.#get(place, this.#adapter.versionPath));
-    } catch {
-      // Most engines have no such path; the version is then unknown, which is no fault.
-      return null;
+    for (const path of place.adapter.versionPaths) {
+      try {
+        const version = place.adapter.readVersion(await this.#get(place, path));
+        if (version !== null) return version;
+      } catch {
+        // Not all engines of a kind have all paths; a version that none tells is unknown, which is no fault.
+      }
     }
+    return null;
   }
 
-  async #get(place: EnginePlace, path: string): Promise<string> {
+  async #readLoad(place: EnginePlace, round: number): Promise<void> {
+    const { loadPath } = place.adapter;
+    const now = this.#ports.clock.monotonic();
+    if (loadPath === undefined || now - this.#loadAt < loadEveryMs) return;
+    this.#loadAt = now;
+    let load: EngineLoad | null = null;
+    try {
+      load = place.adapter.readLoad(await this.#get(place, loadPath));
+    } catch {
+      // Metrics can be switched off; then the load is unknown.
+    }
+    if (round === this.#round) this.#load = load;
+  }
+
+  #forgetLoad(): void {
+    this.#load = null;
+    this.#loadAt = Number.NEGATIVE_INFINITY;
+  }
+
+  /** @param optional a path that the engine does not have counts as a good answer, an empty one. */
+  async #get(place: EnginePlace, path: string, optional = false): Promise<string> {
     const url = `http://${engineHost}:${place.port}${path}`;
     const { http, clock } = this.#ports;
     const limits = { maxBytes: 1024 * 1024, timeoutMs: pollTimeoutMs };
     const answer = await requestBytes(http, clock, { method: "GET", url }, limits);
+    if (optional && answer.status === 404) return "";
     if (answer.status !== 200) throw new Error(`engine's ${path} answered HTTP ${answer.status}`);
     return answer.body.toString("utf8");
   }

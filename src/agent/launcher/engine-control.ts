@@ -1,10 +1,10 @@
 import type { Timer } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
 import type { NodeConfig } from "../config/plan.ts";
-import type { EngineAdapter } from "../engine/adapter.ts";
+import { adapterOf } from "../engine/adapters.ts";
 import type { EngineWatch } from "../engine/watch.ts";
 import type { Ports } from "../ports.ts";
-import { type Generation, type LaunchDir, type LauncherState, sameEngine } from "./launch-dir.ts";
+import type { Generation, LaunchDir, LauncherState } from "./launch-dir.ts";
 
 /** What happens to the runtime container. */
 export type RuntimeEvent = "stopping" | "back";
@@ -14,11 +14,27 @@ const pollMs = 500;
 /** An engine that runs another generation than the launcher was pointed at for this long is moved to it. */
 const strayAfterMs = 30_000;
 
+type Wanted = Omit<Generation, "number" | "port">;
+
+const sameList = (a: readonly string[], b: readonly string[]): boolean =>
+  JSON.stringify(a) === JSON.stringify(b);
+
+/**
+ * True when an engine that runs `current` is the one that `wanted` asks for. Both are rendered anew, so an agent whose
+ * adapter has learnt a flag leaves the engine of the agent before it alone.
+ */
+function sameEngine(current: Generation, wanted: Wanted): boolean {
+  const adapter = adapterOf(wanted.engine);
+  if (current.engine !== wanted.engine) return false;
+  if (!adapter.live && !sameList(current.models, wanted.models)) return false;
+  const asWanted = adapter.start({ ...wanted, port: current.port });
+  return JSON.stringify(adapter.start(current)) === JSON.stringify(asWanted);
+}
+
 /** Has the launcher run what the config says, and tells what becomes of it. */
 export class EngineControl {
   readonly #ports: Ports;
   readonly #dir: LaunchDir;
-  readonly #adapter: EngineAdapter;
   readonly #watch: EngineWatch;
   readonly #event: (event: RuntimeEvent) => void;
   #current: Generation | undefined;
@@ -30,16 +46,9 @@ export class EngineControl {
   #timer: Timer | undefined;
   #stopped = false;
 
-  constructor(
-    ports: Ports,
-    dir: LaunchDir,
-    adapter: EngineAdapter,
-    watch: EngineWatch,
-    event: (event: RuntimeEvent) => void,
-  ) {
+  constructor(ports: Ports, dir: LaunchDir, watch: EngineWatch, event: (event: RuntimeEvent) => void) {
     this.#ports = ports;
     this.#dir = dir;
-    this.#adapter = adapter;
     this.#watch = watch;
     this.#event = event;
   }
@@ -72,10 +81,27 @@ export class EngineControl {
    */
   async render(config: NodeConfig, when: "now" | "next"): Promise<void> {
     const { runtime, models } = config.selection;
-    const wanted = { command: runtime.command, args: config.args, models };
+    const { engine, command } = runtime;
+    const wanted = { engine, command, args: config.args, models, gpuCount: config.gpuCount };
     this.#previous = this.#current;
     if (!this.#current || !sameEngine(this.#current, wanted)) await this.#begin(wanted, when);
+    else await this.#serve(models);
     this.#watchCurrent();
+  }
+
+  /** Has the running engine serve these models. Nothing happens where models come with the command line. */
+  async models(config: NodeConfig): Promise<void> {
+    if (!this.#current || !adapterOf(this.#current.engine).live) return;
+    await this.#serve(config.selection.models);
+    this.#watchCurrent();
+  }
+
+  async #serve(models: readonly string[]): Promise<void> {
+    const current = this.#current;
+    if (!current || sameList(current.models, models)) return;
+    const generation = { ...current, models };
+    await this.#dir.write(generation, adapterOf(current.engine).start(generation));
+    this.#current = generation;
   }
 
   /** Goes back to what ran before the last `render(…, "next")`. */
@@ -96,10 +122,10 @@ export class EngineControl {
     this.#watchCurrent();
   }
 
-  async #begin(what: Omit<Generation, "number" | "port">, when: "now" | "next"): Promise<void> {
+  async #begin(what: Wanted, when: "now" | "next"): Promise<void> {
     const number = (await this.#dir.lastNumber()) + 1;
     const generation = { ...what, number, port: await this.#ports.host.freePort() };
-    await this.#dir.write(generation, this.#adapter.argv(generation));
+    await this.#dir.write(generation, adapterOf(generation.engine).start(generation));
     await this.#dir.point(number, when === "now");
     await this.#dir.prune([number, this.#current?.number ?? number]);
     this.#current = generation;
@@ -109,7 +135,9 @@ export class EngineControl {
 
   #watchCurrent(): void {
     const current = this.#current;
-    this.#watch.watch(current && { port: current.port, models: current.models });
+    this.#watch.watch(
+      current && { adapter: adapterOf(current.engine), port: current.port, models: current.models },
+    );
   }
 
   async #poll(): Promise<void> {

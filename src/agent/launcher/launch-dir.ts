@@ -1,26 +1,26 @@
 import { join } from "node:path";
 import * as z from "zod/mini";
 import { parsePayload } from "../../protocol/frame.ts";
+import type { EngineCommand, EngineStart } from "../engine/adapter.ts";
 import type { Files } from "../ports.ts";
 import { launchScript } from "./launch-script.ts";
 
 /** What one generation of the engine runs. */
-export interface Generation {
+export interface Generation extends EngineCommand {
   readonly number: number;
-  /** The command line before its placeholders are filled. */
-  readonly command: readonly string[];
-  readonly args: readonly string[];
-  readonly models: readonly string[];
-  readonly port: number;
-}
-
-/** True when both run the same, the port aside: no new engine is needed. */
-export function sameEngine(a: Omit<Generation, "number" | "port">, b: typeof a): boolean {
-  return JSON.stringify([a.command, a.args, a.models]) === JSON.stringify([b.command, b.args, b.models]);
+  /** Engine's name in the config, which chooses its adapter. */
+  readonly engine: string;
 }
 
 const words = z.array(z.string()).check(z.maxLength(1024));
-const record = z.object({ command: words, args: words, models: words, port: z.int() });
+const record = z.object({
+  engine: z.string(),
+  command: words,
+  args: words,
+  models: words,
+  gpuCount: z.nullable(z.int()),
+  port: z.int(),
+});
 
 /** What the launcher says of itself; see `launch-script.ts`. */
 export interface LauncherState {
@@ -70,13 +70,11 @@ export class LaunchDir {
   }
 
   /** Writes what generation `number` runs, without telling the launcher. */
-  async write(generation: Generation, argv: readonly string[]): Promise<void> {
-    const { number, command, args, models, port } = generation;
+  async write(generation: Generation, start: EngineStart): Promise<void> {
+    const { number, ...rest } = generation;
     const dir = join(this.#dir, "gen", String(number));
-    const start = `exec ${argv.map(quote).join(" ")}\n`;
-    await this.#files.write(join(dir, "start"), start, 0o644);
-    const text = JSON.stringify({ command, args, models, port });
-    await this.#files.write(join(dir, "engine.json"), text, 0o644);
+    await this.#files.write(join(dir, "start"), startText(start), 0o644);
+    await this.#files.write(join(dir, "engine.json"), JSON.stringify(rest), 0o644);
   }
 
   /** Points the launcher at a generation: one that begins takes it; `now`: one whose engine runs moves to it too. */
@@ -116,6 +114,18 @@ export class LaunchDir {
       phase,
     };
   }
+}
+
+/** The shell text that starts an engine: its variables, then `exec`. */
+export function startText({ argv, env, envDefaults }: EngineStart): string {
+  const lines = [
+    ...Object.entries(envDefaults).map(
+      ([name, value]) => `[ "\${${name}+set}" ] || export ${name}=${quote(value)}`,
+    ),
+    ...Object.entries(env).map(([name, value]) => `export ${name}=${quote(value)}`),
+    `exec ${argv.map(quote).join(" ")}`,
+  ];
+  return `${lines.join("\n")}\n`;
 }
 
 /** One word of POSIX shell that stands for exactly `text`. */

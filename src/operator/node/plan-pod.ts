@@ -1,4 +1,5 @@
 import { type ChangeStep, type NodeInputs, planChange } from "../../protocol/config/change.ts";
+import { abilitiesOf } from "../../protocol/config/engines.ts";
 import type { Desired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import type { AgentStatus } from "../../protocol/status.ts";
@@ -9,9 +10,6 @@ import { identityInputsHash, onlySharedDiffers, podInputsHash } from "./inputs.t
 import type { NodeObservation } from "./observation.ts";
 import type { Action, Note, Notes, Plan } from "./plan.ts";
 import { echoed, isIdle, patienceMs, revisionOf, stopPod } from "./plan-stop.ts";
-
-/** Engines that load and unload models while they serve. */
-const loadsModelsLive: ReadonlySet<string> = new Set(["ollama"]);
 
 /** When to look again whether it is this node's turn, if nobody who had it has called. */
 const turnMs = 30_000;
@@ -155,7 +153,7 @@ function stepsOf(
     models: before?.ok ? before.selection.models : to.models,
     podTemplateHash: pod.inputsHash ?? podTemplateHash,
   };
-  return planChange(from, to, { modelsLive: loadsModelsLive.has(to.engine) });
+  return planChange(from, to, abilitiesOf(to.engine));
 }
 
 /** Mirrors and webhooks change the place of an image, never its digest. */

@@ -33,10 +33,13 @@ const otherImage = (config: Config, name: string): Config =>
   });
 
 const hooks: ConfigHooks = {
-  abilities: { modelsLive: false },
   launcherStarts: () => starts,
   render: (config, when) => {
     done.push(`${when} ${names.get(config.digest)} ${config.args.join(" ")}`.trim());
+    return Promise.resolve();
+  },
+  live: (config) => {
+    done.push(`live ${names.get(config.digest)}`);
     return Promise.resolve();
   },
   restore: () => {

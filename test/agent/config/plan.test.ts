@@ -9,7 +9,13 @@ const network = new TestNetwork();
 
 function nodeConfig(over: Partial<Snapshot> = {}, args: readonly string[] = []): NodeConfig {
   const { digest, snapshot } = network.config(over);
-  return { digest, snapshot, selection: selectRuntime(snapshot, { engine: "test", models: [] }), args };
+  return {
+    digest,
+    snapshot,
+    selection: selectRuntime(snapshot, { engine: "test", models: [] }),
+    args,
+    gpuCount: 1,
+  };
 }
 
 const runtimes = (over: Partial<Snapshot["runtimes"][0]>) =>
@@ -19,7 +25,7 @@ const otherImage = { runtimes: runtimes({ image: `registry.example/engine@sha256
 describe("planStep", () => {
   const first = nodeConfig();
   const step = (to: NodeConfig | undefined, plannedStop: Desired["plannedStop"] = null, from = first) =>
-    planStep(from, to, { modelsLive: false }, plannedStop).do;
+    planStep(from, to, plannedStop).do;
 
   it.each([
     ["nothing wanted", undefined, null, "nothing"],
@@ -38,12 +44,19 @@ describe("planStep", () => {
   });
 
   it("starts what nothing runs before", () => {
-    expect(planStep(undefined, first, { modelsLive: false }, null).do).toBe("start");
+    expect(planStep(undefined, first, null).do).toBe("start");
   });
 
   it("loads models live where the engine can", () => {
-    const to = nodeConfig({ models: [{ name: "m2", engines: [] }] });
-    expect(planStep(first, to, { modelsLive: true }, null).do).toBe("live");
+    const ollama = (model: string) => {
+      const { digest, snapshot } = network.config({
+        runtimes: runtimes({ engine: "ollama" }),
+        models: [{ name: model, engines: [] }],
+      });
+      const selection = selectRuntime(snapshot, { engine: "ollama", models: [] });
+      return { digest, snapshot, selection, args: [], gpuCount: 1 };
+    };
+    expect(planStep(ollama("m1"), ollama("m2"), null).do).toBe("live");
   });
 });
 
