@@ -322,7 +322,7 @@ describe("kubectl resultity", () => {
     expect(text).toMatch(
       /orders to the agent +revision 4, run sha256:b+, a stop is planned \(runtime-image\)/,
     );
-    expect(text).toContain("patches the runtime's image in the running pod");
+    expect(text).toContain("waits for the kubelet to start container runtime (ErrImagePull)");
     expect(text).toMatch(/Warning +ResultityNode chat-0 +ImagePullFailed +1 +no such image/);
     expect(text).toContain("its pool decides when it moves: kubectl resultity plan chat -n inference");
     expect(text).not.toContain("not shown");
