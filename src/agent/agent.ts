@@ -16,6 +16,7 @@ import { type Capacity, Jobs, type JobsChange } from "./jobs/jobs.ts";
 import { EngineControl, type RuntimeEvent } from "./launcher/engine-control.ts";
 import { LaunchDir } from "./launcher/launch-dir.ts";
 import type { Ports } from "./ports.ts";
+import type { ReceiptKeeper } from "./receipts/keeper.ts";
 import { NodeHttp } from "./session/http-node.ts";
 import { Session } from "./session/session.ts";
 import type { Standalone } from "./standalone/wish.ts";
@@ -36,6 +37,8 @@ export interface AgentOptions {
   readonly podDir: string | undefined;
   /** How a node without an operator decides by itself. */
   readonly standalone?: Standalone | undefined;
+  /** Keeps countersigned receipts; undefined = nobody does. */
+  readonly receipts?: ReceiptKeeper | undefined;
   /** How long a drain may take when nobody says (standalone without a wish). */
   readonly drainTimeoutMs: number;
 }
@@ -113,7 +116,7 @@ export class Agent {
         releaseSequence: () => this.#config.view.releaseSequence,
       },
       {
-        opened: () => {},
+        opened: () => this.#receiptsBegin(),
         ended: () => this.#jobs.sessionEnded(),
         latest: (latest) => this.#config.learnLatest(latest),
         frame: (frame) => this.#jobs.frame(frame),
@@ -126,6 +129,7 @@ export class Agent {
       this.#session,
       () => this.#capacity(),
       (what) => this.#jobsChanged(what),
+      options.receipts,
     );
   }
 
@@ -306,6 +310,11 @@ export class Agent {
     const { health, reason } = this.#watch.view;
     if (health !== "healthy") return `the engine is ${health}${reason === undefined ? "" : `: ${reason}`}`;
     return undefined;
+  }
+
+  #receiptsBegin(): void {
+    const { delegation } = this.#session;
+    if (delegation) this.#options.receipts?.delegated(delegation);
   }
 
   /** Something that heartbeats tell may have changed. */

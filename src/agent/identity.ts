@@ -27,7 +27,8 @@ const privateJwk = z.object({
   d: z.string().check(z.refine(isBytes32)),
 });
 
-const secretHint = "the operator puts it into the node's identity Secret";
+const secretHint =
+  "the operator puts it into the node's identity Secret; on a host without one see docs/standalone.md";
 
 /**
  * Reads `key.jwk`, `binding.json` and `root.json` of the identity folder and checks that they belong together and to
@@ -36,15 +37,32 @@ const secretHint = "the operator puts it into the node's identity Secret";
  * @throws {IdentityError}
  */
 export async function readIdentity(files: Files, dir: string, network: string): Promise<NodeIdentity> {
-  const key = await readPart(files, join(dir, "key.jwk"), (text) =>
+  const key = await readNodeKey(files, dir);
+  const binding = await readBinding(files, dir);
+  const root = await readRoot(files, dir, network);
+  checkBelonging(dir, key, binding, network);
+  return { network, nodeId: binding.node_id, key, binding, root };
+}
+
+/** Reads `key.jwk`. @throws {IdentityError} */
+export function readNodeKey(files: Files, dir: string): Promise<SigningKey> {
+  return readPart(files, join(dir, "key.jwk"), (text) =>
     importPrivateKey(parsePayload(privateJwk, text, "key")),
   );
-  const binding = await readPart(files, join(dir, "binding.json"), (text) =>
-    parsePayload(bindingSchema, text, "binding"),
-  );
-  const root = await readPart(files, join(dir, "root.json"), (text) =>
-    trustRoot(parseStatement(text, "root"), network),
-  );
+}
+
+/** Reads `binding.json`. @throws {IdentityError} */
+export function readBinding(files: Files, dir: string): Promise<Binding> {
+  return readPart(files, join(dir, "binding.json"), (text) => parsePayload(bindingSchema, text, "binding"));
+}
+
+/** Reads `root.json`. @throws {IdentityError} */
+export function readRoot(files: Files, dir: string, network: string): Promise<TrustedRoot> {
+  return readPart(files, join(dir, "root.json"), (text) => trustRoot(parseStatement(text, "root"), network));
+}
+
+/** Checks that a binding is of this key and network. @throws {IdentityError} `mismatch` */
+export function checkBelonging(dir: string, key: SigningKey, binding: Binding, network: string): void {
   if (binding.network !== network) {
     throw new IdentityError(
       "mismatch",
@@ -55,10 +73,9 @@ export async function readIdentity(files: Files, dir: string, network: string): 
   if (String(binding.node_id) !== String(key.kid)) {
     throw new IdentityError(
       "mismatch",
-      `${join(dir, "binding.json")} is for node ${binding.node_id}, but ${join(dir, "key.jwk")} is the key of ${key.kid}: mount both from one identity Secret`,
+      `${join(dir, "binding.json")} is for node ${binding.node_id}, but ${join(dir, "key.jwk")} is the key of ${key.kid}: take both from one identity (Secret, or folder)`,
     );
   }
-  return { network, nodeId: binding.node_id, key, binding, root };
 }
 
 async function readPart<T>(files: Files, path: string, parse: (text: string) => T): Promise<T> {

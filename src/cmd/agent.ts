@@ -12,6 +12,8 @@ import { wsTransport } from "../agent/edge/transport.ts";
 import { type MetricsText, serveEndpoints } from "../agent/endpoints/server.ts";
 import { readIdentity } from "../agent/identity.ts";
 import type { Ports } from "../agent/ports.ts";
+import { ReceiptBook } from "../agent/receipts/book.ts";
+import type { AgentCommand } from "../agent/standalone/command.ts";
 import { flagLines, readCommandLine, UsageError } from "../agent/standalone/command-line.ts";
 import { SettingsError } from "../agent/standalone/setting.ts";
 import { type AgentSettings, resolveSettings } from "../agent/standalone/settings.ts";
@@ -20,7 +22,13 @@ import { messageOf } from "../lib/errors.ts";
 import { createLogger } from "../lib/logger.ts";
 import { version } from "../lib/version.ts";
 
-const usage = `usage: agent run [options]         runs the node
+/** Beside `run`. Loaded when they are asked for: a node that runs pays nothing for them. */
+const commands: Readonly<Record<string, () => Promise<AgentCommand>>> = {
+  receipts: async () => (await import("../agent/receipts/command.ts")).receiptsCommand,
+};
+
+const usage = `usage: agent run [options]              runs the node
+       agent receipts list|verify|export   what the node has earned
        agent --help
 
 ${flagLines()}
@@ -40,7 +48,9 @@ async function run(settings: AgentSettings): Promise<void> {
     log,
   };
   const identity = await readIdentity(diskFiles, settings.identityDir, settings.network);
-  const agent = new Agent(ports, { ...settings, identity, agentVersion: version });
+  const receipts =
+    settings.receiptsDir === undefined ? undefined : new ReceiptBook(settings.receiptsDir, systemClock, log);
+  const agent = new Agent(ports, { ...settings, receipts, identity, agentVersion: version });
   let metrics: MetricsText | undefined;
   const server = await serveEndpoints(agent, settings.listen, async () => {
     const { agentMetrics } = await import("../agent/endpoints/metrics.ts");
@@ -52,6 +62,7 @@ async function run(settings: AgentSettings): Promise<void> {
     log.info("told to stop: draining");
     agent
       .leave()
+      .then(() => receipts?.close())
       .then(() => {
         log.info("left in order");
         process.exit(0);
@@ -68,6 +79,18 @@ async function run(settings: AgentSettings): Promise<void> {
 
 async function main([first = "run", ...rest]: readonly string[]): Promise<void> {
   const named = !first.startsWith("-");
+  const command = named && !rest.includes("--help") ? commands[first] : undefined;
+  if (command) {
+    const { run: carryOut } = await command();
+    process.exitCode = await carryOut({
+      argv: rest,
+      env: process.env,
+      out: (text) => console.log(text),
+      note: (text) => console.error(text),
+      now: () => systemClock.now(),
+    });
+    return;
+  }
   const line = await readCommandLine(named ? rest : [first, ...rest], process.env);
   if (line.find("help") !== undefined) {
     console.log(usage);

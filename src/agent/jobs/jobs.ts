@@ -3,6 +3,7 @@ import type { ConfigDigest, JobId } from "../../protocol/fields.ts";
 import type { Payload } from "../../protocol/messages.ts";
 import type { NodeIdentity } from "../identity.ts";
 import type { Ports } from "../ports.ts";
+import type { ReceiptKeeper } from "../receipts/keeper.ts";
 import type { JobFrame } from "../session/terms.ts";
 import { ByteBudget } from "./budget.ts";
 import { Job, type JobEnd, type Offer, type Outbox } from "./job.ts";
@@ -50,6 +51,7 @@ export class Jobs {
   readonly #outbox: Outbox;
   readonly #capacity: () => Capacity;
   readonly #changed: (what: JobsChange) => void;
+  readonly #receipts: ReceiptKeeper | undefined;
   readonly #held = new Map<JobId, Job>();
   readonly #budget = new ByteBudget(maxHeldBytes);
   readonly totals: JobTotals = { completed: 0, failed: 0, nacked: 0, dropped: 0 };
@@ -60,12 +62,14 @@ export class Jobs {
     outbox: Outbox,
     capacity: () => Capacity,
     changed: (what: JobsChange) => void,
+    receipts?: ReceiptKeeper,
   ) {
     this.#ports = ports;
     this.#identity = identity;
     this.#outbox = outbox;
     this.#capacity = capacity;
     this.#changed = changed;
+    this.#receipts = receipts;
   }
 
   /** Jobs that the engine works on. */
@@ -113,6 +117,8 @@ export class Jobs {
             const { job, attempt, status } = result;
             this.#ports.log.warn({ job, attempt, status }, "result not taken; deleted");
           }
+          // Also of a job that an earlier process has done: it was earned all the same.
+          if (result.receipt !== undefined) this.#receipts?.keep(result.receipt);
           this.#find(result)?.drop();
         }
         return;

@@ -12,6 +12,7 @@ import {
   verifyReady,
 } from "../../protocol/session/handshake.ts";
 import type { TrustedRoot } from "../../protocol/config/root.ts";
+import type { Statement } from "../../protocol/config/statement.ts";
 import type {
   GoodbyeReason,
   SessionAction,
@@ -69,7 +70,9 @@ export class SessionMachine {
   /** A registration was tried since the last wait: another refusal waits before the next one. */
   #registeredNow = false;
   /** Key of the service that was last believed, for what is said by HTTP while the socket is down. */
-  #serviceKey: { readonly key: VerifyKey; readonly expires: number } | undefined;
+  #serviceKey:
+    | { readonly key: VerifyKey; readonly expires: number; readonly delegation: Statement }
+    | undefined;
   #lastError: string | null = null;
 
   constructor(config: SessionConfig, inputs: SessionInputs) {
@@ -79,6 +82,11 @@ export class SessionMachine {
 
   get state(): SessionState {
     return this.#state;
+  }
+
+  /** Delegation under which the service spoke last; undefined before the first believed challenge. */
+  get delegation(): Statement | undefined {
+    return this.#serviceKey?.delegation;
   }
 
   /** Why the last session ended or could not begin. */
@@ -155,7 +163,8 @@ export class SessionMachine {
     const { identity, root } = this.#config;
     const now = this.#inputs.now();
     const challenge = verifyChallenge(frame, root, identity.network, now);
-    this.#serviceKey = { key: challenge.serviceKey, expires: challenge.delegationExpires };
+    const { delegation } = challenge.payload;
+    this.#serviceKey = { key: challenge.serviceKey, expires: challenge.delegationExpires, delegation };
     const nonce = this.#inputs.nonce();
     const hello = sealHello(challenge, identity, {
       audience: sessionUrl(this.#url),

@@ -1,5 +1,6 @@
 import type { Timer } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
+import type { Statement } from "../../protocol/config/statement.ts";
 import type { AgentKind, Body, Latest, Payload } from "../../protocol/messages.ts";
 import type { Ports, Socket } from "../ports.ts";
 import type { NodeHttp } from "./http-node.ts";
@@ -78,6 +79,11 @@ export class Session {
 
   get open(): boolean {
     return this.#machine.state.at === "open";
+  }
+
+  /** Delegation under which the service spoke last. */
+  get delegation(): Statement | undefined {
+    return this.#machine.delegation;
   }
 
   /** True when the peer keeps up: a message of a job may be sent now. */
