@@ -1,5 +1,17 @@
-/** `npm run build`: one self-contained ESM bundle per command, into `dist/`. */
-import { chmodSync, existsSync, statSync } from "node:fs";
+/**
+ * `npm run build`: one self-contained ESM bundle per command, into `dist/`. Each file is put in place whole: a process that
+ * starts while a build runs gets the old bundle or the new one.
+ */
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import { join } from "node:path";
 import { build } from "esbuild";
 
@@ -10,9 +22,12 @@ const entryPoints = commands.map((name) => join(root, "src/cmd", `${name}.ts`));
 const missing = entryPoints.filter((path) => !existsSync(path));
 if (missing.length > 0) throw new Error(`no such entry point: ${missing.join(", ")}`);
 
+const dist = join(root, "dist");
+mkdirSync(dist, { recursive: true });
+const fresh = mkdtempSync(join(dist, ".build-"));
 await build({
   entryPoints,
-  outdir: join(root, "dist"),
+  outdir: fresh,
   outExtension: { ".js": ".mjs" },
   bundle: true,
   platform: "node",
@@ -26,8 +41,9 @@ await build({
     js: '#!/usr/bin/env node\nimport { createRequire as __createRequire } from "node:module";\nconst require = __createRequire(import.meta.url);',
   },
 });
+for (const name of commands) chmodSync(join(fresh, `${name}.mjs`), 0o755);
+for (const file of readdirSync(fresh)) renameSync(join(fresh, file), join(dist, file));
+rmSync(fresh, { recursive: true });
 for (const name of commands) {
-  const path = join(root, "dist", `${name}.mjs`);
-  chmodSync(path, 0o755);
-  console.log(`dist/${name}.mjs ${(statSync(path).size / 1024).toFixed(0)} KiB`);
+  console.log(`dist/${name}.mjs ${(statSync(join(dist, `${name}.mjs`)).size / 1024).toFixed(0)} KiB`);
 }
