@@ -373,7 +373,7 @@ describe("kubectl resultity that cannot answer", () => {
     ],
     ["a kind that has no plan", ["plan", "rnode/chat-0", "-n", namespace], 2, "rnode/chat-0 is no pool"],
     ["a wrong flag", ["status", "--wide"], 2, "see kubectl resultity --help"],
-    ["no rights", ["status", "-n", "default"], 1, 'cannot list resource "resultitynetworks"'],
+    ["no rights", ["status", "-n", "default"], 1, 'cannot list resource "resultity'],
     [
       "no rights: the fix",
       ["status", "-A"],

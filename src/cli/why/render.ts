@@ -25,7 +25,7 @@ export function renderWhy(view: WhyView, { now, screen }: { now: number; screen:
     ...view.next.map(({ what, why }) => `- ${what}: ${why}`),
     ...view.waits.map((wait) => `- ${wait}`),
   ];
-  if (next.length > 0) parts.push(`${title("What the operator does next")}\n${next.join("\n")}`);
+  if (next.length > 0) parts.push(`${title("What comes next")}\n${next.join("\n")}`);
   if (view.events.length > 0) {
     parts.push(
       `${title("Events")}\n${table(
