@@ -24,10 +24,12 @@ import { version } from "../lib/version.ts";
 
 /** Beside `run`. Loaded when they are asked for: a node that runs pays nothing for them. */
 const commands: Readonly<Record<string, () => Promise<AgentCommand>>> = {
+  doctor: async () => (await import("../agent/doctor/command.ts")).doctorCommand,
   receipts: async () => (await import("../agent/receipts/command.ts")).receiptsCommand,
 };
 
 const usage = `usage: agent run [options]              runs the node
+       agent doctor [--json] [options]     looks for what stands in the node's way
        agent receipts list|verify|export   what the node has earned
        agent --help
 
@@ -52,10 +54,16 @@ async function run(settings: AgentSettings): Promise<void> {
     settings.receiptsDir === undefined ? undefined : new ReceiptBook(settings.receiptsDir, systemClock, log);
   const agent = new Agent(ports, { ...settings, receipts, identity, agentVersion: version });
   let metrics: MetricsText | undefined;
-  const server = await serveEndpoints(agent, settings.listen, async () => {
-    const { agentMetrics } = await import("../agent/endpoints/metrics.ts");
-    return (metrics ??= agentMetrics(agent));
-  });
+  const drainKey = settings.standalone ? undefined : identity.key;
+  const server = await serveEndpoints(
+    agent,
+    settings.listen,
+    async () => {
+      const { agentMetrics } = await import("../agent/endpoints/metrics.ts");
+      return (metrics ??= agentMetrics(agent));
+    },
+    drainKey,
+  );
   log.info({ node_id: identity.nodeId, listen: server.address() }, "agent begins");
 
   const leave = () => {
