@@ -7,13 +7,8 @@ import { answerVectors, bindingVectors, httpVectors, receiptVectors } from "./ve
 import { fieldVectors, jsonVectors, jwsVectors, keyVectors } from "./vectors/encodings.ts";
 import { codeVectors, messageVectors } from "./vectors/messages.ts";
 import { sessionVectors } from "./vectors/session.ts";
-import {
-  delegationVectors,
-  releaseVectors,
-  rootVectors,
-  selectVectors,
-  snapshotVectors,
-} from "./vectors/statements.ts";
+import { selectVectors, snapshotVectors } from "./vectors/snapshots.ts";
+import { delegationVectors, releaseVectors, rootVectors } from "./vectors/statements.ts";
 
 const vectors: Readonly<Record<string, () => object>> = {
   answers: answerVectors,

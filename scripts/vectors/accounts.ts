@@ -272,6 +272,11 @@ export function receiptVectors(): object {
     { name: "two exchanged", verdict: "sequence", chain: [first, third, second] },
     { name: "one twice", verdict: "sequence", chain: [first, first] },
     { name: "a first link with a prev", verdict: "sequence", chain: [linkFor(jws, 1, bytes32("no link"))] },
+    {
+      name: "the right prev, another index",
+      verdict: "sequence",
+      chain: [first, linkFor(receiptFor("00000002").jws, 3, chainHash(first))],
+    },
     { name: "by another key", verdict: "unknown_key", chain: [forged] },
     {
       name: "a link that was changed",
@@ -332,6 +337,7 @@ export function answerVectors(): object {
       jws: sealStatus({ ...status, nonce: bytes32("another nonce") }, node),
     },
     { name: "by another key", verdict: "unknown_key", jws: sealStatus(status, stranger) },
+    { name: "131073 characters", verdict: "too_large", repeat: [["x", 131_073]] },
     {
       name: "an unknown state",
       verdict: "schema",

@@ -31,6 +31,12 @@ export function keyVectors(): object {
       jwk: { kty, crv, x: spelledOtherwise(x) },
     },
     { name: "x of 31 bytes", verdict: "malformed", jwk: { kty, crv, x: x.slice(0, 42) } },
+    { name: "d of 31 bytes", verdict: "malformed", jwk: { ...jwk, d: jwk.d.slice(0, 42) } },
+    {
+      name: "another spelling of the same d",
+      verdict: "malformed",
+      jwk: { ...jwk, d: spelledOtherwise(jwk.d) },
+    },
     { name: "another curve", verdict: "malformed", jwk: { kty, crv: "X25519", x } },
     { name: "another key type", verdict: "malformed", jwk: { kty: "EC", crv, x } },
     {
@@ -82,6 +88,15 @@ export function jsonVectors(): object {
         ["[0", 1],
         [",0", 8192],
         ["]", 1],
+      ],
+    },
+    {
+      name: "8193 values, the last of them a list",
+      verdict: "malformed",
+      repeat: [
+        ["[0", 1],
+        [",0", 8190],
+        [",[]]", 1],
       ],
     },
     text("half a surrogate pair", "malformed", '["\\ud800"]'),

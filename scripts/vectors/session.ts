@@ -196,6 +196,12 @@ function handshakeCases(): Case[] {
     ask("a delegation by a config key", "threshold", { delegation: delegate(service, keys.configs[0]) }),
     { ...ask("the delegation has ended", "expired", { time: now + day }), now: now + day },
     {
+      name: "a challenge of 262145 bytes",
+      verdict: "too_large",
+      step: "challenge",
+      repeat: [["x", 262_145]],
+    },
+    {
       name: "a challenge without delegation",
       verdict: "schema",
       step: "challenge",
@@ -340,7 +346,7 @@ function openCases(frames: readonly Frame[]): Case[] {
     to("service", 0, "not JSON", "malformed", signJws("rn1.goodbye", "{", node)),
     to("service", 0, "not a JWS", "malformed", "hello"),
     to("service", 0, "an unknown member is ignored", "valid", beat({ later: true })),
-    { ...to("service", 0, "262145 bytes", "too_large", ""), repeat: [["x", 262_145]] },
+    { name: "262145 bytes", verdict: "too_large", to: "service", received: 0, repeat: [["x", 262_145]] },
     to("agent", 1, "the same frame again", "sequence", at(io, 0)),
     to("agent", 0, "a gap", "sequence", at(io, 2)),
     to("agent", 0, "its own frame sent back", "wrong_typ", at(agent, 0)),

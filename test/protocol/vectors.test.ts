@@ -97,8 +97,13 @@ function keyOf(kid: string): SigningKey {
 const accountKey = parseAccountKey(keysFile.account_key);
 if (!accountKey) throw new Error("keys.json: account_key");
 
-type Repeat = readonly (readonly [string, number])[];
-const repeated = (parts: Repeat): string => parts.map(([text, times]) => text.repeat(times)).join("");
+/** A text as it is, or as pairs of a piece and how often it stands there. */
+interface Text {
+  readonly text?: string;
+  readonly repeat?: readonly (readonly [string, number])[];
+}
+const textOf = ({ text, repeat = [] }: Text): string =>
+  text ?? repeat.map(([piece, times]) => piece.repeat(times)).join("");
 
 describe("keys", () => {
   it.each(keysFile.keys)("$name has the kid that is its thumbprint", ({ name, jwk, kid }) => {
@@ -110,10 +115,10 @@ describe("keys", () => {
 });
 
 describe("json", () => {
-  const { cases } = read("json") as { cases: Cases<{ text?: string; bytes?: string; repeat?: Repeat }> };
-  judge(cases, ({ text, bytes, repeat }) => {
+  const { cases } = read("json") as { cases: Cases<Text & { bytes?: string }> };
+  judge(cases, ({ bytes, ...text }) => {
     if (bytes !== undefined) return parseJson(decodeUtf8(Buffer.from(bytes, "base64url")));
-    return parseJson(text ?? repeated(repeat ?? []));
+    return parseJson(textOf(text));
   });
 });
 
@@ -233,10 +238,10 @@ describe("releases", () => {
 
 describe("snapshots", () => {
   const file = read("snapshots") as {
-    cases: Cases<{ text: string; digest: fields.ConfigDigest; network: string }>;
+    cases: Cases<Text & { digest: fields.ConfigDigest; network: string }>;
     digests: { text: string; digest: string }[];
   };
-  judge(file.cases, ({ text, digest, network }) => openSnapshot(Buffer.from(text), digest, network));
+  judge(file.cases, (each) => openSnapshot(Buffer.from(textOf(each)), each.digest, each.network));
   it.each(file.digests)("digest $digest", ({ text, digest }) => {
     expect(digestOf(Buffer.from(text))).toBe(digest);
   });
@@ -322,14 +327,14 @@ describe("answers to a nonce", () => {
     network: string;
     kid: string;
     latest: Cases<{ json: string; now: number }>;
-    statuses: Cases<{ jws: string }>;
+    statuses: Cases<Text & { jws?: string }>;
   };
   describe("latest", () => {
     const root = trustRoot(file.root, file.network);
     judge(file.latest, ({ json, now }) => openLatest(json, root, { nonce: file.nonce, now }));
   });
   describe("status", () => {
-    judge(file.statuses, ({ jws }) => openStatus(jws, keyOf(file.kid), file.nonce));
+    judge(file.statuses, ({ jws, ...text }) => openStatus(jws ?? textOf(text), keyOf(file.kid), file.nonce));
   });
 });
 
@@ -348,8 +353,8 @@ describe("session", () => {
     kid: string;
     registered: { node_id: NodeId; kid: string }[];
     frames: Frame[];
-    handshake: Cases<{ step: "challenge" | "hello" | "ready"; text: string; now?: number }>;
-    open: Cases<{ to: "service" | "agent"; received: number; text: string; repeat?: Repeat }>;
+    handshake: Cases<Text & { step: "challenge" | "hello" | "ready"; now?: number }>;
+    open: Cases<Text & { to: "service" | "agent"; received: number }>;
   };
   const root = trustRoot(file.root, file.network);
   const [challengeFrame, helloFrame, readyFrame, ...openFrames] = file.frames;
@@ -397,17 +402,18 @@ describe("session", () => {
     expect(new Set(file.frames.map(({ kind }) => kind))).toEqual(new Set(Object.keys(schemas)));
   });
   describe("handshake", () => {
-    judge(file.handshake, ({ step, text, now }) => {
+    judge(file.handshake, ({ step, now, ...rest }) => {
+      const text = textOf(rest);
       if (step === "challenge") return believe(text, now);
       return step === "hello" ? verifyHello(text, expected) : answered(text);
     });
   });
   describe("open", () => {
-    judge(file.open, ({ to, received, text, repeat }) => {
+    judge(file.open, ({ to, received, ...text }) => {
       const end = ends()[to];
       const others = openFrames.filter(({ from }) => from !== to);
       for (const before of others.slice(0, received)) end.open(before.text);
-      return end.open(repeat ? repeated(repeat) : text);
+      return end.open(textOf(text));
     });
   });
 });
