@@ -11,11 +11,13 @@ import {
 } from "./fields.ts";
 import { parsePayload } from "./frame.ts";
 import { signJws, splitJws, verifyJws } from "./jws.ts";
-import type { SigningKey, VerifyKey } from "./keys.ts";
+import type { NodeId, SigningKey, VerifyKey } from "./keys.ts";
 import { report } from "./messages.ts";
 
 /** `typ` of the signed status that the agent gives at `GET /status?nonce=`. */
 export const statusTyp = "rn1.status";
+/** `typ` of the token that authorises a drain. */
+export const drainTyp = "rn1.drain";
 /** Port of the agent's local endpoints on the pod's IP. */
 export const agentPort = 9440;
 
@@ -61,4 +63,25 @@ export function openStatus(text: string, key: VerifyKey, nonce: string): AgentSt
   const status = parsePayload(statusSchema, verifyJws(splitJws(text, statusTyp), key), "status");
   if (status.nonce !== nonce) throw new ProtocolError("wrong_challenge", "status answers another request");
   return status;
+}
+
+const drainSchema = z.object({ node_id: nodeIdField });
+
+/**
+ * Makes the token with which `GET /drain` is asked, in its header `authorization: Bearer <token>`. The operator puts it into
+ * the pod's `preStop`, where everyone who reads pods can read it: it authorises a drain, which is reversible, and nothing
+ * else. Always the same for one key, because a pod's hook cannot change.
+ */
+export function sealDrainToken(nodeId: NodeId, key: SigningKey): string {
+  return signJws(drainTyp, JSON.stringify({ node_id: nodeId }), key);
+}
+
+/**
+ * Checks the `authorization` header of a drain.
+ * @throws {ProtocolError} `malformed` when there is none, `wrong_typ`, `unknown_key`, `bad_signature`.
+ */
+export function openDrainToken(authorization: string | undefined, key: VerifyKey): void {
+  const token = /^Bearer ([\x21-\x7e]+)$/.exec(authorization ?? "")?.[1];
+  if (token === undefined) throw new ProtocolError("malformed", "authorization is not `Bearer <token>`");
+  parsePayload(drainSchema, verifyJws(splitJws(token, drainTyp), key), "drain token");
 }

@@ -208,7 +208,7 @@ describe("how an agent moves", () => {
     await node.switchEngine({ tokenDelayMs: 40 });
     const id = service.offer();
     await until("output", () => service.seen(id).output !== "");
-    const drained = await node.ask("/drain");
+    const drained = await node.drain();
     expect(drained.status).toBe(200);
     expect(service.seen(id).results[0]).toMatchObject({ outcome: "completed" });
     const status = await node.status();
@@ -232,7 +232,7 @@ describe("how an agent moves", () => {
     await node.switchEngine({ mode: "hang", times: 1 });
     const id = service.offer();
     await until("the accept", () => service.seen(id).accepts === 1);
-    const [once, twice] = await Promise.all([node.ask("/drain"), node.ask("/drain", "POST")]);
+    const [once, twice] = await Promise.all([node.drain(), node.drain("POST")]);
     expect([once.status, twice.status]).toEqual([200, 200]);
     expect(service.seen(id).nacks[0]).toMatchObject({ code: "E_BUSY" });
     expect((await node.ask("/ready")).status).toBe(503);

@@ -5,10 +5,11 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type AccountKey, mintBinding } from "../../src/protocol/binding.ts";
 import { type ConfigDigest, jobIdField } from "../../src/protocol/fields.ts";
 import { sealFrame } from "../../src/protocol/frame.ts";
-import { envelopeContentType, nonceSchema, paths, sealRegistration } from "../../src/protocol/http.ts";
+import { nonceSchema, paths, pingTyp, sealRegistration, sealRequest } from "../../src/protocol/http.ts";
 import { signJws } from "../../src/protocol/jws.ts";
 import { generateKey, importPrivateKey, type SigningKey } from "../../src/protocol/keys.ts";
 import { maxFrameBytes } from "../../src/protocol/messages.ts";
+import { sealDrainToken } from "../../src/protocol/status.ts";
 import { TestNetwork } from "../agent/fixture/network.ts";
 import { engineCommand, NodeProcesses } from "../agent/fixture/process.ts";
 import { ScriptedService } from "../agent/fixture/service.ts";
@@ -109,7 +110,16 @@ describe("the IO service", () => {
       sealFrame("goodbye", { ...inSession, reason }, open.agent.key),
     );
     open.socket.ws.send(withSignatureOf(one ?? "", other ?? ""));
-    expect(await open.socket.close()).toMatchObject({ code: 4401, reason: /^bad_signature:/ });
+    expect(await open.socket.close()).toMatchObject({
+      code: 4401,
+      reason: expect.stringMatching(/^bad_signature:/),
+    });
+  });
+
+  it("B17 a binary message, whatever is in it: 4400", async () => {
+    const open = await session();
+    open.socket.ws.send(Buffer.from(open.channel.seal("goodbye", { reason: "shutdown" })));
+    expect((await open.socket.close()).code).toBe(4400);
   });
 
   it("a resume after the last one: 4400", async () => {
@@ -171,30 +181,30 @@ describe("the IO service", () => {
 
   it("a binding that nobody has minted: told nothing of the node that it names", async () => {
     const agent = await registered();
-    const victim = await agent.connect();
-    const key = agent.key;
+    const { key } = agent;
+    const ping = { node_id: agent.nodeId, time: Date.now() };
+    const pinged = sealRequest(pingTyp, ping, key, `${io.url}${paths.ping}`, 7);
+    expect((await agent.post(paths.ping, pinged)).status).toBe(200);
     const { nonce } = nonceSchema.parse(await (await fetch(`${io.url}${paths.nonce}`)).json());
     const { nodeId } = agent;
     const binding = { network: io.network, account: "acme", node_id: nodeId, mac: random32() };
     const url = `${io.url}${paths.register}`;
     const body = sealRegistration({ binding, agent_version: "1", time: Date.now() }, key, url, nonce);
-    const answer = await fetch(url, {
-      method: "POST",
-      headers: { "content-type": envelopeContentType },
-      body,
-    });
+    const answer = await agent.post(paths.register, body);
     expect(answer.status).toBe(403);
-    const said = Buffer.from((await answer.text()).split(".")[1] ?? "", "base64url").toString();
+    const said = Buffer.from(answer.text.split(".")[1] ?? "", "base64url").toString();
     expect(JSON.parse(said)).toMatchObject({ http_seq: 0, error: { code: "binding" } });
     expect(said).not.toContain("acme");
-    victim.drop();
   });
 
   it("a banned node, however long and in whatever script the reason is: 4403, and others still get in", async () => {
     const open = await session();
     const { nodeId } = open.agent;
     await ioDone("nodes", "ban", nodeId, "--reason", "不正な結果を返した".repeat(12), "--data", io.data);
-    expect(await open.socket.close()).toMatchObject({ code: 4403, reason: /^banned: 不正な/ });
+    expect(await open.socket.close()).toMatchObject({
+      code: 4403,
+      reason: expect.stringMatching(/^banned: 不正な/),
+    });
     await expect(open.agent.connect()).rejects.toThrow("4403");
     (await session()).drop();
     expect(io.log).not.toContain("session failed");
@@ -309,7 +319,12 @@ describe("an agent", () => {
         return sealFrame("ack", { sid, seq: seq + 1, ...goodAck }, network.service);
       },
     ],
-    ["a binary message (B17)", 4400, "malformed", () => Buffer.from("x")],
+    [
+      "a binary message, whatever is in it (B17)",
+      4400,
+      "malformed",
+      () => Buffer.from(sealFrame("ack", { ...service.next, ...goodAck }, network.service)),
+    ],
     [
       "a path that is not the engine's API",
       4400,
@@ -365,6 +380,28 @@ describe("an agent", () => {
   it("B21 cuts a connection that never speaks, before it can stand in the way of probes", async () => {
     const [{ ms }] = await Promise.all([exchange(node.port, ""), exchange(node.port, "GET /")]);
     expect(ms).toBeLessThan(10_000);
+  });
+
+  it("drains for nobody but who has the token of its pod's hook", async () => {
+    const { nodeId, key } = node.identity;
+    const { body: status } = await node.ask(`/status?nonce=${random32()}`);
+    const refused = [
+      undefined,
+      "Bearer ",
+      "Bearer token",
+      `Basic ${sealDrainToken(nodeId, key)}`,
+      `Bearer ${sealDrainToken(nodeId, newKey())}`,
+      // Signed by the node, and handed out to whoever asks.
+      `Bearer ${status}`,
+      `Bearer ${withSignatureOf(sealDrainToken(nodeId, key), status)}`,
+    ];
+    for (const authorization of refused)
+      expect(
+        (await node.ask("/drain", "POST", authorization === undefined ? {} : { authorization })).status,
+      ).toBe(401);
+    expect((await node.status()).drain.state).toBe("serving");
+    expect((await node.drain()).status).toBe(200);
+    expect((await node.status()).drain.state).toBe("drained");
   });
 });
 

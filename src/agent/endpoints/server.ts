@@ -1,6 +1,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import { isBytes32 } from "../../protocol/keys.ts";
+import { isBytes32, type VerifyKey } from "../../protocol/keys.ts";
 import { envelopeContentType } from "../../protocol/http.ts";
+import { openDrainToken } from "../../protocol/status.ts";
 import type { Agent } from "../agent.ts";
 
 /** Prometheus' text, made when it is asked for. */
@@ -12,11 +13,15 @@ export interface MetricsText {
 /**
  * The agent's local endpoints, on the pod's IP: probes, `preStop`, signed status, metrics. They change nothing but for
  * `/drain`, which is reversible.
+ *
+ * @param drainKey key that must have signed the token of a drain: everyone on the pod's network reaches the endpoints, and
+ *   nobody but the kubelet may keep a node from its jobs. Undefined = no operator, no token.
  */
 export function serveEndpoints(
   agent: Agent,
   listen: { readonly host: string; readonly port: number },
   metrics: () => Promise<MetricsText>,
+  drainKey?: VerifyKey,
 ): Promise<Server> {
   const limits = {
     maxHeaderSize: 8 * 1024,
@@ -26,7 +31,7 @@ export function serveEndpoints(
     connectionsCheckingInterval: 1_000,
   };
   const server = createServer(limits, (request, response) => {
-    answer(agent, metrics, request, response).catch(() => response.destroy());
+    answer(agent, metrics, drainKey, request, response).catch(() => response.destroy());
   });
   server.maxConnections = 256;
   return new Promise((resolve, reject) => {
@@ -41,6 +46,7 @@ export function serveEndpoints(
 async function answer(
   agent: Agent,
   metrics: () => Promise<MetricsText>,
+  drainKey: VerifyKey | undefined,
   request: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
@@ -53,6 +59,8 @@ async function answer(
     case "/ready":
       return agent.ready ? say(response, 200, "ready") : say(response, 503, notReady(agent));
     case "/drain":
+      if (drainKey && !authorised(request, drainKey))
+        return say(response, 401, "authorization: the token of the pod's preStop hook is missing or wrong");
       await agent.drain("stop");
       return say(response, 200, "drained");
     case "/status": {
@@ -66,6 +74,15 @@ async function answer(
     }
     default:
       return say(response, 404, "not found");
+  }
+}
+
+function authorised(request: IncomingMessage, drainKey: VerifyKey): boolean {
+  try {
+    openDrainToken(request.headers.authorization, drainKey);
+    return true;
+  } catch {
+    return false;
   }
 }
 

@@ -9,7 +9,7 @@ import { desiredAnnotation } from "../../protocol/desired.ts";
 import type { OperatorContext } from "../context.ts";
 import { nodeManager } from "../names.ts";
 import type { AgentStatuses } from "./agent-status.ts";
-import { ensureIdentity, IdentityError, ownerOfIdentity, readIdentity } from "./identity.ts";
+import { ensureIdentity, type Identity, IdentityError, ownerOfIdentity, readIdentity } from "./identity.ts";
 import type { NodeMemories } from "./memory.ts";
 import type { NodeObservation } from "./observation.ts";
 import type { Action, Notes } from "./plan.ts";
@@ -94,8 +94,7 @@ async function execute(
   }
   switch (action.type) {
     case "create-pod":
-      await identify(hands, o, signal);
-      await createPod(hands, o, action, signal);
+      await createPod(hands, o, action, await identify(hands, o, signal), signal);
       return undefined;
     case "refresh-identity":
       await identify(hands, o, signal);
@@ -121,9 +120,13 @@ async function execute(
   }
 }
 
-async function identify(hands: Hands, o: NodeObservation, signal: AbortSignal): Promise<void> {
+async function identify(
+  hands: Hands,
+  o: NodeObservation,
+  signal: AbortSignal,
+): Promise<Identity | undefined> {
   const { context, memories } = hands;
-  if (!o.config) return;
+  if (!o.config) return undefined;
   const owner = controllerOf(o.node);
   const pool = owner && context.caches.pools.store.getByUid(owner.uid);
   const wish = {
@@ -132,20 +135,23 @@ async function identify(hands: Hands, o: NodeObservation, signal: AbortSignal): 
     owner: ownerOfIdentity(o.node, pool),
     expected: o.nodeId !== undefined || o.node.spec.identity?.secretName !== undefined,
   };
-  memories.learn(keyOf(o.node), await ensureIdentity(context.client, wish, signal));
+  const identity = await ensureIdentity(context.client, wish, signal);
+  memories.learn(keyOf(o.node), identity);
+  return identity;
 }
 
 async function createPod(
   hands: Hands,
   o: NodeObservation,
   action: Action & { type: "create-pod" },
+  identity: Identity | undefined,
   signal: AbortSignal,
 ): Promise<void> {
   const { context, expectations } = hands;
   const { client, caches } = context;
   const { node, config } = o;
-  if (!config) return;
-  const draft = podOf({ node, config, ...action });
+  if (!config || !identity) return;
+  const draft = podOf({ node, config, drainToken: identity.drainToken, ...action });
   const { namespace, name } = node.metadata;
   try {
     const pod = await client.create(pods, draft, { signal, fieldManager: nodeManager });

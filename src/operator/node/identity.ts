@@ -11,8 +11,10 @@ import {
   importPrivateKey,
   type NodeId,
   type PrivateJwk,
+  type SigningKey,
   type VerifyKey,
 } from "../../protocol/keys.ts";
+import { sealDrainToken } from "../../protocol/status.ts";
 import { identitySecretOf } from "../context.ts";
 import { nodeLabel, networkLabel, nodeManager } from "../names.ts";
 import type { NetworkConfig } from "../views.ts";
@@ -24,6 +26,8 @@ const entries = { key: "key.jwk", binding: "binding.json", root: "root.json" } a
 export interface Identity {
   readonly nodeId: NodeId;
   readonly key: VerifyKey;
+  /** Token of the pod's `preStop` hook; who reads pods may know it. */
+  readonly drainToken: string;
 }
 
 /** An identity Secret that cannot be used. */
@@ -70,7 +74,7 @@ export async function ensureIdentity(
   try {
     const draft = secretOf(jwk, key.kid, node, config, owner);
     await client.create(secrets, draft, { signal, fieldManager: nodeManager });
-    return { nodeId: nodeIdOf(key.kid), key: publicHalf(key) };
+    return identityOf(key);
   } catch (error) {
     if (!isKubeError(error, "AlreadyExists")) throw error;
     return refresh(client, await client.get(secrets, ref, { signal }), node, config, owner, signal);
@@ -93,6 +97,11 @@ const refOf = (node: ResultityNode) => ({
 
 /** The id of a node whose key has never been rolled over is that key's. */
 const nodeIdOf = (kid: string): NodeId => kid as NodeId;
+
+function identityOf(key: SigningKey): Identity {
+  const nodeId = nodeIdOf(key.kid);
+  return { nodeId, key: publicHalf(key), drainToken: sealDrainToken(nodeId, key) };
+}
 
 const publicHalf = ({ kid, jwk, key }: VerifyKey): VerifyKey => ({ kid, jwk, key });
 
@@ -136,8 +145,7 @@ function identityIn(secret: Secret): Identity {
   const text = secret.data?.[entries.key];
   try {
     const jwk: PrivateJwk = JSON.parse(Buffer.from(text ?? "", "base64").toString());
-    const key = importPrivateKey(jwk);
-    return { nodeId: nodeIdOf(key.kid), key: publicHalf(key) };
+    return identityOf(importPrivateKey(jwk));
   } catch {
     // The cause might repeat the key.
     throw new IdentityError(

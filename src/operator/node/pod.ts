@@ -20,6 +20,8 @@ export interface PodInputs {
   readonly agentImage: string;
   readonly runtimeImage: string;
   readonly desired: Desired;
+  /** Token that the agent wants of whoever drains it. */
+  readonly drainToken: string;
 }
 
 /** Cannot change while the pod lives, so it covers the longest drain that the spec allows, with time for the handover. */
@@ -173,7 +175,7 @@ function agentOf({ node, config, agentImage }: PodInputs): Container {
 const flags = (values: Record<string, string>): string[] =>
   Object.entries(values).flatMap(([name, value]) => [`--${name}`, value]);
 
-function runtimeOf({ node, runtimeImage }: PodInputs): Container {
+function runtimeOf({ node, runtimeImage, drainToken }: PodInputs): Container {
   const { gpu, runtime, podOverrides } = node.spec;
   const gpus = gpu.count === 0 ? {} : { [gpu.resourceName]: String(gpu.count) };
   const home = {
@@ -203,7 +205,15 @@ function runtimeOf({ node, runtimeImage }: PodInputs): Container {
       timeoutSeconds: 2,
       failureThreshold: 3,
     },
-    lifecycle: { preStop: { httpGet: { path: "/drain", port: agentPort } } },
+    lifecycle: {
+      preStop: {
+        httpGet: {
+          path: "/drain",
+          port: agentPort,
+          httpHeaders: [{ name: "Authorization", value: `Bearer ${drainToken}` }],
+        },
+      },
+    },
     volumeMounts: [
       { name: volumes.launch, mountPath: folders.launch, readOnly: true },
       { name: volumes.launcher, mountPath: folders.launcher },

@@ -17,6 +17,7 @@ function podFor(spec: Partial<NodeSpec> = {}) {
     agentImage: imageOf("agent", "v1"),
     runtimeImage: imageOf("engine", "v1"),
     desired: revise(wish, 0),
+    drainToken: "rn1-token",
   });
   const agent = pod.spec?.initContainers?.[0];
   const runtime = pod.spec?.containers[0];
@@ -62,7 +63,11 @@ describe("the pod of a node", () => {
     expect(runtime.livenessProbe).toBeUndefined();
     expect(runtime.startupProbe).toBeUndefined();
     expect(runtime.readinessProbe?.httpGet).toEqual({ path: "/ready", port: 9440 });
-    expect(runtime.lifecycle?.preStop?.httpGet).toEqual({ path: "/drain", port: 9440 });
+    expect(runtime.lifecycle?.preStop?.httpGet).toEqual({
+      path: "/drain",
+      port: 9440,
+      httpHeaders: [{ name: "Authorization", value: "Bearer rn1-token" }],
+    });
   });
 
   it("gives every drain that the spec allows time to end", () => {

@@ -181,7 +181,7 @@ export class World {
   #create(action: Action & { type: "create-pod" }): void {
     if (!this.config) throw new Error("a pod was created without a config");
     if (this.pod) throw new Error("a second pod was created");
-    const draft = podOf({ node: this.node, config: this.config, ...action });
+    const draft = podOf({ node: this.node, config: this.config, drainToken: "token", ...action });
     const pod = {
       apiVersion: "v1",
       kind: "Pod",
