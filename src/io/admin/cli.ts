@@ -4,6 +4,7 @@ import { configDraft, configPublish, configSign } from "./commands/config.ts";
 import { keysDelegate, keysInit } from "./commands/keys.ts";
 import {
   accountsAdd,
+  accountsBind,
   apikeysAdd,
   jobsList,
   jobsShow,
@@ -21,6 +22,7 @@ export const adminCommands: readonly Command[] = [
   keysInit,
   keysDelegate,
   accountsAdd,
+  accountsBind,
   apikeysAdd,
   configDraft,
   configSign,

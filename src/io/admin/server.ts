@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { type FastifyInstance, fastify } from "fastify";
 import * as z from "zod/mini";
 import { messageOf } from "../../lib/errors.ts";
+import { mintBinding } from "../../protocol/binding.ts";
 import { ProtocolError } from "../../protocol/codes.ts";
 import { jobIdField, nameField, nodeIdField, textField } from "../../protocol/fields.ts";
 import { statementField } from "../../protocol/messages.ts";
@@ -16,6 +17,7 @@ const bodyLimit = 32 * 1024 * 1024;
 
 const delegateBody = z.object({ root: statementField, delegation: statementField });
 const accountBody = z.object({ id: nameField });
+const bindingBody = z.object({ account: nameField, node_id: nodeIdField });
 const apiKeyBody = z.object({ consumer: nameField });
 const publishBody = z.object({
   release: statementField,
@@ -95,6 +97,17 @@ export function adminServer(service: IoService): FastifyInstance {
     service.accounts.add(id, key);
     log.info({ account: id }, "account added");
     return { id, key };
+  });
+
+  app.post("/bindings", (request, reply) => {
+    const { account, node_id: node } = parse(bindingBody, request.body);
+    const key = service.accounts.keyOf(account);
+    if (!key) {
+      const error = `no account ${account}: add it with \`io accounts add\``;
+      return reply.code(404).send({ error, code: "not_found" });
+    }
+    log.info({ account, node }, "node bound to account");
+    return reply.send(mintBinding(key, service.config.network, account, node));
   });
 
   app.post("/apikeys", async (request) => {

@@ -30,6 +30,20 @@ export const accountsAdd: Command = {
   },
 };
 
+export const accountsBind: Command = {
+  name: "accounts bind",
+  positionals: ["ACCOUNT", "NODE_ID"],
+  summary: "Binds a node to an account and prints binding.json, for a node that no operator binds.",
+  details:
+    "NODE_ID is what `agent identity init` prints on the node's host. The account key stays here: with the binding that one\n" +
+    "node can register for the account, and nothing else. It is of no use without key.jwk, beside which it goes.",
+  flags: [dataFlag],
+  async run({ args, out }) {
+    const body = { account: args.at(0), node_id: args.at(1) };
+    out(JSON.stringify(await askService(args.get("data"), "POST", "/bindings", body)));
+  },
+};
+
 export const apikeysAdd: Command = {
   name: "apikeys add",
   positionals: ["CONSUMER"],
