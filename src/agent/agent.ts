@@ -297,6 +297,7 @@ export class Agent {
       config: applied?.digest ?? null,
       activeModels: this.#watch.view.active,
       enginePort: this.#watch.place?.port,
+      tellJobId: this.#watch.place?.adapter.takesJobId ?? false,
       maxOutputBytes: Math.min(limits?.max_output_bytes ?? 0, maxHeldOutputBytes),
     };
   }

@@ -58,6 +58,8 @@ export interface EngineAdapter {
   start(command: EngineCommand): EngineStart;
   /** Path that answers 200 once the engine can serve; undefined = the list of models alone tells. 404 counts as none. */
   readonly healthPath: string | undefined;
+  /** True when any text will do as `x-request-id` of a request; the engine's own log then names the job. */
+  readonly takesJobId: boolean;
   /** Path that lists the models that the engine can serve. */
   readonly modelsPath: string;
   /** Reads the answer to {@link modelsPath}. @throws Error when it is not such an answer. */

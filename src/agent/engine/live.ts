@@ -99,10 +99,12 @@ export class LiveLoader {
     const wanted = (name: string) => models.some((model) => same(model, name));
     const answer = await this.#ask(port, "GET", this.#live.loadedPath);
     // First what is no longer approved: it may hold the memory that the new one needs.
+    if (process !== this.#process) return;
     const unwanted = this.#live.readLoaded(answer).filter((name) => !wanted(name));
     for (const name of unwanted) await this.#tell(port, this.#live.unload(name), `model ${name}: unload`);
     const failures: unknown[] = [];
     for (const model of models.filter((name) => !this.#loaded.has(name))) {
+      if (process !== this.#process) return;
       try {
         if (!installed.some((name) => same(name, model)))
           await this.#tell(port, this.#live.pull(model), `model ${model}: pull`);

@@ -30,6 +30,8 @@ export const llamacppAdapter: EngineAdapter = {
   },
   // 503 while the model loads, when /v1/models answers already.
   healthPath: "/health",
+  // llama-cpp-python refuses every request whose id is no UUID, with HTTP 400 and no word why (0.3.36).
+  takesJobId: false,
   versionPaths: ["/props", "/openapi.json"],
   readVersion(body) {
     const answer: unknown = JSON.parse(body);

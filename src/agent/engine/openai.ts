@@ -18,6 +18,7 @@ export const openaiAdapter: EngineAdapter = {
   abilities: abilitiesOf("openai"),
   start: (command) => ({ argv: renderArgv(command), env: {}, envDefaults: {} }),
   healthPath: undefined,
+  takesJobId: true,
   modelsPath: "/v1/models",
   readModels(body) {
     const { data } = parsePayload(modelList, body, "engine's /v1/models", { values: 32_768 });

@@ -33,6 +33,8 @@ export interface JobSetting {
   readonly identity: NodeIdentity;
   readonly config: ConfigDigest;
   readonly enginePort: number;
+  /** The engine gets the job's id as `x-request-id`. */
+  readonly tellJobId: boolean;
   readonly maxOutputBytes: number;
 }
 
@@ -99,7 +101,7 @@ export class Job {
         headers: {
           "content-type": "application/json",
           accept: offer.stream ? "text/event-stream" : "application/json",
-          "x-request-id": offer.job,
+          ...(setting.tellJobId && { "x-request-id": offer.job }),
         },
         body: offer.body,
       },

@@ -17,6 +17,8 @@ export interface Capacity {
   readonly config: ConfigDigest | null;
   readonly activeModels: readonly string[];
   readonly enginePort: number | undefined;
+  /** The engine takes a job's id as `x-request-id`. */
+  readonly tellJobId: boolean;
   readonly maxOutputBytes: number;
 }
 
@@ -160,6 +162,7 @@ export class Jobs {
         identity: this.#identity,
         config: capacity.config,
         enginePort: capacity.enginePort,
+        tellJobId: capacity.tellJobId,
         maxOutputBytes: capacity.maxOutputBytes,
       },
       { clock: this.#ports.clock, http: this.#ports.http, outbox: this.#outbox, budget: this.#budget },

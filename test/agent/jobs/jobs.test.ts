@@ -79,6 +79,7 @@ beforeEach(() => {
     config: digest,
     activeModels: ["m1"],
     enginePort: 20_000,
+    tellJobId: true,
     maxOutputBytes: 100_000,
   };
   jobs = new Jobs(
