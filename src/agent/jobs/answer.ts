@@ -5,6 +5,9 @@ import { EventCutter, eventData, maxEventChars } from "./events.ts";
 import { JobOutput } from "./output.ts";
 import { countDeltas, parseObject, usageOf } from "./usage.ts";
 
+/** What the end of an event takes beside its bytes: an engine may send events of one byte. */
+const bytesPerEvent = 16;
+
 /** Why an engine's answer is no answer. `busy` and `model` name a state of the engine, the rest is its fault. */
 export class AnswerError extends Error {
   readonly kind: "engine" | "busy" | "model";
@@ -71,10 +74,14 @@ export class AnswerReader {
    */
   data(bytes: Uint8Array): boolean {
     this.#received += bytes.length;
-    if (!this.#budget.take(bytes.length))
-      throw new AnswerError("busy", "the node holds as much output as it has memory for");
-    this.#taken += bytes.length;
+    this.#hold(bytes.length);
     return this.#take(this.#decoder.decode(bytes, { stream: true }));
+  }
+
+  #hold(bytes: number): void {
+    if (!this.#budget.take(bytes))
+      throw new AnswerError("busy", "the node holds as much output as it has memory for");
+    this.#taken += bytes;
   }
 
   /**
@@ -126,6 +133,7 @@ export class AnswerReader {
 
   #event(event: string): void {
     if (this.output.size + Buffer.byteLength(event) > this.#maxBytes) throw this.#tooLarge();
+    this.#hold(bytesPerEvent);
     const isDone = /^data: ?\[DONE\]/m.test(event);
     // The first event with data shows whether this is an engine that speaks the API at all.
     if (this.#first && !isDone) {

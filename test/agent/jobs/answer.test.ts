@@ -98,6 +98,15 @@ describe("AnswerReader", () => {
     expect(budget.used).toBe(0);
   });
 
+  it("counts what the ends of events take: an engine cannot fill the memory with events of one byte", () => {
+    const budget = new ByteBudget(100_000);
+    const reader = new AnswerReader(true, 100_000, budget);
+    reader.head({ status: 200, headers: events });
+    expect(kindOf(() => reader.data(Buffer.alloc(50_000, "\n")))).toBe("busy");
+    reader.release();
+    expect(budget.used).toBe(0);
+  });
+
   it("takes a last event that lacks its blank line", () => {
     const reader = read(true, 200, events, delta("a"), "data: [DONE]");
     expect([...reader.output.events()].join("")).toBe(`${delta("a")}data: [DONE]`);
