@@ -1,7 +1,7 @@
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 import { createHash } from "node:crypto";
 import type { ContainerImage } from "../testbed/kubelet/process/images.ts";
-import { bundle, engineProgram, repository } from "./paths.ts";
+import { bundle, engineProgram } from "./paths.ts";
 
 /**
  * The images of the loop. Nothing is pulled: the process kubelet maps each reference to a command on this machine. The
@@ -20,17 +20,26 @@ export const brokenAgentImage = reference("agent-broken");
 /** A reference that no resolver knows: the pull fails. */
 export const unknownImage = reference("nowhere");
 
-const node = process.execPath;
-const readOnlyPaths = [join(repository, "dist"), join(repository, "test/engine"), dirname(dirname(node))];
+/** Where things lie in the images, whatever the place of the repository and of Node on this machine. */
+const node = "/opt/node/bin/node";
+const agent = "/opt/resultity/dist/agent.mjs";
+/** The test engine's program, as its command line in a container shows it. */
+export const engineInImage = "/opt/engine/engine.mjs";
+
+const nodeFiles = { source: dirname(dirname(process.execPath)), target: "/opt/node" };
+const agentFiles = [nodeFiles, { source: dirname(bundle("agent")), target: dirname(agent) }];
+const engineFiles = [nodeFiles, { source: dirname(engineProgram), target: dirname(engineInImage) }];
 
 /** Finds a reference among the loop's images; undefined = it cannot be pulled. */
 export function resolveImage(image: string): ContainerImage | undefined {
   for (const release of ["v1", "v2", "v3"]) {
-    if (image === agentImage(release)) return { command: [node, bundle("agent")], env: {}, readOnlyPaths };
-    if (image === engineImage(release))
-      return { command: [node, engineProgram], env: { ENGINE_VERSION: release }, readOnlyPaths };
+    if (image === agentImage(release)) return { command: [node, agent], readOnlyPaths: agentFiles };
+    if (image === engineImage(release)) {
+      return { command: [node, engineInImage], env: { ENGINE_VERSION: release }, readOnlyPaths: engineFiles };
+    }
   }
-  if (image === brokenAgentImage) return { command: [node, "-e", "process.exit(1)"], env: {}, readOnlyPaths };
+  if (image === brokenAgentImage)
+    return { command: [node, "-e", "process.exit(1)"], readOnlyPaths: agentFiles };
   return undefined;
 }
 
@@ -38,7 +47,7 @@ export function resolveImage(image: string): ContainerImage | undefined {
 export function engineCommand(tokenDelayMs: number): string[] {
   return [
     node,
-    engineProgram,
+    engineInImage,
     "--host",
     "{host}",
     "--port",

@@ -1,6 +1,8 @@
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
-import { type AuditEntry, isWrite } from "../testbed/audit.ts";
+import { type AuditEntry, isWrite, parseAuditLog } from "../testbed/audit.ts";
 import { freePort } from "../testbed/ports.ts";
+import { until } from "../testbed/until.ts";
 import { type Loop, Service } from "./loop.ts";
 import { bundle } from "./paths.ts";
 
@@ -37,3 +39,52 @@ export const isRealWrite = (entry: AuditEntry): boolean =>
 /** One request in few words, for the messages of failed assertions. */
 export const requestLine = ({ verb, resource, subresource, name, code }: AuditEntry): string =>
   `${verb} ${resource}${subresource ? `/${subresource}` : ""} ${name} → ${code}`;
+
+/** What one user has asked of the API server, as the audit log stands on disk; unlike `bed.audit` it asks nothing itself. */
+export class AuditTail {
+  /** Requests that {@link read} has found, in order. */
+  readonly entries: AuditEntry[] = [];
+  readonly #path: string;
+  readonly #user: string;
+  #offset = 0;
+  #rest = "";
+
+  constructor(loop: Loop, user: string) {
+    this.#path = loop.bed.audit.path;
+    this.#user = user;
+  }
+
+  read(): void {
+    const file = openSync(this.#path, "r");
+    try {
+      const bytes = Buffer.alloc(fstatSync(file).size - this.#offset);
+      this.#offset += readSync(file, bytes, 0, bytes.length, this.#offset);
+      const text = this.#rest + bytes.toString("latin1");
+      const end = text.lastIndexOf("\n") + 1;
+      this.#rest = text.slice(end);
+      this.entries.push(...parseAuditLog(text.slice(0, end)).filter(({ user }) => user === this.#user));
+    } finally {
+      closeSync(file);
+    }
+  }
+
+  /** Writes so far. */
+  writes(): number {
+    this.read();
+    return this.entries.filter(isRealWrite).length;
+  }
+
+  /** Resolves when there has been no write for `ms`: then nothing is left to be done. */
+  async untilQuiet(ms = 2_000): Promise<void> {
+    let [count, since] = [this.writes(), performance.now()];
+    await until(
+      "the operator to have nothing to write",
+      () => {
+        const now = this.writes();
+        if (now !== count) [count, since] = [now, performance.now()];
+        return performance.now() - since > ms;
+      },
+      { deadlineMs: 60_000, intervalMs: 100 },
+    );
+  }
+}

@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import type { RunningContainer } from "../testbed/kubelet/process/kubelet.ts";
 import type { Loop, VirtualHost } from "./loop.ts";
 import { containerLines } from "./pod-logs.ts";
-import { engineProgram } from "./paths.ts";
+import { engineInImage } from "./images.ts";
 
 /** Containers of the loop's pods and processes in them, found as an operator of the machine would: by pid. */
 
@@ -18,7 +18,7 @@ export function containerOf(loop: Loop, pod: string, container: "agent" | "runti
 /** Pid of the engine: the launcher's child that runs the engine program. Throws while there is none. */
 export function enginePid(loop: Loop, pod: string): number {
   const launcher = containerOf(loop, pod, "runtime").pid;
-  const engine = childrenOf(launcher).find((pid) => commandLine(pid).includes(engineProgram));
+  const engine = childrenOf(launcher).find((pid) => commandLine(pid).includes(engineInImage));
   if (engine === undefined) throw new Error(`no engine runs in pod ${pod}`);
   return engine;
 }
