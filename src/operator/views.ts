@@ -68,25 +68,49 @@ export class NetworkConfigs implements NetworkConfigView {
   }
 }
 
+/**
+ * Most that is remembered of one network's feed, bytes: the operator serves many networks, and no service may fill its memory.
+ * 10,000 nodes take a seventh of it. A node counts with its line and {@link bytesPerNode}.
+ */
+export const maxFeedBytes = 64 * 1024 * 1024;
+const bytesPerNode = 512;
+
+/** What a network's feed has said. */
+interface Told {
+  readonly nodes: Map<string, { readonly node: FeedNode; readonly bytes: number }>;
+  bytes: number;
+}
+
 /** {@link FleetView} that the network controller writes. */
 export class Fleet implements FleetView {
-  readonly #nodes = new Map<string, Map<string, FeedNode>>();
+  readonly #told = new Map<string, Told>();
   readonly #live = new Set<string>();
   readonly #listeners = new Set<(networkKey: string, nodeId: NodeId | undefined) => void>();
 
   get(networkKey: string, nodeId: string): FeedNode | undefined {
-    return this.#nodes.get(networkKey)?.get(nodeId);
+    return this.#told.get(networkKey)?.nodes.get(nodeId)?.node;
   }
 
   live(networkKey: string): boolean {
     return this.#live.has(networkKey);
   }
 
-  /** Puts what the feed says of one node. */
-  put(networkKey: string, node: FeedNode): void {
-    let nodes = this.#nodes.get(networkKey);
-    if (!nodes) this.#nodes.set(networkKey, (nodes = new Map()));
-    nodes.set(node.node_id, node);
+  /**
+   * Puts what the feed says of one node.
+   *
+   * @param size bytes of the line that said it.
+   * @throws Error when that is more than is remembered of a network: all of it is then forgotten.
+   */
+  put(networkKey: string, node: FeedNode, size: number): void {
+    let told = this.#told.get(networkKey);
+    if (!told) this.#told.set(networkKey, (told = { nodes: new Map(), bytes: 0 }));
+    const bytes = size + bytesPerNode;
+    told.bytes += bytes - (told.nodes.get(node.node_id)?.bytes ?? 0);
+    if (told.bytes > maxFeedBytes) {
+      this.forget(networkKey);
+      throw new Error(`the feed says more than the ${maxFeedBytes} bytes that are remembered of a network`);
+    }
+    told.nodes.set(node.node_id, { node, bytes });
     this.#tell(networkKey, node.node_id);
   }
 
@@ -95,17 +119,26 @@ export class Fleet implements FleetView {
    * undefined, that it has ended; what it said stays.
    */
   setLive(networkKey: string, known: ReadonlySet<string> | undefined): void {
-    const nodes = this.#nodes.get(networkKey);
     if (known) {
-      for (const nodeId of nodes?.keys() ?? []) if (!known.has(nodeId)) nodes?.delete(nodeId);
+      this.#forgetOthers(networkKey, known);
       this.#live.add(networkKey);
     } else if (!this.#live.delete(networkKey)) return;
     this.#tell(networkKey, undefined);
   }
 
+  #forgetOthers(networkKey: string, known: ReadonlySet<string>): void {
+    const told = this.#told.get(networkKey);
+    if (!told) return;
+    for (const [nodeId, { bytes }] of told.nodes) {
+      if (known.has(nodeId)) continue;
+      told.nodes.delete(nodeId);
+      told.bytes -= bytes;
+    }
+  }
+
   /** Forgets a network. */
   forget(networkKey: string): void {
-    this.#nodes.delete(networkKey);
+    this.#told.delete(networkKey);
     this.#live.delete(networkKey);
     this.#tell(networkKey, undefined);
   }

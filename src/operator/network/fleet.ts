@@ -146,6 +146,7 @@ class FeedReader {
   readonly #lines = new FeedLines(maxFeedLineBytes);
   readonly #named = new Set<string>();
   #synced = false;
+  #warned = false;
 
   constructor(networkKey: string, context: FeedContext) {
     this.#networkKey = networkKey;
@@ -157,7 +158,10 @@ class FeedReader {
     return this.#synced;
   }
 
-  /** Reads a piece of the stream. True where a line ended in it. */
+  /**
+   * Reads a piece of the stream. True where a line ended in it.
+   * @throws Error where the feed says more than may be remembered.
+   */
   read(bytes: Buffer): boolean {
     let any = false;
     for (const line of this.#lines.push(bytes)) {
@@ -176,9 +180,10 @@ class FeedReader {
       switch (line.type) {
         case "node":
           if (!this.#synced) this.#named.add(line.node_id);
-          fleet.put(this.#networkKey, line);
+          fleet.put(this.#networkKey, line, text.length);
           break;
         case "synced":
+          if (this.#synced) break;
           this.#synced = true;
           fleet.setLive(this.#networkKey, this.#named);
           break;
@@ -196,10 +201,13 @@ class FeedReader {
           ["network"],
         )
         .inc({ network: this.#networkKey });
-      logger.warn(
-        { network: this.#networkKey, error: error.message },
-        "a line of the fleet feed was not understood",
-      );
+      // Once a connection: who serves the feed must not fill the operator's log.
+      if (!this.#warned)
+        logger.warn(
+          { network: this.#networkKey, error: error.message },
+          "a line of the fleet feed was not understood; further ones are only counted",
+        );
+      this.#warned = true;
     }
   }
 }

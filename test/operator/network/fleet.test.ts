@@ -5,7 +5,7 @@ import { Metrics } from "../../../src/lib/metrics.ts";
 import { FeedLines } from "../../../src/operator/network/feed-lines.ts";
 import { Feeds } from "../../../src/operator/network/feeds.ts";
 import { feedBackoff, maxFeedLineBytes } from "../../../src/operator/network/fleet.ts";
-import { Fleet, type NetworkConfig } from "../../../src/operator/views.ts";
+import { Fleet, maxFeedBytes, type NetworkConfig } from "../../../src/operator/views.ts";
 import { checkAccountClaim, parseAccountAuthorization } from "../../../src/protocol/binding.ts";
 import { type FeedNode, feedPingMs } from "../../../src/protocol/feed.ts";
 import type { NodeId } from "../../../src/protocol/keys.ts";
@@ -91,7 +91,7 @@ describe("the fleet feed", () => {
 
   test("tells nodes at once, is live when it has told all, and then forgets nodes that it did not name", async () => {
     const [gone, stays] = [feedNode(), feedNode()];
-    fleet.put(key, gone);
+    fleet.put(key, gone, 300);
     feeds.follow(key, config([io.url]));
     const feed = await feedNumber(1);
     feed.line(stays);
@@ -141,6 +141,29 @@ describe("the fleet feed", () => {
     clock.advance(feedBackoff.base / 2);
     (await feedNumber(2)).line({ type: "synced" });
     await live(true);
+  });
+
+  test("that says more than is remembered of a network is ended and forgotten, and opened again later", async () => {
+    const [large, good] = [feedNode(), feedNode()];
+    fleet.put(key, large, maxFeedBytes - 2_000);
+    feeds.follow(key, config([io.url]));
+    const feed = await feedNumber(1);
+    feed.line(good);
+    await until("the node", () => fleet.get(key, good.node_id));
+    // The same node again takes no more.
+    for (let at = 0; at < 10; at++) feed.line({ ...good, epoch: at });
+    await until("the last of them", () => fleet.get(key, good.node_id)?.epoch === 9);
+    for (let at = 0; at < 3; at++) feed.line(feedNode());
+    await feed.closed;
+    expect(fleet.get(key, large.node_id)).toBeUndefined();
+    expect(fleet.get(key, good.node_id)).toBeUndefined();
+    await until("the back-off", () => clock.pending === 1);
+    clock.advance(feedBackoff.base);
+    const next = await feedNumber(2);
+    next.line(good);
+    next.line({ type: "synced" });
+    await live(true);
+    expect(fleet.get(key, good.node_id)).toEqual(good);
   });
 
   test("goes to the next endpoint after one that fails, with waits that grow to a bound", async () => {
