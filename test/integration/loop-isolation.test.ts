@@ -203,10 +203,11 @@ function runtimes(): string[] {
 }
 
 const setAgentImage = (image: string) =>
-  loop.bed.kubectlOk([
-    ...["-n", namespace, "patch", "rnet", networkName, "--type=merge"],
-    ...["-p", JSON.stringify({ spec: { agent: { image } } })],
-  ]);
+  loop.bed.kubectlOk(
+    ["-n", namespace, "patch", "rnet", networkName, "--type=merge", "-p"].concat(
+      JSON.stringify({ spec: { agent: { image } } }),
+    ),
+  );
 
 /** Waits until one node says that it is not Ready for one of these reasons; returns its name. */
 const untilOneFails = (reasons: string) =>
