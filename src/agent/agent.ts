@@ -15,6 +15,8 @@ import type { NodeIdentity } from "./identity.ts";
 import { type Capacity, Jobs, type JobsChange } from "./jobs/jobs.ts";
 import { EngineControl, type RuntimeEvent } from "./launcher/engine-control.ts";
 import { LaunchDir } from "./launcher/launch-dir.ts";
+import type { GpuSource } from "./telemetry/gpu.ts";
+import { GpuWatch, reportedGpus } from "./telemetry/gpu-watch.ts";
 import type { Ports } from "./ports.ts";
 import type { ReceiptKeeper } from "./receipts/keeper.ts";
 import { NodeHttp } from "./session/http-node.ts";
@@ -41,6 +43,8 @@ export interface AgentOptions {
   readonly receipts?: ReceiptKeeper | undefined;
   /** How long a drain may take when nobody says (standalone without a wish). */
   readonly drainTimeoutMs: number;
+  /** Who tells of the node's GPUs; undefined = nobody. */
+  readonly gpus?: GpuSource | undefined;
 }
 
 /** Most bytes of one job's output, whatever the config allows: it is held in memory until acknowledged. */
@@ -56,6 +60,7 @@ export class Agent {
   readonly #control: EngineControl;
   readonly #session: Session;
   readonly #jobs: Jobs;
+  readonly #gpus: GpuWatch;
   readonly #drain = new DrainMachine();
   #drainTimer: Timer | undefined;
   #drainWaiters: (() => void)[] = [];
@@ -74,6 +79,7 @@ export class Agent {
       () => this.#changed(),
       () => this.#engineHung(),
     );
+    this.#gpus = new GpuWatch(ports.clock, ports.log, options.gpus, () => this.#changed());
     this.#control = new EngineControl(
       ports,
       new LaunchDir(ports.files, options.launchDir),
@@ -137,6 +143,7 @@ export class Agent {
   async start(): Promise<void> {
     await this.#control.start();
     await this.#config.takeUp();
+    this.#gpus.start();
     // Not after the first round: it may wait for a service that is away.
     this.#session.start();
     await this.#config.start();
@@ -157,6 +164,7 @@ export class Agent {
       engineCrashes: this.#control.launcher?.crashes ?? 0,
       releaseSequence: this.#config.view.releaseSequence,
       engineLoad: this.#watch.load,
+      gpus: this.#gpus.readings,
     };
   }
 
@@ -214,6 +222,7 @@ export class Agent {
     this.#config.stop();
     this.#control.stop();
     this.#watch.stop();
+    this.#gpus.stop();
     this.#drainTimer?.cancel();
   }
 
@@ -247,7 +256,6 @@ export class Agent {
     const engine = this.#watch.view;
     const capacity = this.#capacity();
     const { cpus, memoryMib } = this.#ports.host;
-    const gpu = { product: desired?.gpuProduct ?? null, memory_mib: null };
     return {
       agent_version: this.#options.agentVersion,
       engine: {
@@ -260,7 +268,10 @@ export class Agent {
       hardware: {
         cpus,
         memory_mib: memoryMib,
-        gpus: Array.from({ length: desired?.gpuCount ?? 0 }, () => gpu),
+        gpus: reportedGpus(this.#gpus.readings, {
+          count: desired?.gpuCount ?? 0,
+          product: desired?.gpuProduct ?? null,
+        }),
       },
       config: {
         applied: applied?.digest ?? null,

@@ -9,6 +9,7 @@ import { diskFiles } from "../agent/edge/files.ts";
 import { systemRandom, thisHost } from "../agent/edge/host.ts";
 import { nodeHttp } from "../agent/edge/http.ts";
 import { wsTransport } from "../agent/edge/transport.ts";
+import { readNvidiaSmi } from "../agent/edge/nvidia-smi.ts";
 import { type MetricsText, serveEndpoints } from "../agent/endpoints/server.ts";
 import { readIdentity } from "../agent/identity.ts";
 import type { Ports } from "../agent/ports.ts";
@@ -17,6 +18,8 @@ import type { AgentCommand } from "../agent/standalone/command.ts";
 import { flagLines, readCommandLine, UsageError } from "../agent/standalone/command-line.ts";
 import { SettingsError } from "../agent/standalone/setting.ts";
 import { type AgentSettings, resolveSettings } from "../agent/standalone/settings.ts";
+import { dcgmSource } from "../agent/telemetry/dcgm.ts";
+import type { GpuSource } from "../agent/telemetry/gpu.ts";
 import { systemClock } from "../lib/clock.ts";
 import { messageOf } from "../lib/errors.ts";
 import { createLogger } from "../lib/logger.ts";
@@ -54,7 +57,13 @@ async function run(settings: AgentSettings): Promise<void> {
   const identity = await readIdentity(diskFiles, settings.identityDir, settings.network);
   const receipts =
     settings.receiptsDir === undefined ? undefined : new ReceiptBook(settings.receiptsDir, systemClock, log);
-  const agent = new Agent(ports, { ...settings, receipts, identity, agentVersion: version });
+  const agent = new Agent(ports, {
+    ...settings,
+    receipts,
+    identity,
+    gpus: gpuSource(settings, ports),
+    agentVersion: version,
+  });
   let metrics: MetricsText | undefined;
   const drainKey = settings.standalone ? undefined : identity.key;
   const server = await serveEndpoints(
@@ -85,6 +94,14 @@ async function run(settings: AgentSettings): Promise<void> {
   process.once("SIGTERM", leave);
   process.once("SIGINT", leave);
   await agent.start();
+}
+
+/** Who tells of the node's GPUs. The pod of a node has the node's name. */
+function gpuSource(settings: AgentSettings, ports: Ports): GpuSource | undefined {
+  const { dcgmUrl, podNamespace: namespace, nodeName: pod, standalone } = settings;
+  if (dcgmUrl !== undefined)
+    return dcgmSource(ports, dcgmUrl, namespace === undefined ? "host" : { namespace, pod });
+  return standalone ? readNvidiaSmi : undefined;
 }
 
 async function main([first = "run", ...rest]: readonly string[]): Promise<void> {

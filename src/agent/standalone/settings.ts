@@ -132,6 +132,22 @@ export const agentSettings = {
     "GPU product by which the config chooses its runtime",
   ),
   gpuCount: whole(0, 64, "gpu.count", "gpu-count", "N", "GPUs that the engine has"),
+  dcgmUrl: text(
+    url,
+    "an http or https URL without user, query or fragment",
+    "telemetry.dcgmURL",
+    "dcgm-url",
+    "URL",
+    "metrics of the host's dcgm-exporter (default: nvidia-smi where there is no operator, else GPUs are unknown)",
+  ),
+  podNamespace: text(
+    name,
+    nameForm,
+    "telemetry.namespace",
+    "pod-namespace",
+    "NAMESPACE",
+    "namespace of the node's pod, by which its GPUs are found in dcgm-exporter (default: all of the host's)",
+  ),
   pin: parsed(
     digestOf,
     "a config digest, sha256: and 64 hex digits",
@@ -196,6 +212,10 @@ export interface AgentSettings {
   readonly drainTimeoutMs: number;
   /** GPUs as configured; undefined = as the machine has them. */
   readonly gpuCount: number | undefined;
+  /** Undefined = no dcgm-exporter. */
+  readonly dcgmUrl: string | undefined;
+  /** Undefined = all GPUs of the host are the node's. */
+  readonly podNamespace: string | undefined;
   readonly standalone: Standalone | undefined;
 }
 
@@ -238,6 +258,8 @@ export function resolveSettings(sources: SettingSources): AgentSettings {
     level: settings.find(known.level) ?? "info",
     drainTimeoutMs: stopTimeoutMs,
     gpuCount: settings.find(known.gpuCount),
+    dcgmUrl: settings.find(known.dcgmUrl),
+    podNamespace: settings.find(known.podNamespace),
     standalone: standalone ? standaloneOf(settings, stopTimeoutMs) : undefined,
   };
 }
