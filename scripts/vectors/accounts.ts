@@ -19,7 +19,7 @@ import {
   sealReceipt,
 } from "../../src/protocol/receipt.ts";
 import { sealLatest } from "../../src/protocol/config/latest.ts";
-import { sealStatus } from "../../src/protocol/status.ts";
+import { sealDrainToken, sealStatus } from "../../src/protocol/status.ts";
 import { examples } from "./messages.ts";
 import {
   account,
@@ -348,14 +348,34 @@ export function answerVectors(): object {
       ),
     },
   ];
+  const token = sealDrainToken(nodeId, node);
+  const drains: Case[] = [
+    { name: "as it should be", verdict: "valid", authorization: `Bearer ${token}` },
+    { name: "no scheme", verdict: "malformed", authorization: token },
+    { name: "another scheme", verdict: "malformed", authorization: `Basic ${token}` },
+    { name: "nothing", verdict: "malformed", authorization: "" },
+    { name: "a status instead", verdict: "wrong_typ", authorization: `Bearer ${sealStatus(status, node)}` },
+    {
+      name: "by another key",
+      verdict: "unknown_key",
+      authorization: `Bearer ${sealDrainToken(nodeId, stranger)}`,
+    },
+    {
+      name: "a spoiled signature",
+      verdict: "bad_signature",
+      authorization: `Bearer ${token.slice(0, -86)}${"A".repeat(86)}`,
+    },
+    { name: "no node_id", verdict: "schema", authorization: `Bearer ${signJws("rn1.drain", "{}", node)}` },
+  ];
   return {
     about:
-      "Answers to `nonce`. `latest`: bodies of GET /v1/config/latest under `root`, at `now`. `statuses`: of the agent with key `kid`.",
+      "Answers to `nonce`. `latest`: bodies of GET /v1/config/latest under `root`, at `now`. `statuses`: of the agent with key `kid`. `drains`: values of the header `authorization` of a drain of that node.",
     nonce,
     root: rootStatement,
     network,
     kid: node.kid,
     latest,
     statuses,
+    drains,
   };
 }

@@ -154,13 +154,35 @@ export function rootVectors(): object {
       signRoot({ ...next, network: "mainnet" }, [roots[1], roots[2]]),
     ),
   ];
+  const [signature] = rootStatement.signatures;
+  const file = (name: string, verdict: string, statement: unknown): Case => ({
+    name,
+    verdict,
+    text: JSON.stringify(statement),
+  });
+  const files: Case[] = [
+    file("a statement", "valid", rootStatement),
+    file("no signatures", "schema", { ...rootStatement, signatures: [] }),
+    file("33 signatures", "schema", {
+      payload: "",
+      signatures: Array.from({ length: 33 }, () => ({ protected: "", signature: "" })),
+    }),
+    file(
+      "a compact JWS",
+      "schema",
+      `${signature?.protected}.${rootStatement.payload}.${signature?.signature}`,
+    ),
+    file("the flattened form", "schema", { payload: rootStatement.payload, ...signature }),
+    { name: "524289 characters", verdict: "too_large", repeat: [[" ", 524_289]] },
+  ];
   return {
     about:
-      "Roots. `cases`: trust in a configured root, for `network`. `rotations`: from `current` to `statement`.",
+      "Roots. `cases`: trust in a configured root, for `network`. `rotations`: from `current` to `statement`. `files`: texts that should be a statement; only their form is judged.",
     payload: rootPayload,
     cases,
     current: rootStatement,
     rotations,
+    files,
   };
 }
 

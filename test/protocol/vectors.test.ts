@@ -20,7 +20,7 @@ import {
 import { verifyDelegation } from "../../src/protocol/config/delegation.ts";
 import { openLatest } from "../../src/protocol/config/latest.ts";
 import { checkAllowed, type Release, verifyRelease } from "../../src/protocol/config/release.ts";
-import { rotateRoot, trustRoot } from "../../src/protocol/config/root.ts";
+import { parseStatement, rotateRoot, trustRoot } from "../../src/protocol/config/root.ts";
 import { type RuntimeWish, selectRuntime } from "../../src/protocol/config/select.ts";
 import { digestOf, openSnapshot, type Snapshot } from "../../src/protocol/config/snapshot.ts";
 import type { Statement } from "../../src/protocol/config/statement.ts";
@@ -49,7 +49,7 @@ import { type Kind, schemas } from "../../src/protocol/messages.ts";
 import { chainHash, chainStart, openReceipt, verifyChain } from "../../src/protocol/receipt.ts";
 import { agentChannel, serviceChannel } from "../../src/protocol/session/channel.ts";
 import { verifyChallenge, verifyHello, verifyReady } from "../../src/protocol/session/handshake.ts";
-import { openStatus } from "../../src/protocol/status.ts";
+import { openDrainToken, openStatus } from "../../src/protocol/status.ts";
 
 const folder = join(import.meta.dirname, "../vectors");
 
@@ -208,8 +208,12 @@ describe("roots", () => {
     cases: Cases<{ statement: Statement; network: string }>;
     current: Statement;
     rotations: Cases<{ statement: Statement }>;
+    files: Cases<Text>;
   };
   judge(file.cases, ({ statement, network }) => trustRoot(statement, network));
+  describe("file", () => {
+    judge(file.files, (text) => parseStatement(textOf(text), "root.json"));
+  });
   describe("rotation", () => {
     judge(file.rotations, ({ statement }) => rotateRoot(trustRoot(file.current), statement));
   });
@@ -328,10 +332,14 @@ describe("answers to a nonce", () => {
     kid: string;
     latest: Cases<{ json: string; now: number }>;
     statuses: Cases<Text & { jws?: string }>;
+    drains: Cases<{ authorization: string }>;
   };
   describe("latest", () => {
     const root = trustRoot(file.root, file.network);
     judge(file.latest, ({ json, now }) => openLatest(json, root, { nonce: file.nonce, now }));
+  });
+  describe("drain", () => {
+    judge(file.drains, ({ authorization }) => openDrainToken(authorization, keyOf(file.kid)));
   });
   describe("status", () => {
     judge(file.statuses, ({ jws, ...text }) => openStatus(jws ?? textOf(text), keyOf(file.kid), file.nonce));
