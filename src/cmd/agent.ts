@@ -28,12 +28,14 @@ import { version } from "../lib/version.ts";
 /** Beside `run`. Loaded when they are asked for: a node that runs pays nothing for them. */
 const commands: Readonly<Record<string, () => Promise<AgentCommand>>> = {
   doctor: async () => (await import("../agent/doctor/command.ts")).doctorCommand,
+  drain: async () => (await import("../agent/standalone/drain-command.ts")).drainCommand,
   identity: async () => (await import("../agent/standalone/identity-command.ts")).identityCommand,
   receipts: async () => (await import("../agent/receipts/command.ts")).receiptsCommand,
 };
 
 const usage = `usage: agent run [options]              runs the node
        agent doctor [--json] [options]     looks for what stands in the node's way
+       agent drain                         before the engine is stopped: drains, and waits
        agent identity init                 makes the node's key and prints its id
        agent receipts list|verify|export   what the node has earned
        agent --help

@@ -1,9 +1,10 @@
 import { join } from "node:path";
 import { messageOf } from "../../lib/errors.ts";
+import { adapterOf } from "../engine/adapters.ts";
 import { engineHost } from "../engine/argv.ts";
 import { requestBytes } from "../http-bytes.ts";
 import { LaunchDir } from "../launcher/launch-dir.ts";
-import type { AgentSettings } from "../standalone/settings.ts";
+import { type AgentSettings, localUrl } from "../standalone/settings.ts";
 import { type Finding, fail, ok, warn } from "./finding.ts";
 import { attempt } from "./identity.ts";
 import type { DoctorWorld } from "./world.ts";
@@ -77,18 +78,28 @@ export async function checkLaunch(world: DoctorWorld, dir: string): Promise<read
   if (!state) return [launch, fail("engine", "no launcher has ever run", restart)];
   const { phase, crashes, exitCode } = state;
   const what = crashes === 0 ? "" : `, ${crashes} crashes, last exit code ${exitCode}`;
+  const adapter = adapterOf(generation.engine);
   const answer = await attempt(async () => {
-    const url = `http://${engineHost}:${generation.port}/v1/models`;
-    const { status } = await requestBytes(
-      world.http,
-      world.clock,
-      { method: "GET", url },
-      { maxBytes: mib, timeoutMs },
-    );
+    const url = `http://${engineHost}:${generation.port}${adapter.modelsPath}`;
+    const limits = { maxBytes: mib, timeoutMs };
+    const { status, body } = await requestBytes(world.http, world.clock, { method: "GET", url }, limits);
     if (status !== 200) throw new Error(`GET ${url} answered HTTP ${status}`);
+    return adapter.readModels(body.toString("utf8"));
   });
-  if ("value" in answer)
-    return [launch, ok("engine", `answers on port ${generation.port}; launcher ${phase}${what}`)];
+  if ("value" in answer) {
+    const text = `${generation.engine} answers on port ${generation.port}; launcher ${phase}${what}`;
+    const missing = generation.models.filter((model) => !answer.value.includes(model));
+    return [
+      launch,
+      missing.length === 0
+        ? ok("engine", text)
+        : warn(
+            "engine",
+            `${text}; without ${missing.slice(0, 3).join(", ")}`,
+            "wait until it has loaded its models",
+          ),
+    ];
+  }
   const fix =
     phase === "stopping"
       ? restart
@@ -113,11 +124,9 @@ async function launchFinding(world: DoctorWorld, dir: string): Promise<Finding> 
 /** The agent itself, by its local endpoints. */
 export async function checkAgent(
   { http, clock }: DoctorWorld,
-  { host, port }: AgentSettings["listen"],
+  listen: AgentSettings["listen"],
 ): Promise<Finding> {
-  const local =
-    host === "0.0.0.0" ? "127.0.0.1" : host === "::" ? "[::1]" : host.includes(":") ? `[${host}]` : host;
-  const url = `http://${local}:${port}/ready`;
+  const url = `${localUrl(listen)}/ready`;
   try {
     const { status, body } = await requestBytes(
       http,

@@ -328,3 +328,10 @@ function digestOf(given: string): ConfigDigest {
   if (digest.success) return digest.data;
   throw new WrongValue("a config digest, sha256: and 64 hex digits");
 }
+
+/** Base URL at which this host reaches the agent's local endpoints. */
+export function localUrl(listen: AgentSettings["listen"] = { host: "127.0.0.1", port: agentPort }): string {
+  const { host, port } = listen;
+  const reached = host === "0.0.0.0" ? "127.0.0.1" : host === "::" ? "::1" : host;
+  return `http://${reached.includes(":") ? `[${reached}]` : reached}:${port}`;
+}
