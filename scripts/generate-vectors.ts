@@ -3,9 +3,10 @@
  * from seeds, times are fixed and Ed25519 is deterministic, so the files are the same each time. The verdicts are written
  * down in `scripts/vectors`, not computed: test/protocol/vectors.test.ts holds src/protocol to them.
  */
-import { answerVectors, bindingVectors, httpVectors, receiptVectors } from "./vectors/accounts.ts";
+import { answerVectors, bindingVectors, feedVectors, httpVectors } from "./vectors/accounts.ts";
 import { fieldVectors, jsonVectors, jwsVectors, keyVectors } from "./vectors/encodings.ts";
 import { codeVectors, messageVectors } from "./vectors/messages.ts";
+import { receiptVectors } from "./vectors/receipts.ts";
 import { sessionVectors } from "./vectors/session.ts";
 import { selectVectors, snapshotVectors } from "./vectors/snapshots.ts";
 import { delegationVectors, releaseVectors, rootVectors } from "./vectors/statements.ts";
@@ -15,6 +16,7 @@ const vectors: Readonly<Record<string, () => object>> = {
   bindings: bindingVectors,
   codes: codeVectors,
   delegations: delegationVectors,
+  feed: feedVectors,
   fields: fieldVectors,
   http: httpVectors,
   json: jsonVectors,

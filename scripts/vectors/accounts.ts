@@ -1,4 +1,4 @@
-/** Vectors of what the account key authenticates, of the HTTP envelope, and of receipts. */
+/** Vectors of what the account key authenticates, of the HTTP envelope, of answers to a nonce and of the feed. */
 import { accountAuthorization, mintBinding } from "../../src/protocol/binding.ts";
 import {
   httpAnswerTyp,
@@ -11,13 +11,6 @@ import {
   sealRequest,
 } from "../../src/protocol/http.ts";
 import { signJws } from "../../src/protocol/jws.ts";
-import {
-  chainHash,
-  chainStart,
-  type Receipt,
-  sealCountersign,
-  sealReceipt,
-} from "../../src/protocol/receipt.ts";
 import { sealLatest } from "../../src/protocol/config/latest.ts";
 import { sealDrainToken, sealStatus } from "../../src/protocol/status.ts";
 import { examples } from "./messages.ts";
@@ -32,7 +25,6 @@ import {
   day,
   delegationStatement,
   digest,
-  jobId,
   keys,
   network,
   nodeId,
@@ -203,99 +195,6 @@ export function httpVectors(): object {
   };
 }
 
-/** A receipt for the job with this id, and the node's signature over it. */
-export function receiptFor(id: string, change: Partial<Receipt> = {}): { receipt: Receipt; jws: string } {
-  const receipt: Receipt = {
-    network,
-    job: jobId(id),
-    attempt: 1,
-    node_id: nodeId,
-    account,
-    consumer: "client",
-    model: "org/small",
-    config_digest: digest,
-    input_sha256: "0".repeat(64),
-    output_sha256: "1".repeat(64),
-    prompt_tokens: 3,
-    completion_tokens: 5,
-    duration_ms: 120,
-    outcome: "completed",
-    time: now + 2_000,
-    ...change,
-  };
-  return { receipt, jws: sealReceipt(receipt, node) };
-}
-
-/** Countersigns a receipt as the link after `prev`. */
-export function linkFor(receipt: string, index: number, prev: string, committedAt = now + 2_100): string {
-  const metered = { prompt_tokens: 3, completion_tokens: 5 };
-  return sealCountersign({ receipt, account, index, prev, metered, committed_at: committedAt }, service);
-}
-
-export function receiptVectors(): object {
-  const { receipt, jws } = receiptFor("00000001");
-  const changed = (change: object): string =>
-    signJws("rn1.receipt", JSON.stringify({ ...receipt, ...change }), node);
-  const cases: Case[] = [
-    { name: "by the node", verdict: "valid", jws },
-    { name: "by another key", verdict: "unknown_key", jws: sealReceipt(receipt, stranger) },
-    { name: "as a status", verdict: "wrong_typ", jws: signJws("rn1.status", JSON.stringify(receipt), node) },
-    { name: "negative tokens", verdict: "schema", jws: changed({ completion_tokens: -1 }) },
-    { name: "an unknown outcome", verdict: "schema", jws: changed({ outcome: "maybe" }) },
-    { name: "a hash in upper case", verdict: "schema", jws: changed({ output_sha256: "A".repeat(64) }) },
-  ];
-  const links: string[] = [];
-  let prev = chainStart;
-  for (let at = 1; at <= 3; at++) {
-    const link = linkFor(receiptFor(`0000000${at}`).jws, at, prev, now + 2_100 + at);
-    links.push(link);
-    prev = chainHash(link);
-  }
-  const [first = "", second = "", third = ""] = links;
-  const forged = signJws(
-    "rn1.countersign",
-    JSON.stringify({
-      receipt: jws,
-      account,
-      index: 1,
-      prev: chainStart,
-      metered: { prompt_tokens: 3, completion_tokens: 5 },
-      committed_at: now,
-    }),
-    stranger,
-  );
-  const chains: Case[] = [
-    { name: "three links", verdict: "valid", chain: links },
-    { name: "none", verdict: "valid", chain: [] },
-    { name: "one taken out", verdict: "sequence", chain: [first, third] },
-    { name: "the first taken out", verdict: "sequence", chain: [second, third] },
-    { name: "two exchanged", verdict: "sequence", chain: [first, third, second] },
-    { name: "one twice", verdict: "sequence", chain: [first, first] },
-    { name: "a first link with a prev", verdict: "sequence", chain: [linkFor(jws, 1, bytes32("no link"))] },
-    {
-      name: "the right prev, another index",
-      verdict: "sequence",
-      chain: [first, linkFor(receiptFor("00000002").jws, 3, chainHash(first))],
-    },
-    { name: "by another key", verdict: "unknown_key", chain: [forged] },
-    {
-      name: "a link that was changed",
-      verdict: "bad_signature",
-      chain: [`${first.slice(0, -86)}${"A".repeat(86)}`],
-    },
-  ];
-  return {
-    about:
-      "`cases`: receipts of the node with key `kid`. `chains`: countersignatures of one account from its first, by `service_kid`. `hashes`: hash of each link of the first chain, the `prev` of the next.",
-    kid: node.kid,
-    service_kid: service.kid,
-    start: chainStart,
-    cases,
-    chains,
-    hashes: links.map(chainHash),
-  };
-}
-
 /** Vectors of what is answered to a nonce: `latest` of the service, status of the agent. */
 export function answerVectors(): object {
   const nonce = bytes32("latest nonce");
@@ -378,4 +277,45 @@ export function answerVectors(): object {
     statuses,
     drains,
   };
+}
+
+/** Vectors of the lines of the fleet feed. */
+export function feedVectors(): object {
+  const line = {
+    type: "node",
+    node_id: nodeId,
+    kid: node.kid,
+    connected: true,
+    since: now,
+    epoch: 7,
+    deprioritised_until: null,
+    banned: null,
+    config_applied: digest,
+    models_active: ["org/small"],
+    jobs_committed: 12,
+  };
+  const say = (name: string, verdict: string, value: unknown): Case => ({
+    name,
+    verdict,
+    line: JSON.stringify(value),
+  });
+  const cases: Case[] = [
+    say("a node", "valid", line),
+    say("a node that is banned, deprioritised and runs nothing", "valid", {
+      ...line,
+      connected: false,
+      banned: "sold",
+      deprioritised_until: now,
+      config_applied: null,
+      models_active: [],
+    }),
+    say("synced", "valid", { type: "synced" }),
+    say("a ping", "valid", { type: "ping", time: now }),
+    say("a ping without time", "schema", { type: "ping" }),
+    say("an unknown type", "schema", { type: "pong" }),
+    say("a node without kid", "schema", { ...line, kid: undefined }),
+    say("a node with a negative count", "schema", { ...line, jobs_committed: -1 }),
+    { name: "half a line", verdict: "malformed", line: '{"type":"syn' },
+  ];
+  return { about: "Lines of GET /v1/fleet/feed.", cases };
 }

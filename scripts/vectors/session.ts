@@ -15,7 +15,6 @@ import {
 } from "../../src/protocol/messages.ts";
 import { agentChannel, serviceChannel } from "../../src/protocol/session/channel.ts";
 import { sealReady } from "../../src/protocol/session/handshake.ts";
-import { linkFor, receiptFor } from "./accounts.ts";
 import {
   audience,
   bytes16,
@@ -34,6 +33,7 @@ import {
   snapshot,
 } from "./fixed.ts";
 import { examples } from "./messages.ts";
+import { linkFor, receiptFor } from "./receipts.ts";
 
 const { node, service, stranger, otherNode } = keys;
 const sid = bytes16("session");

@@ -24,6 +24,7 @@ import { parseStatement, rotateRoot, trustRoot } from "../../src/protocol/config
 import { type RuntimeWish, selectRuntime } from "../../src/protocol/config/select.ts";
 import { digestOf, openSnapshot, type Snapshot } from "../../src/protocol/config/snapshot.ts";
 import type { Statement } from "../../src/protocol/config/statement.ts";
+import { parseFeedLine } from "../../src/protocol/feed.ts";
 import * as fields from "../../src/protocol/fields.ts";
 import { parsePayload } from "../../src/protocol/frame.ts";
 import {
@@ -344,6 +345,11 @@ describe("answers to a nonce", () => {
   describe("status", () => {
     judge(file.statuses, ({ jws, ...text }) => openStatus(jws ?? textOf(text), keyOf(file.kid), file.nonce));
   });
+});
+
+describe("feed", () => {
+  const { cases } = read("feed") as { cases: Cases<{ line: string }> };
+  judge(cases, ({ line }) => parseFeedLine(line));
 });
 
 describe("session", () => {
