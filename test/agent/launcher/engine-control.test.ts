@@ -1,0 +1,98 @@
+import { beforeEach, describe, expect, it } from "vitest";
+import type { NodeConfig } from "../../../src/agent/config/plan.ts";
+import { EngineWatch } from "../../../src/agent/engine/watch.ts";
+import { EngineControl } from "../../../src/agent/launcher/engine-control.ts";
+import { LaunchDir } from "../../../src/agent/launcher/launch-dir.ts";
+import { selectRuntime } from "../../../src/protocol/config/select.ts";
+import { type FakePorts, fakePorts } from "../fixture/fakes.ts";
+import { TestNetwork } from "../fixture/network.ts";
+
+const network = new TestNetwork();
+
+interface Wanted {
+  readonly engine: string;
+  readonly models?: readonly string[];
+  readonly gpuCount?: number;
+  readonly command?: readonly string[];
+}
+
+function configOf({ engine, models = ["m1"], gpuCount = 1, command = ["serve"] }: Wanted): NodeConfig {
+  const [runtime] = network.config({ command }).snapshot.runtimes;
+  if (!runtime) throw new Error("the test network's config has no runtime");
+  const { digest, snapshot } = network.config({
+    runtimes: [{ ...runtime, engine }],
+    models: models.map((name) => ({ name, engines: [] })),
+  });
+  return { digest, snapshot, selection: selectRuntime(snapshot, { engine, models: [] }), args: [], gpuCount };
+}
+
+let ports: FakePorts;
+let watch: EngineWatch;
+
+/** A control on the same files: what a restarted agent has. */
+async function control(): Promise<EngineControl> {
+  watch = new EngineWatch(ports, () => {});
+  const made = new EngineControl(ports, new LaunchDir(ports.files, "/launch"), watch, () => {});
+  await made.start();
+  return made;
+}
+
+const pointedAt = () => ports.files.text("/launch/generation");
+const start = (number: number) => ports.files.text(`/launch/gen/${number}/start`);
+
+beforeEach(() => {
+  ports = fakePorts();
+});
+
+describe("EngineControl", () => {
+  it("starts the engine as its adapter says, with variables and GPUs", async () => {
+    const vllm = await control();
+    await vllm.render(configOf({ engine: "vllm", gpuCount: 2 }), "now");
+    expect(start(1)).toBe(
+      "exec 'serve' '--host' '127.0.0.1' '--port' '20000' '--tensor-parallel-size' '2' '--served-model-name' 'm1'\n",
+    );
+    const ollama = await control();
+    await ollama.render(configOf({ engine: "ollama" }), "now");
+    expect(start(2)).toMatch(/^export OLLAMA_HOST='127\.0\.0\.1:20001'$/m);
+    expect(start(2)).toMatch(/^exec 'serve'$/m);
+  });
+
+  it.each([
+    ["the same", "vllm", { engine: "vllm" }, "1 now\n"],
+    ["another model", "vllm", { engine: "vllm", models: ["m2"] }, "2 now\n"],
+    ["another engine", "vllm", { engine: "sglang" }, "2 now\n"],
+    ["more GPUs", "vllm", { engine: "vllm", gpuCount: 2 }, "2 now\n"],
+    ["another command", "ollama", { engine: "ollama", command: ["other"] }, "2 now\n"],
+    ["more GPUs, of which the engine is not told", "ollama", { engine: "ollama", gpuCount: 2 }, "1 now\n"],
+    [
+      "another model, which it loads while it serves",
+      "ollama",
+      { engine: "ollama", models: ["m2"] },
+      "1 now\n",
+    ],
+  ] as const)("after a restart of the agent, %s: generation", async (_, engine, then, expected) => {
+    await (await control()).render(configOf({ engine }), "now");
+    const restarted = await control();
+    await restarted.render(configOf(then), "now");
+    expect(pointedAt()).toBe(expected);
+    expect(watch.place).toMatchObject({ models: "models" in then ? then.models : ["m1"] });
+  });
+
+  it("has models loaded live without a new generation, and a restarted agent knows them", async () => {
+    const ollama = await control();
+    await ollama.render(configOf({ engine: "ollama" }), "now");
+    const moved = configOf({ engine: "ollama", models: ["m1", "m2"] });
+    await ollama.models(moved);
+    expect(pointedAt()).toBe("1 now\n");
+    expect(watch.place?.models).toEqual(["m1", "m2"]);
+    expect((await control()).current?.models).toEqual(["m1", "m2"]);
+  });
+
+  it("leaves engines alone whose models come with the command line", async () => {
+    const vllm = await control();
+    await vllm.render(configOf({ engine: "vllm" }), "now");
+    await vllm.models(configOf({ engine: "vllm", models: ["m2"] }));
+    expect(watch.place?.models).toEqual(["m1"]);
+    expect(vllm.current?.models).toEqual(["m1"]);
+  });
+});
