@@ -222,6 +222,26 @@ describe("what is refused", () => {
   });
 });
 
+describe("new models", () => {
+  it.each([
+    ["ollama", "are loaded while it serves", "live b"],
+    ["vllm", "take a restart", "restart"],
+  ])("of %s %s", async (engine, _, expected) => {
+    const [runtime] = configOf("any").snapshot.runtimes;
+    if (!runtime) throw new Error("the test network's config has no runtime");
+    const runtimes = [{ ...runtime, engine }];
+    const a = configOf("a", { runtimes });
+    const b = configOf("b", { runtimes, models: [{ name: "m2", engines: [] }] });
+    await mount(network.release(1, a, ports.clock.now(), { allowed: allow(a, b) }), a, b);
+    await desire({ target: a.digest, engine });
+    await loop.start();
+    await desire({ revision: 2, target: b.digest, engine });
+    await settle();
+    expect(done.slice(0, 2)).toEqual(["now a", expected]);
+    expect(applied()).toBe("b");
+  });
+});
+
 describe("releases never go back", () => {
   it("keeps the newest of disk, mount and latest", async () => {
     const a = configOf("a");
