@@ -195,6 +195,108 @@ describe("a node without an operator", () => {
   });
 });
 
+describe("what deploy/ has", () => {
+  const deploy = join(import.meta.dirname, "../../deploy");
+
+  it("the sample config is one that the agent takes", () => {
+    const { code, err } = command(
+      "run",
+      "--config",
+      join(deploy, "agent.yaml"),
+      "--identity-dir",
+      at("nowhere"),
+    );
+    expect(err).toContain(`${at("nowhere")}/key.jwk does not exist`);
+    expect(code).toBe(1);
+  });
+
+  const analyze = spawnSync("systemd-analyze", ["--version"], { encoding: "utf8" });
+  it.skipIf(analyze.status !== 0)("units that systemd takes, the agent's hardened", () => {
+    const root = at("units");
+    for (const folder of ["etc/systemd/system", "usr/local/bin", "bin"])
+      mkdirSync(join(root, folder), { recursive: true });
+    const targets = ["sysinit", "basic", "shutdown", "network-online", "time-sync", "multi-user"];
+    for (const name of targets) writeFileSync(join(root, "etc/systemd/system", `${name}.target`), "[Unit]\n");
+    for (const path of ["usr/local/bin/resultity-agent", "bin/sh"])
+      writeFileSync(join(root, path), "#!/bin/sh\n", { mode: 0o755 });
+    const units = ["resultity-agent.service", "resultity-runtime.service"].map((name) => {
+      const path = join(root, "etc/systemd/system", name);
+      copyFileSync(join(deploy, "systemd", name), path);
+      return path;
+    });
+    const verified = spawnSync("systemd-analyze", ["verify", "--man=no", `--root=${root}`, ...units], {
+      encoding: "utf8",
+    });
+    expect(verified.stderr.split("\n").filter((line) => line.includes("resultity-"))).toEqual([]);
+    const security = spawnSync(
+      "systemd-analyze",
+      ["security", "--offline=true", "--threshold=25", join(deploy, "systemd/resultity-agent.service")],
+      { encoding: "utf8" },
+    );
+    expect(security.stdout).toContain("Overall exposure level");
+    expect(security.status).toBe(0);
+  });
+
+  it("a Slurm job that drains at TERM: the running answer ends, then the node leaves", async () => {
+    await agent.stop();
+    await launcher.stop();
+    const base = at("slurm");
+    mkdirSync(join(base, "identities/7"), { recursive: true });
+    for (const name of ["key.jwk", "binding.json", "root.json"])
+      copyFileSync(at("identity", name), join(base, "identities/7", name));
+    const shim = join(base, "resultity-agent");
+    writeFileSync(shim, `#!/bin/sh\nexec ${process.execPath} ${agentMain} "$@"\n`, { mode: 0o755 });
+    const job = processes.spawn({
+      name: "sbatch",
+      command: "/bin/sh",
+      args: [join(deploy, "slurm/resultity-node.sbatch")],
+      env: {
+        ...process.env,
+        RESULTITY_BASE: base,
+        RESULTITY_AGENT: shim,
+        RESULTITY_CONFIG: config,
+        SLURM_ARRAY_TASK_ID: "7",
+        TMPDIR: base,
+      },
+      logFile: at("sbatch.log"),
+      graceMs: 20_000,
+    });
+    agent = job;
+    await serves("m2");
+    const messages = [{ role: "user" as const, content: "long" }];
+    const stream = await client.chat.completions.create({
+      model: "m2",
+      messages,
+      stream: true,
+      max_tokens: 400,
+    });
+    let pieces = 0;
+    let stopped: ReturnType<Child["stop"]> | undefined;
+    for await (const piece of stream) {
+      pieces += piece.choices.length;
+      stopped ??= job.stop();
+    }
+    expect(pieces).toBeGreaterThan(100);
+    expect(await stopped).toEqual({ code: 0, signal: null });
+    expect((await io.nodes()).filter(({ connected }) => connected)).toEqual([]);
+    expect(readdirSync(base).toSorted()).toEqual(["identities", "resultity-agent", "state"]);
+    agent = startAgent();
+    launcher = startLauncher();
+    await serves("m2");
+  });
+
+  it("agent drain waits for what runs, and is undone when the engine begins anew", async () => {
+    const drained = command("drain", "--config", config);
+    expect(drained).toMatchObject({ code: 0, out: "drained\n" });
+    const ready = async () => (await fetch(`http://127.0.0.1:${port}/ready`)).status;
+    expect(await ready()).toBe(503);
+    await launcher.stop();
+    launcher = startLauncher();
+    await until("the node to serve again", async () => (await ready()) === 200);
+    expect((await complete("m2")).text.length).toBeGreaterThan(0);
+  });
+});
+
 describe("agent doctor", () => {
   const doctor = (...args: string[]) => {
     const run = command("doctor", "--json", ...args);
