@@ -13,7 +13,7 @@ import { sealDrainToken } from "../../src/protocol/status.ts";
 import { TestNetwork } from "../agent/fixture/network.ts";
 import { engineCommand, NodeProcesses } from "../agent/fixture/process.ts";
 import { ScriptedService } from "../agent/fixture/service.ts";
-import { type AgentSession, plainOf, ScriptedAgent } from "../io/fixture/agent.ts";
+import { type AgentSession, leaseOf, plainOf, ScriptedAgent } from "../io/fixture/agent.ts";
 import { IoProcess, ioDone, random16, random32 } from "../io/fixture/network.ts";
 import { freePort } from "../io/fixture/ports.ts";
 import { supervise } from "../testbed/processes.ts";
@@ -231,6 +231,28 @@ describe("the IO service", () => {
     expect(answer.status).toBe(200);
     expect(await answer.text()).toContain("whole");
     node.drop();
+  });
+
+  it("a chunk of an attempt that is over: it changes nothing of the answer", async () => {
+    const stale = await session();
+    const asked = fetch(`${io.url}/v1/chat/completions`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${apiKey}`, "content-type": "application/json" },
+      body: JSON.stringify({ model, messages: [], stream: true }),
+      signal: AbortSignal.timeout(20_000),
+    });
+    const first = await stale.offer();
+    const current = await session();
+    stale.send("nack", { ...leaseOf(first), code: "E_BUSY", reason: "full" });
+    const second = await current.offer();
+    stale.chunk(first, 0, "data: {}\n\n");
+    stale.heartbeat([], { accepting: false });
+    await stale.next("heartbeat-ack");
+    // The engine's error has no body: what tells it from a stream is that no event came.
+    current.send("result", current.agent.result(second, "", { status: 400 }));
+    expect((await asked).status).toBe(400);
+    stale.drop();
+    current.drop();
   });
 
   it("a claim of a million slots: it gets as many jobs as the config gives", async () => {

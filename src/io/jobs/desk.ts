@@ -90,7 +90,9 @@ export class JobDesk {
   chunk(from: From, payload: Payload<"chunk">): void {
     const { job, attempt, token, offset, data } = payload;
     const live = this.#live.get(job);
-    if (live && offset === 0 && live.spec.stream && live.output.bytes === 0)
+    // Of the current attempt alone: another node that had the job may still speak of it.
+    const current = this.#parts.dispatch.job(job)?.admits(from, { attempt, token });
+    if (live && current && offset === 0 && live.spec.stream && live.output.bytes === 0)
       live.output.kind = looksLikeEvents(data) ? "events" : "whole";
     const chunk = Buffer.from(data);
     const visible = live?.output.kind === "events";
