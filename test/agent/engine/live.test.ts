@@ -9,6 +9,8 @@ class FakeOllama {
   readonly loaded = new Set<string>();
   /** Models that its registry has not. */
   readonly missing = new Set<string>();
+  /** Models that its memory is too small for. */
+  readonly tooBig = new Set<string>();
   readonly told: string[] = [];
 
   answer(path: string, body: string | undefined): { status: number; body: string } {
@@ -32,6 +34,9 @@ class FakeOllama {
       return ok({ status: "success" });
     }
     this.told.push(`${keepAlive === 0 ? "unload" : "load"} ${model}`);
+    if (this.tooBig.has(model)) {
+      return { status: 500, body: '{"error":"model requires more system memory than is available"}' };
+    }
     if (keepAlive === 0) this.loaded.delete(name);
     else this.loaded.add(name);
     return ok({ model, response: "", done: true, done_reason: keepAlive === 0 ? "unload" : "load" });
@@ -84,6 +89,15 @@ describe("an engine that loads models while it serves", () => {
     await settle();
     expect(watch.view).toMatchObject({ active: ["none", "a"] });
     expect(watch.view.reason).toBeUndefined();
+  });
+
+  it("does not serve a model that is there but cannot be loaded", async () => {
+    ollama.installed.add("big:latest");
+    ollama.tooBig.add("big");
+    serve("big");
+    await settle();
+    expect(watch.view).toMatchObject({ health: "starting", installed: ["big:latest", "big"], active: [] });
+    expect(watch.view.reason).toMatch(/big.*load.*more system memory/);
   });
 
   it("leaves a model alone that the engine has thrown out for another", async () => {

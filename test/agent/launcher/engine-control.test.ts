@@ -60,6 +60,12 @@ describe("EngineControl", () => {
   it.each([
     ["the same", "vllm", { engine: "vllm" }, "1 now\n"],
     ["another model", "vllm", { engine: "vllm", models: ["m2"] }, "2 now\n"],
+    [
+      "another model, though the command names none",
+      "openai",
+      { engine: "openai", models: ["m2"] },
+      "2 now\n",
+    ],
     ["another engine", "vllm", { engine: "sglang" }, "2 now\n"],
     ["more GPUs", "vllm", { engine: "vllm", gpuCount: 2 }, "2 now\n"],
     ["another command", "ollama", { engine: "ollama", command: ["other"] }, "2 now\n"],
