@@ -123,6 +123,7 @@ describe("what an agent refuses", () => {
     node.desire();
     node.startAgent(service.url);
     await node.sees("the refusal", ({ session }) => session.last_error?.includes("bad_signature"));
+    await until("the close frame", () => service.closes.length > 0);
     expect(service.closes[0]).toMatchObject({ code: 4401 });
     expect(service.connected).toBe(false);
   });
@@ -132,6 +133,7 @@ describe("what an agent refuses", () => {
     node.desire();
     node.startAgent(service.url);
     await node.sees("the refusal", ({ session }) => session.last_error?.includes("unknown_key"));
+    await until("the close frame", () => service.closes.length > 0);
     expect(service.closes[0]).toMatchObject({ code: 4401 });
   });
 

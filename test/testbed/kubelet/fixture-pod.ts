@@ -83,6 +83,8 @@ export interface FixturePodSpec {
 
 /** Port of the sidecar. */
 export const agentPort = 9440;
+/** Longest wait for anything, ms: rows run side by side on two cores, and the real kubelet's back-offs are its own. */
+const longest = 110_000;
 
 /** Namespace of the suite's objects. */
 export const namespace = "kubelet-suite";
@@ -219,7 +221,7 @@ export class FixturePod implements AsyncDisposable {
   }
 
   /** Waits until the story holds `line` `times` times. On a deadline the error shows story and status. */
-  async toldOf(line: string, times = 1, deadlineMs = 60_000): Promise<void> {
+  async toldOf(line: string, times = 1, deadlineMs = longest): Promise<void> {
     await this.until(
       `"${line}" (${times})`,
       () => this.story().filter((each) => each === line).length >= times,
@@ -240,7 +242,7 @@ export class FixturePod implements AsyncDisposable {
   async until<T>(
     what: string,
     look: () => T | Promise<T>,
-    deadlineMs = 60_000,
+    deadlineMs = longest,
   ): Promise<Exclude<T, undefined | null | false>> {
     try {
       return await until(`pod ${this.name}: ${what}`, look, { deadlineMs, intervalMs: 100 });
@@ -265,8 +267,12 @@ export class FixturePod implements AsyncDisposable {
   /** Turns a switch of the sidecar. */
   async turn(name: "startup" | "ready" | "live", value: "on" | "off"): Promise<void> {
     const ip = (await this.read())?.status?.podIP ?? "";
-    const answer = await request(`http://${ip}:${agentPort}/switch?${name}=${value}`, { method: "POST" });
-    await answer.body.dump();
+    // The sidecar tells its story from its first moment on, and listens a little later.
+    await this.until("the sidecar to listen", async () => {
+      const answer = await request(`http://${ip}:${agentPort}/switch?${name}=${value}`, { method: "POST" });
+      await answer.body.dump();
+      return answer.statusCode < 300;
+    });
   }
 
   /** Asks the API server to delete the pod, with its own grace period unless told otherwise. */
@@ -279,7 +285,7 @@ export class FixturePod implements AsyncDisposable {
   }
 
   /** Waits until the pod object is gone. */
-  async gone(deadlineMs = 60_000): Promise<void> {
+  async gone(deadlineMs = longest): Promise<void> {
     await this.until("the pod to be gone", async () => (await this.read()) === undefined, deadlineMs);
   }
 }

@@ -6,7 +6,8 @@
  * `t` in milliseconds since the epoch. Environment: `WHO` names the container, `TIMELINE` the file.
  *
  * sidecar: HTTP on POD_IP:9440
- *   GET  /startup /ready /live   200 or 503, as the switch of that name says (all on, unless `--off=startup,live`)
+ *   GET  /startup /ready /live   200 or 503, as the switch of that name says (all on, unless `--off=startup,live`);
+ *                                /live is 503 only while the engine runs
  *   GET  /drain?delay=<ms>       answers after the delay; events `drain-begin` and `drain-end`
  *   GET  /whoami                 {version, instance, who}
  *   POST /switch?<name>=on|off   turns a switch
@@ -67,13 +68,13 @@ for (const [option, write] of [
   if (text) write(text.slice(0, text.indexOf(":")), text.slice(text.indexOf(":") + 1));
 }
 
-note("start", { pid: process.pid, startedBy: process.ppid });
 process.on("SIGTERM", () => {
   note("term");
   if (options.has("deaf")) return;
   note("exit", { code: 0 });
   process.exit(0);
 });
+note("start", { pid: process.pid, startedBy: process.ppid });
 for (const path of listOf("try")) note("try", { path, ...contentOf(path) });
 if (options.has("env")) {
   note("env", { values: Object.fromEntries(listOf("env").map((name) => [name, process.env[name] ?? null])) });
@@ -91,6 +92,13 @@ switch (mode) {
     process.exit(64);
 }
 
+/** True once the engine has begun to heed SIGTERM: one that is told to stop before that does not hear it. */
+function engineRuns() {
+  const { content = "" } = contentOf(process.env.TIMELINE ?? "");
+  const events = content.split("\n").filter((line) => line.includes('"who":"runtime"'));
+  return events.at(-1)?.includes('"event":"start"') ?? false;
+}
+
 function sidecar() {
   if (options.get("fails-as") === version) {
     note("exit", { code: 1 });
@@ -106,8 +114,10 @@ function sidecar() {
     switch (url.pathname) {
       case "/startup":
       case "/ready":
-      case "/live":
         answer(off.has(url.pathname.slice(1)) ? 503 : 200, {});
+        break;
+      case "/live":
+        answer(off.has("live") && engineRuns() ? 503 : 200, {});
         break;
       case "/whoami":
         answer(200, { version, instance, who });
