@@ -14,7 +14,7 @@ import { type MetricsText, serveEndpoints } from "../agent/endpoints/server.ts";
 import { readIdentity } from "../agent/identity.ts";
 import type { Ports } from "../agent/ports.ts";
 import { ReceiptBook } from "../agent/receipts/book.ts";
-import type { AgentCommand } from "../agent/standalone/command.ts";
+import { type AgentCommand, helpOf } from "../agent/standalone/command.ts";
 import { flagLines, readCommandLine, UsageError } from "../agent/standalone/command-line.ts";
 import { SettingsError } from "../agent/standalone/setting.ts";
 import { type AgentSettings, resolveSettings } from "../agent/standalone/settings.ts";
@@ -108,10 +108,14 @@ function gpuSource(settings: AgentSettings, ports: Ports): GpuSource | undefined
 
 async function main([first = "run", ...rest]: readonly string[]): Promise<void> {
   const named = !first.startsWith("-");
-  const command = named && !rest.includes("--help") ? commands[first] : undefined;
+  const command = named ? commands[first] : undefined;
   if (command) {
-    const { run: carryOut } = await command();
-    process.exitCode = await carryOut({
+    const asked = await command();
+    if (rest.includes("--help") || rest.includes("-h")) {
+      console.log(helpOf(asked));
+      return;
+    }
+    process.exitCode = await asked.run({
       argv: rest,
       env: process.env,
       out: (text) => console.log(text),
@@ -134,6 +138,8 @@ try {
   await main(process.argv.slice(2));
 } catch (thrown) {
   const misused = thrown instanceof UsageError || thrown instanceof SettingsError;
-  console.error(`agent: ${messageOf(thrown)}${thrown instanceof UsageError ? `\n\n${usage}` : ""}`);
+  console.error(`agent: ${messageOf(thrown)}`);
+  if (thrown instanceof UsageError)
+    console.error("agent --help lists commands and settings, agent COMMAND --help more");
   process.exit(misused ? 2 : 1);
 }

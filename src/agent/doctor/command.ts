@@ -17,6 +17,7 @@ const own = [{ name: "json", help: "print JSON" }] as const;
 export const doctorCommand: AgentCommand = {
   usage: "doctor [--json] [options of run]",
   summary: "looks for what stands in the node's way and says how to mend it",
+  flags: own,
   async run({ argv, env, out }) {
     let findings: readonly Finding[];
     let json = argv.includes("--json");

@@ -42,6 +42,7 @@ const own = [
 export const receiptsCommand: AgentCommand = {
   usage: "receipts list|verify|export [FILE …]",
   summary: "what the node has earned: totals per day and model, check of every signature, export",
+  flags: own,
   async run(world) {
     const line = await readCommandLine(world.argv, world.env, own);
     const [verb = "list", ...files] = line.positionals;

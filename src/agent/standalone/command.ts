@@ -1,3 +1,4 @@
+import { type CommandFlag, flagLines } from "./command-line.ts";
 import type { SettingSources } from "./sources.ts";
 
 /** What a command of the node's owner may use of the world. */
@@ -18,6 +19,8 @@ export interface AgentCommand {
   /** Its words after `agent`, for the usage. */
   readonly usage: string;
   readonly summary: string;
+  /** Flags of its own, beside the settings. */
+  readonly flags: readonly CommandFlag[];
   readonly run: (world: CommandWorld) => Promise<0 | 1>;
 }
 
@@ -30,4 +33,9 @@ export function columns(rows: readonly (readonly string[])[]): readonly string[]
       .join("  ")
       .trimEnd(),
   );
+}
+
+/** Help of one command. */
+export function helpOf({ usage, summary, flags }: AgentCommand): string {
+  return `usage: agent ${usage}\n\n${summary}\n\n${flagLines(flags)}`;
 }

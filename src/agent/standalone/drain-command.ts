@@ -20,6 +20,7 @@ const timeoutMs = 3_600_000;
 export const drainCommand: AgentCommand = {
   usage: "drain [--listen HOST:PORT]",
   summary: "before the engine is stopped: has the running agent drain, and waits",
+  flags: [],
   async run({ argv, env, out }) {
     const line = await readCommandLine(argv, env);
     if (line.positionals.length > 0) throw new UsageError("drain takes no arguments beside its flags");

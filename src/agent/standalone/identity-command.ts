@@ -19,6 +19,7 @@ export class IdentityCommandError extends CodedError<"unwritable"> {}
 export const identityCommand: AgentCommand = {
   usage: "identity init [--identity-dir DIR]",
   summary: "makes the node's key where there is none, and prints the node id",
+  flags: [],
   async run({ argv, env, out, note }) {
     const line = await readCommandLine(argv, env);
     if (line.positionals.join(" ") !== "init") throw new UsageError("the command is `agent identity init`");

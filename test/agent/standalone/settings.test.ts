@@ -1,3 +1,5 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { parseWindow, inWindows } from "../../../src/agent/standalone/windows.ts";
 import { standaloneTarget } from "../../../src/agent/standalone/wish.ts";
@@ -168,6 +170,16 @@ drain: { timeout: 2m, stopTimeout: 45s }
     expect(await refused("nodeName: n1\nendpoints: [http://a]\n")).toContain(
       `--network is missing: set field network in ${path}, or RESULTITY_NETWORK`,
     );
+  });
+
+  it("docs/standalone.md has a row that names field and flag of each", () => {
+    const page = readFileSync(join(import.meta.dirname, "../../../docs/standalone.md"), "utf8");
+    const rows = page.split("\n").filter((line) => line.startsWith("| `"));
+    const missing = Object.values(agentSettings).filter(
+      ({ path: field, flag }) =>
+        !rows.some((row) => row.includes(`\`${field}\``) && row.includes(`\`--${flag}`)),
+    );
+    expect(missing.map(({ path: field }) => field)).toEqual([]);
   });
 
   it("no two settings share a field, a flag or a variable", () => {
