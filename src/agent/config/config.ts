@@ -354,7 +354,9 @@ export class ConfigLoop {
   async #take(step: ConfigStep): Promise<void> {
     switch (step.do) {
       case "nothing":
+        return;
       case "await-stop":
+        this.#tellOwner(step.reason);
         return;
       case "start":
         if (this.#wanted) await this.#apply(this.#wanted, "now");
@@ -367,6 +369,16 @@ export class ConfigLoop {
       case "restart":
         return this.#hooks.wantRestart(step.reason);
     }
+  }
+
+  /** Without an operator nobody stops the runtime by himself: its owner must know that it is awaited. */
+  #tellOwner(reason: string): void {
+    const wanted = this.#wanted;
+    if (this.#options.podDir !== undefined || !wanted) return;
+    const { version } = wanted.snapshot;
+    const { image } = wanted.selection.runtime;
+    const words = `config ${version} waits for a stop of the runtime (${reason}): install the engine of ${image} here, then restart the launcher (systemctl restart resultity-runtime)`;
+    this.#problems.note("target", wanted.digest, new ProtocolError("no_runtime", words));
   }
 
   async #apply(config: NodeConfig, when: "now" | "next"): Promise<void> {

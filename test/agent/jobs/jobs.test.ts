@@ -67,12 +67,14 @@ let ports: FakePorts;
 let outbox: FakeOutbox;
 let capacity: Capacity;
 let changes: JobsChange[];
+let receipts: string[];
 let jobs: Jobs;
 
 beforeEach(() => {
   ports = fakePorts();
   outbox = new FakeOutbox();
   changes = [];
+  receipts = [];
   capacity = {
     accepting: true,
     slots: 2,
@@ -94,6 +96,7 @@ beforeEach(() => {
     outbox,
     () => capacity,
     (what) => changes.push(what),
+    { delegated: () => {}, keep: (countersign) => receipts.push(countersign) },
   );
 });
 
@@ -104,6 +107,13 @@ const verdict = (action: "keep" | "cancel" | "committed", offset = 0) =>
   jobs.frame(frame("verdict", { jobs: [{ job: id, attempt: 1, action, offset }], last: true }));
 const ack = (status: "committed" | "stale" | "refused") =>
   jobs.frame(frame("ack", { upto: 9, results: [{ job: id, attempt: 1, status }] }));
+
+it("keeps the receipt of every committed result, also of a job that an earlier process has done", () => {
+  const results = [{ job: id, attempt: 1, status: "committed" as const, receipt: "r" }];
+  jobs.frame(frame("ack", { upto: 9, results }));
+  ack("stale");
+  expect(receipts).toEqual(["r"]);
+});
 
 describe("a streamed job", () => {
   it("asks the engine with the job's id, relays the first event at once and the next ones together", () => {
