@@ -19,7 +19,9 @@ const tokenDelayMs = 30;
 let loop: Loop;
 /** Every completion that was ever asked for, since the store knows all of them. */
 const asked: ClientEntry[] = [];
-let serviceKilled = false;
+/** Problems that a test has failed of. */
+const told = new Set<string>();
+let killedAt: number | undefined;
 
 beforeAll(async () => {
   await buildBundles();
@@ -65,10 +67,14 @@ async function reconciled(): Promise<FaultReconciliation> {
       states.has(state),
     );
   });
-  return reconcileFaults(
+  const all = reconcileFaults(
     { ...logs, store: await loop.ioJobs(), receipts: await receiptJobs(loop) },
-    { serviceKilled },
+    { killedAt },
   );
+  // A problem belongs to the test that first sees it.
+  const problems = all.problems.filter((problem) => !told.has(problem));
+  for (const problem of problems) told.add(problem);
+  return { ...all, problems };
 }
 
 /** All nodes are Ready and in session, and a new completion is answered. */
@@ -149,8 +155,8 @@ describe("the whole loop, when a process is killed in the middle of jobs", () =>
     const processes = () =>
       nodes.map((node) => `${containerOf(loop, node, "agent").pid} ${enginePid(loop, node)}`);
     const before = processes();
-    serviceKilled = true;
     const { entries, raw } = await killAmidJobs(async () => {
+      killedAt = Date.now();
       await loop.io.kill();
       await loop.io.restart();
     });

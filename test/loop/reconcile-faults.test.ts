@@ -49,8 +49,16 @@ describe("reconcileFaults", () => {
       engine: [...run("a"), ...run("d", "aborted"), ...run("e", "aborted")],
       receipts: ["a"],
     };
-    expect(reconcileFaults(logs, { serviceKilled: true })).toMatchObject({ cut: 2, problems: [] });
+    expect(reconcileFaults(logs, { killedAt: 3 })).toMatchObject({ cut: 2, problems: [] });
     expect(reconcileFaults(logs).problems).not.toEqual([]);
+  });
+
+  it("lets an answer overtake its commit at the moment of the kill, and at no other", () => {
+    const logs = { ...good, store: [job("a", "CANCELLED", 0), ...good.store.slice(1)], receipts: ["b", "c"] };
+    expect(reconcileFaults(logs, { killedAt: 100 }).problems).toEqual([]);
+    expect(reconcileFaults(logs, { killedAt: 5_000 }).problems).toEqual([
+      "a: answered, but the store says CANCELLED",
+    ]);
   });
 
   const cases: readonly [string, Partial<FaultLogs>, RegExp][] = [

@@ -25,11 +25,12 @@ const committed: ReadonlySet<string> = new Set(["COMMITTED", "CONFIRMED"]);
 /**
  * Reconciles client, store, receipts and engines by job id, where processes were killed in between. A job is answered in
  * full and committed once; or, after the first relayed byte, its stream ended with `node_lost` and it is INTERRUPTED; or the
- * service was killed (`serviceKilled`), its connection was cut and it is CANCELLED, unless it had been committed already.
+ * service was killed (at `killedAt`, ms), its connection was cut and it is CANCELLED, unless it had been committed already. An answer of that very
+ * moment may have overtaken its commit on the way to the disk; it is then neither committed nor charged.
  */
 export function reconcileFaults(
   { client, store, engine, receipts }: FaultLogs,
-  { serviceKilled = false }: { serviceKilled?: boolean } = {},
+  { killedAt }: { killedAt?: number | undefined } = {},
 ): FaultReconciliation {
   const problems: string[] = [];
   const jobs = new Map(store.map((job) => [job.id, job]));
@@ -38,11 +39,11 @@ export function reconcileFaults(
   const cut: ClientEntry[] = [];
   for (const entry of client) {
     const job = entry.id === undefined ? undefined : jobs.get(entry.id);
-    if (entry.ok) problems.push(...answeredWrongly(entry, job));
+    if (entry.ok) problems.push(...answeredWrongly(entry, job, killedAt));
     else if (job?.state === "INTERRUPTED") {
       interrupted.push(job.id);
       problems.push(...interruptedWrongly(entry));
-    } else if (serviceKilled && entry.code === undefined) {
+    } else if (killedAt !== undefined && entry.code === undefined) {
       cut.push(entry);
       problems.push(...cutWrongly(entry, job));
     } else
@@ -57,8 +58,13 @@ export function reconcileFaults(
 
 const nameOf = ({ id, stream }: ClientEntry): string => `${id ?? "(no id)"}${stream ? " (stream)" : ""}`;
 
-function answeredWrongly(entry: ClientEntry, job: IoJob | undefined): string[] {
+/** Longest time that a commit may take to reach the disk, ms. */
+const commitMs = 1_000;
+
+function answeredWrongly(entry: ClientEntry, job: IoJob | undefined, killedAt: number | undefined): string[] {
   if (job && committed.has(job.state)) return [];
+  const overtaken = killedAt !== undefined && Math.abs(killedAt - entry.ended) < commitMs;
+  if (overtaken && job?.state === "CANCELLED") return [];
   return [`${nameOf(entry)}: answered, but the store says ${job?.state ?? "nothing"}`];
 }
 

@@ -134,17 +134,37 @@ function conditionsOf(seen: PoolObservation, counted: Counted): readonly PoolCon
           message: `${counted.ready.length} nodes are in service`,
           observedGeneration,
         }
-      : {
-          type: "Ready",
-          status: "False",
-          reason: progressing.reason,
-          message: progressing.message,
-          observedGeneration,
-        };
+      : { ...unready(seen, counted, progressing), type: "Ready", status: "False", observedGeneration };
   return [available, progressing, ready];
 }
 
 type Verdict = Omit<PoolCondition, "observedGeneration">;
+
+/** Why not every node serves, though enough of them do: an update is under way, or a node is not well. */
+function unready(
+  { pool, children }: PoolObservation,
+  { ready }: Counted,
+  progressing: Verdict,
+): Pick<PoolCondition, "reason" | "message"> {
+  const worst = worstOf(children);
+  if (progressing.reason !== "NewestConfig" || !worst) return progressing;
+  const why = findCondition(worst.status?.conditions, "Ready");
+  // Each text is a write: what passes by itself is told by the node alone.
+  const lasting = why && stuckReasons.has(why.reason) ? `${why.reason}: ${why.message}` : "it is on its way";
+  return {
+    reason: "WaitingForNode",
+    message: `${ready.length} of ${budgetSize(pool, children)} nodes are in service; ${worst.metadata.name}: ${lasting}`,
+  };
+}
+
+/** A node that should serve and does not; of several one that will not by itself. */
+function worstOf(children: readonly ResultityNode[]): ResultityNode | undefined {
+  const unwell = children.filter((child) => !isLeaving(child) && !isParked(child) && !isReady(child));
+  const stuck = unwell.find(({ status }) =>
+    stuckReasons.has(findCondition(status?.conditions, "Ready")?.reason ?? ""),
+  );
+  return stuck ?? unwell[0];
+}
 
 function availableOf({ pool, children }: PoolObservation, { ready }: Counted): Verdict {
   const size = budgetSize(pool, children);
@@ -159,7 +179,7 @@ function availableOf({ pool, children }: PoolObservation, { ready }: Counted): V
       message: `${ready.length} of ${size} nodes are in service, ${needed} are needed`,
     };
   }
-  const worst = children.find((child) => !isLeaving(child) && !isParked(child) && !isReady(child));
+  const worst = worstOf(children);
   const why = findCondition(worst?.status?.conditions, "Ready")?.message;
   return {
     type: "Available",

@@ -185,6 +185,36 @@ describe("rolling update", () => {
   });
 });
 
+describe("status", () => {
+  const readyOf = (fleet: Fleet) =>
+    poolStatus(fleet.observe()).conditions?.find(({ type }) => type === "Ready");
+
+  it("of a settled pool with a node that is not well names the node, and the cause if it lasts", () => {
+    const fleet = settled(3);
+    expect(readyOf(fleet)).toMatchObject({ status: "True", reason: "AllWell" });
+    fleet.fail("chat-1");
+    expect(readyOf(fleet)).toMatchObject({
+      status: "False",
+      reason: "WaitingForNode",
+      message: "2 of 3 nodes are in service; chat-1: it is on its way",
+    });
+    fleet.change("chat-1", ({ status, ...child }) => ({
+      ...child,
+      status: {
+        ...status,
+        conditions: (status?.conditions ?? []).map((condition) => ({
+          ...condition,
+          reason: "AgentFailed",
+          message: "container agent does not stay up",
+        })),
+      },
+    }));
+    expect(readyOf(fleet)?.message).toBe(
+      "2 of 3 nodes are in service; chat-1: AgentFailed: container agent does not stay up",
+    );
+  });
+});
+
 describe("maxUnavailable", () => {
   it.each([
     [1, 3, 1],
