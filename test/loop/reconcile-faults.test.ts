@@ -53,6 +53,11 @@ describe("reconcileFaults", () => {
     expect(reconcileFaults(logs).problems).not.toEqual([]);
   });
 
+  it("lets an engine be killed before it says that it has answered", () => {
+    const engine = good.engine.filter(({ id, event }) => id !== "a" || event === "begin");
+    expect(reconcileFaults({ ...good, engine }).problems).toEqual([]);
+  });
+
   it("lets an answer overtake its commit at the moment of the kill, and at no other", () => {
     const logs = { ...good, store: [job("a", "CANCELLED", 0), ...good.store.slice(1)], receipts: ["b", "c"] };
     expect(reconcileFaults(logs, { killedAt: 100 }).problems).toEqual([]);
@@ -72,6 +77,11 @@ describe("reconcileFaults", () => {
     ["a job that nobody asked for", { store: [...good.store, job("x", "DEAD")] }, /nobody/],
     ["more runs than attempts", { engine: [...good.engine, ...run("a", "aborted")] }, /begun 2 times/],
     ["an answer that no engine gave", { engine: good.engine.slice(2) }, /no engine/],
+    [
+      "an answer of an engine that broke off",
+      { engine: [...run("a", "aborted"), ...good.engine.slice(2)] },
+      /no engine/,
+    ],
     ["work for an unknown id", { engine: [...good.engine, ...run("x")] }, /does not have it/],
     ["a job charged twice", { receipts: [...good.receipts, "a"] }, /two receipts/],
     ["a commit without a charge", { receipts: ["a", "c"] }, /without a receipt/],

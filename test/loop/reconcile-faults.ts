@@ -110,6 +110,7 @@ function engineWork(jobs: ReadonlyMap<string, IoJob>, engine: Logs["engine"]): s
     return countBy(ids.map(({ id }) => id ?? ""));
   };
   const begun = times("begin");
+  const ended = times("end");
   const completed = times("end", "completed");
   for (const [id, count] of begun) {
     const job = jobs.get(id);
@@ -119,7 +120,9 @@ function engineWork(jobs: ReadonlyMap<string, IoJob>, engine: Logs["engine"]): s
       problems.push(`${id}: begun ${count} times in ${job.attempt} attempts`);
   }
   for (const { id, state } of jobs.values()) {
-    if (committed.has(state) && !completed.has(id))
+    // An engine may be killed between its answer and its line about it.
+    const cutShort = (begun.get(id) ?? 0) > (ended.get(id) ?? 0);
+    if (committed.has(state) && !completed.has(id) && !cutShort)
       problems.push(`${id}: ${state}, but no engine completed it`);
   }
   return problems;
