@@ -1,4 +1,5 @@
 import { defineConfig } from "vitest/config";
+import { BaseSequencer, type TestSpecification } from "vitest/node";
 
 /**
  * Three projects. `unit` needs nothing but Node. `kubelet` (the kubelet specification) and `integration` start real
@@ -12,8 +13,17 @@ const processes = {
   hookTimeout: 1_500_000,
 };
 
+/** Files that take a minute or two begin first, so that none of them is the last to run, alone. */
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const isLong = ({ moduleId }: TestSpecification) => /\/(loop-|real\.)/.test(moduleId);
+    return (await super.sort(files)).toSorted((a, b) => Number(isLong(b)) - Number(isLong(a)));
+  }
+}
+
 export default defineConfig({
   test: {
+    sequence: { sequencer: LongestFirst },
     projects: [
       {
         test: {
