@@ -115,6 +115,8 @@ def verify_release(root: Root, statement: Any, known: int) -> dict[str, Any]:
     same_network(release["network"], root.network, "the release")
     if release["current"] not in {entry["digest"] for entry in release["allowed"]}:
         raise Refused("schema", "current of the release is not among allowed")
+    if len({entry["digest"] for entry in release["allowed"]}) < len(release["allowed"]):
+        raise Refused("schema", "allowed of the release names a digest twice")
     if release["sequence"] < known:
         raise Refused("rollback", f"release {release['sequence']} is older than {known}, which is known")
     return release

@@ -45,6 +45,9 @@ export function verifyRelease(statement: Statement, root: TrustedRoot, known: nu
   if (!release.allowed.some(({ digest }) => digest === release.current)) {
     throw new ProtocolError("schema", "release: current is not among allowed");
   }
+  if (new Set(release.allowed.map(({ digest }) => digest)).size < release.allowed.length) {
+    throw new ProtocolError("schema", "release: allowed names a digest twice");
+  }
   return release;
 }
 

@@ -64,6 +64,15 @@ describe("release", () => {
       },
     ],
     [
+      "a digest that is allowed twice, until two different times",
+      "schema",
+      (net) => {
+        const { digest, now, release } = net;
+        const allowed = [...release.allowed, { digest, expires: now + 1 }];
+        verifyRelease(signRelease({ ...release, allowed }, net.configKeys), net.root, 0);
+      },
+    ],
+    [
       "a torn signature beside two good ones",
       "bad_signature",
       (net) => {
