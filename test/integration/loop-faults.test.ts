@@ -15,6 +15,7 @@ import { until } from "../testbed/until.ts";
 
 const nodes = ["chat-0", "chat-1", "chat-2"];
 const tokenDelayMs = 30;
+const maxJobs = 4;
 
 let loop: Loop;
 /** Every completion that was ever asked for, since the store knows all of them. */
@@ -25,7 +26,7 @@ let killedAt: number | undefined;
 
 beforeAll(async () => {
   await buildBundles();
-  loop = await startLoop({ hosts: 2, gpusPerHost: 3, tokenDelayMs, maxJobs: 4 });
+  loop = await startLoop({ hosts: 2, gpusPerHost: 3, tokenDelayMs, maxJobs });
   await loop.applySamples({ replicas: nodes.length });
   await loop.untilReady(nodes.length);
 }, 1_500_000);
@@ -33,27 +34,38 @@ beforeAll(async () => {
 afterAll(() => loop?.stop());
 
 /**
- * Runs completions, and when the engine of one node is in the middle of a plain one, of a streamed one and of a raw
- * stream of which the client has read something, calls `kill` with that node's name.
+ * Keeps all nodes busy with completions until the engine of one is in the middle of a plain one, of a streamed one and of a
+ * raw stream of which the client has read something; then asks for no more and calls `kill` with that node's name.
  */
 async function killAmidJobs(kill: (node: string) => void | Promise<void>) {
-  const load = runLoad({ ...client(), total: 20, concurrency: 8, maxTokens: 60 });
-  const raw = await openStream({ ...client(), maxTokens: 160 });
-  const [victim, flights] = await until("a node in the middle of jobs of both kinds", () => {
-    const longEnough = Date.now() - 400;
-    for (const [pod, all] of inFlight(loop)) {
-      const flights = all.filter(({ begun }) => begun < longEnough);
-      const both = [true, false].every((stream) =>
-        flights.some((flight) => flight.stream === stream && flight.id !== raw.id),
-      );
-      if (both && flights.some(({ id }) => id === raw.id)) return [pod, flights] as const;
-    }
-    return undefined;
-  });
-  await kill(victim);
-  const [entries, rawEntry] = [await load, await raw.ended];
-  asked.push(...entries, rawEntry);
-  return { victim, flights, entries, raw };
+  const enough = new AbortController();
+  const busy = {
+    total: 1_000,
+    concurrency: nodes.length * maxJobs - 1,
+    maxTokens: 60,
+    signal: enough.signal,
+  };
+  const load = runLoad({ ...client(), ...busy });
+  const raw = await openStream({ ...client(), maxTokens: 900 });
+  try {
+    const [victim, flights] = await until("a node in the middle of jobs of both kinds", () => {
+      const longEnough = Date.now() - 400;
+      for (const [pod, all] of inFlight(loop)) {
+        const flights = all.filter(({ begun }) => begun < longEnough);
+        const both = [true, false].every((stream) =>
+          flights.some((flight) => flight.stream === stream && flight.id !== raw.id),
+        );
+        if (both && flights.some(({ id }) => id === raw.id)) return [pod, flights] as const;
+      }
+      return undefined;
+    });
+    enough.abort();
+    await kill(victim);
+    return { victim, flights, entries: await load, raw };
+  } finally {
+    enough.abort();
+    asked.push(...(await load), await raw.ended);
+  }
 }
 
 const client = () => ({ baseURL: loop.ioURL, apiKey: loop.apiKey });

@@ -181,7 +181,7 @@ describe("a build", () => {
   });
 
   test("that fails ends with what Go said, and leaves nothing that passes for a binary", async () => {
-    fakeGo('echo half > "$out"; echo "dial tcp: lookup proxy.golang.org: no such host" >&2; exit 1');
+    fakeGo('echo half > "$out"; echo "dial tcp: lookup modules.test: no such host" >&2; exit 1');
     await expect(ensureBinaries(["etcd"], options())).rejects.toMatchObject({
       code: "BuildFailed",
       message: expect.stringMatching(/^building etcd v3.*GOPROXY[^]*no such host$/),
