@@ -144,13 +144,15 @@ function planUpdate(seen: PoolObservation, leaves: (child: ResultityNode) => boo
   const { pool } = seen;
   const wanted = wantedDigest(seen);
   const staying = seen.children.filter((child) => !leaves(child)).sort(byOrdinal(pool));
-  const inService = staying.filter((child) => !isParked(child) && isReady(child) && !isMoving(child));
-  let room = inService.length - minAvailableOf(pool, budgetSize(pool, seen.children));
+  const inService = new Set(
+    staying.filter((child) => !isParked(child) && isReady(child) && !isMoving(child)),
+  );
+  let room = inService.size - minAvailableOf(pool, budgetSize(pool, seen.children));
   const actions: PoolAction[] = [];
   for (const child of staying) {
     const steps = stepsOf(seen, child, wanted);
     if (steps.length === 0) continue;
-    const costsService = inService.includes(child);
+    const costsService = inService.has(child);
     if (costsService && steps.some((step) => !isFree(pool, step))) {
       if (room <= 0) continue;
       room--;
