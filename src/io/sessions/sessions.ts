@@ -20,19 +20,14 @@ import type { JobFrame, RandomBytes, SessionHost } from "./host.ts";
 import { Session } from "./session.ts";
 
 /** What sessions need of the service. */
-export interface SessionsParts {
-  readonly clock: Clock;
-  readonly log: Logger;
-  readonly random: RandomBytes;
-  readonly config: NetworkConfig;
-  readonly nodes: Nodes;
-  readonly serviceKey: ServiceKey;
+export interface SessionsParts
+  extends Pick<
+    SessionHost,
+    "clock" | "log" | "random" | "config" | "nodes" | "serviceKey" | "audiences" | "heartbeatMs" | "leaseMs"
+  > {
   readonly store: Store;
   readonly metrics: IoMetrics;
-  readonly audiences: readonly string[];
   readonly rates: { readonly ip: RateLimit; readonly node: RateLimit };
-  readonly heartbeatMs: number;
-  readonly leaseMs: number;
   /** Most connections that have not got as far as `ready`. */
   readonly maxOpening: number;
 }

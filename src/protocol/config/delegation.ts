@@ -1,7 +1,7 @@
 import * as z from "zod/mini";
 import { ProtocolError } from "../codes.ts";
-import { nameField, timeField } from "../fields.ts";
-import { isBytes32, type PublicJwk, type SigningKey } from "../keys.ts";
+import { nameField, publicJwkField, timeField } from "../fields.ts";
+import { type PublicJwk, type SigningKey } from "../keys.ts";
 import type { TrustedRoot } from "./root.ts";
 import { signStatement, type Statement, verifyStatement } from "./statement.ts";
 
@@ -10,11 +10,7 @@ export const delegationTyp = "rn1.delegation";
 
 const delegationSchema = z.object({
   network: nameField,
-  key: z.object({
-    kty: z.literal("OKP"),
-    crv: z.literal("Ed25519"),
-    x: z.string().check(z.refine(isBytes32)),
-  }),
+  key: publicJwkField,
   expires: timeField,
 });
 

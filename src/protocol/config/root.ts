@@ -1,9 +1,9 @@
 import * as z from "zod/mini";
 import { ProtocolError } from "../codes.ts";
-import { keyIdField, nameField } from "../fields.ts";
+import { keyIdField, nameField, publicJwkField } from "../fields.ts";
 import { parsePayload } from "../frame.ts";
 import { decodeUtf8 } from "../jws.ts";
-import { importPublicKey, isBytes32, type KeyId, type SigningKey, type VerifyKey } from "../keys.ts";
+import { importPublicKey, type KeyId, type SigningKey, type VerifyKey } from "../keys.ts";
 import { statementField } from "../messages.ts";
 import { type Role, signStatement, type Statement, verifyStatement } from "./statement.ts";
 
@@ -19,15 +19,7 @@ const role = z.object({
 export const rootSchema = z.object({
   network: nameField,
   version: z.int().check(z.minimum(1)),
-  keys: z
-    .array(
-      z.object({
-        kty: z.literal("OKP"),
-        crv: z.literal("Ed25519"),
-        x: z.string().check(z.refine(isBytes32)),
-      }),
-    )
-    .check(z.minLength(1), z.maxLength(48)),
+  keys: z.array(publicJwkField).check(z.minLength(1), z.maxLength(48)),
   roles: z.object({ root: role, config: role, delegation: role }),
 });
 export type RootPayload = z.infer<typeof rootSchema>;
