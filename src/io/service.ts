@@ -27,6 +27,7 @@ import { registrationRoutes } from "./registration/routes.ts";
 import { ServiceKey } from "./service-key.ts";
 import type { RandomBytes } from "./sessions/host.ts";
 import { Sessions } from "./sessions/sessions.ts";
+import { Upgrades } from "./sessions/upgrade.ts";
 import type { Kept, Store } from "./store/port.ts";
 
 /** What the service is given: everything outside of it. */
@@ -206,7 +207,8 @@ export class IoService {
     app.get("/metrics", async (_request, reply) =>
       reply.type(this.parts.metrics.contentType).send(await this.parts.metrics.text()),
     );
-    app.server.on("upgrade", (request, socket, head) => this.sessions.upgrade(request, socket, head));
+    const upgrades = new Upgrades(this.sessions, metrics);
+    app.server.on("upgrade", (request, socket, head) => upgrades.take(request, socket, head));
   }
 
   /** Why the service cannot do its work now; undefined = it can. */

@@ -1,4 +1,3 @@
-import type { WebSocket } from "ws";
 import type { Clock } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
 import { CloseCode, closeReason, cutReason, ProtocolError } from "../../protocol/codes.ts";
@@ -14,6 +13,7 @@ import type { From } from "../dispatch/types.ts";
 import type { NodeLine } from "../jobs/desk.ts";
 import type { KnownNode } from "../nodes.ts";
 import type { SessionHost } from "./host.ts";
+import type { Wire } from "./wire.ts";
 
 /** A peer with this many bytes unread is terminated. */
 const maxBufferedBytes = 4 * 1024 * 1024;
@@ -36,7 +36,7 @@ export class Session implements NodeLine {
   deadline: number;
   /** Set with `ready`. */
   epoch = 0;
-  readonly #socket: WebSocket;
+  readonly #wire: Wire;
   readonly #host: SessionHost;
   readonly #clock: Clock;
   readonly #ip: string;
@@ -51,8 +51,8 @@ export class Session implements NodeLine {
   readonly #unacked = new Map<string, number>();
 
   /** @param delegation of the service's key, as it holds now. */
-  constructor(socket: WebSocket, ip: string, host: SessionHost, delegation: Statement) {
-    this.#socket = socket;
+  constructor(wire: Wire, ip: string, host: SessionHost, delegation: Statement) {
+    this.#wire = wire;
     this.#host = host;
     this.#clock = host.clock;
     this.#ip = ip;
@@ -62,10 +62,7 @@ export class Session implements NodeLine {
     const said = { challenge, time: this.#clock.now(), network: config.network, delegation };
     const frame = sealFrame("challenge", said, serviceKey.key);
     this.#state = { at: "challenged", challenge, frame };
-    socket.on("message", (data: Buffer, isBinary) => this.#message(data, isBinary));
-    socket.on("close", (code) => this.#closed(code));
-    // `ws` has closed the connection with the right code by then (1009, 1007); "close" follows.
-    socket.on("error", () => {});
+    wire.hear({ message: (text) => this.#message(text), closed: (code) => this.#closed(code) });
     this.#transmit(frame);
   }
 
@@ -116,10 +113,10 @@ export class Session implements NodeLine {
   }
 
   #transmit(text: string): void {
-    this.#socket.send(text);
-    if (this.#socket.bufferedAmount <= maxBufferedBytes) return;
+    this.#wire.send(text);
+    if (this.#wire.buffered <= maxBufferedBytes) return;
     this.#host.log.warn({ ip: this.#ip, ...this.#who }, "peer does not read; session terminated");
-    this.#socket.terminate();
+    this.#wire.terminate();
   }
 
   get #who(): { node?: string } {
@@ -131,8 +128,8 @@ export class Session implements NodeLine {
     if (this.#state.at === "closed") return;
     const from = this.from;
     this.#state = { at: "closed" };
-    this.#socket.close(code, cutReason(reason));
-    this.#clock.setTimer(() => this.#socket.terminate(), 2_000);
+    this.#wire.close(code, cutReason(reason));
+    this.#clock.setTimer(() => this.#wire.terminate(), 2_000);
     this.#host.ended(this, from, { code, orderly: this.#goodbye !== undefined });
   }
 
@@ -152,10 +149,9 @@ export class Session implements NodeLine {
     );
   }
 
-  #message(data: Buffer, isBinary: boolean): void {
+  #message(text: string | undefined): void {
     try {
-      if (isBinary) throw new ProtocolError("malformed", "binary message");
-      const text = data.toString("latin1");
+      if (text === undefined) throw new ProtocolError("malformed", "binary message");
       switch (this.#state.at) {
         case "challenged":
           void this.#hello(text, this.#state);

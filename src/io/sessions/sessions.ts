@@ -1,13 +1,9 @@
-import type { IncomingMessage } from "node:http";
-import type { Duplex } from "node:stream";
-import { type WebSocket, WebSocketServer } from "ws";
 import type { Clock, Timer } from "../../lib/clock.ts";
 import type { Logger } from "../../lib/logger.ts";
 import { CloseCode } from "../../protocol/codes.ts";
 import type { JobId } from "../../protocol/fields.ts";
-import { paths } from "../../protocol/http.ts";
 import type { NodeId } from "../../protocol/keys.ts";
-import { maxFrameBytes, type Payload, subprotocol } from "../../protocol/messages.ts";
+import type { Payload } from "../../protocol/messages.ts";
 import type { NetworkConfig } from "../config/network-config.ts";
 import type { From } from "../dispatch/types.ts";
 import type { JobDesk } from "../jobs/desk.ts";
@@ -18,6 +14,7 @@ import type { ServiceKey } from "../service-key.ts";
 import type { Store } from "../store/port.ts";
 import type { JobFrame, RandomBytes, SessionHost } from "./host.ts";
 import { Session } from "./session.ts";
+import type { Wire } from "./wire.ts";
 
 /** What sessions need of the service. */
 export interface SessionsParts
@@ -35,7 +32,7 @@ export interface SessionsParts
 /** How often timeouts are looked for, ms. */
 const sweepMs = 250;
 
-/** All connections of nodes: upgrades, open sessions by node, timeouts. */
+/** All connections of nodes: open sessions by node, timeouts. */
 export class Sessions implements SessionHost {
   readonly clock: Clock;
   readonly log: Logger;
@@ -49,16 +46,6 @@ export class Sessions implements SessionHost {
   readonly leaseMs: number;
   readonly #parts: SessionsParts;
   readonly #desk: () => JobDesk;
-  readonly #server = new WebSocketServer({
-    noServer: true,
-    perMessageDeflate: false,
-    maxPayload: maxFrameBytes,
-    // What comes in crumbs costs many times its size, and strangers may send it; nobody honest cuts a frame so small.
-    maxFragments: 1_024,
-    maxBufferedChunks: 4_096,
-    clientTracking: false,
-    handleProtocols: (offered) => (offered.has(subprotocol) ? subprotocol : false),
-  });
   readonly #all = new Set<Session>();
   readonly #open = new Map<NodeId, Session>();
   #opening = 0;
@@ -90,38 +77,24 @@ export class Sessions implements SessionHost {
     return this.#open.get(node);
   }
 
-  /** Takes an upgrade of the HTTP server. In order: path, address rate, bound on half-open ones. */
-  upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
-    const ip = request.socket.remoteAddress ?? "";
-    const path = request.url?.split("?")[0];
-    if (path !== paths.session) return this.#refuseUpgrade(socket, 404, "Not Found", "path");
-    if (!this.#parts.rates.ip.take(ip)) return this.#refuseUpgrade(socket, 429, "Too Many Requests", "rate");
-    if (this.#opening >= this.#parts.maxOpening)
-      return this.#refuseUpgrade(socket, 503, "Service Unavailable", "opening");
-    this.#server.handleUpgrade(request, socket, head, (ws) => this.#begin(ws, ip));
+  /** Why another connection of an address is not taken now: too many of it, or too many half-open; undefined = it is. */
+  refusal(ip: string): "rate" | "opening" | undefined {
+    if (!this.#parts.rates.ip.take(ip)) return "rate";
+    return this.#opening >= this.#parts.maxOpening ? "opening" : undefined;
   }
 
-  #refuseUpgrade(socket: Duplex, status: number, text: string, why: string): void {
-    this.#parts.metrics.refusedUpgrades.inc({ why });
-    const retry = status === 404 ? "" : "Retry-After: 5\r\n";
-    socket.on("error", () => {});
-    // The HTTP server no longer looks after this connection: a peer that never closes its half would keep it for ever.
-    socket.once("finish", () => socket.destroy());
-    socket.end(`HTTP/1.1 ${status} ${text}\r\nConnection: close\r\nContent-Length: 0\r\n${retry}\r\n`);
-  }
-
-  #begin(ws: WebSocket, ip: string): void {
+  /** Takes a new connection. */
+  begin(wire: Wire, ip: string): void {
     const delegation = this.serviceKey.delegationAt(this.clock.now());
     if (!this.#parts.store.healthy || !delegation || this.#closing) {
-      ws.on("error", () => {});
       const why = this.#parts.store.healthy ? "the service's key is not delegated" : "the store is away";
-      ws.close(CloseCode.TryLater, this.#closing ? "the service ends" : why);
-      this.clock.setTimer(() => ws.terminate(), 2_000);
+      wire.close(CloseCode.TryLater, this.#closing ? "the service ends" : why);
+      this.clock.setTimer(() => wire.terminate(), 2_000);
       this.#parts.metrics.sessionsClosed.inc({ code: CloseCode.TryLater });
       return;
     }
     this.#opening++;
-    this.#all.add(new Session(ws, ip, this, delegation));
+    this.#all.add(new Session(wire, ip, this, delegation));
   }
 
   async keepEpoch(node: KnownNode, epoch: number): Promise<void> {

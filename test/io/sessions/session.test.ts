@@ -9,6 +9,7 @@ import { RateLimit } from "../../../src/io/rate.ts";
 import { ServiceKey } from "../../../src/io/service-key.ts";
 import type { SessionHost } from "../../../src/io/sessions/host.ts";
 import { Session } from "../../../src/io/sessions/session.ts";
+import { wsWire } from "../../../src/io/sessions/upgrade.ts";
 import { MemoryStore } from "../../../src/io/store/memory.ts";
 import { systemClock } from "../../../src/lib/clock.ts";
 import { silentLogger } from "../../../src/lib/logger.ts";
@@ -63,7 +64,7 @@ beforeEach(async () => {
     heartbeat: () => [],
     jobFrame: () => {},
   };
-  server.on("connection", (socket) => new Session(socket, "127.0.0.1", host, net.delegation));
+  server.on("connection", (socket) => new Session(wsWire(socket), "127.0.0.1", host, net.delegation));
   client = new AgentSocket(new WebSocket(url), url);
   await until("the challenge", () => client.frames.length > 0);
   const challenge = verifyChallenge(client.take(), net.root, net.network, Date.now());
