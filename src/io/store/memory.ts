@@ -46,25 +46,38 @@ export class MemoryStore implements Store {
 
   async write(changes: readonly Change[]): Promise<void> {
     await Promise.resolve();
-    for (const change of changes) this.#check(change);
+    const taken = new Set<string>();
+    for (const change of changes) this.#check(change, taken);
     for (const change of changes) this.#apply(change);
   }
 
-  /** Refuses before anything of a write is kept. */
-  #check(change: Change): void {
+  /** Refuses before anything of a write is kept. `taken`: what earlier changes of the same write take. */
+  #check(change: Change, taken: Set<string>): void {
+    const take = (name: string, isKept: boolean) => {
+      if (isKept || taken.has(name)) throw new StoreError("conflict", `store: there is ${name} already`);
+      taken.add(name);
+    };
     switch (change.put) {
+      case "node": {
+        const { kid, nodeId } = change.row;
+        const others = [...this.#nodes.values()].some((node) => node.kid === kid && node.nodeId !== nodeId);
+        if (others) throw new StoreError("conflict", "store: the key is another node's");
+        return;
+      }
       case "account":
-        if (this.#accounts.has(change.id)) throw new StoreError("conflict", "store: the account exists");
+        take(`account ${change.id}`, this.#accounts.has(change.id));
         return;
       case "apikey":
-        if (this.#apiKeys.has(change.sha256)) throw new StoreError("conflict", "store: the API key exists");
+        take(`API key ${change.sha256}`, this.#apiKeys.has(change.sha256));
         return;
-      case "receipt":
-        if (this.#receiptOfJob.has(change.row.job))
-          throw new StoreError("conflict", "store: the job has a receipt");
-        if (this.#receipts.get(change.row.account)?.some(({ index }) => index === change.row.index))
-          throw new StoreError("conflict", "store: the receipt's index is taken");
+      case "receipt": {
+        const { job, account, index } = change.row;
+        take(`a receipt of ${job}`, this.#receiptOfJob.has(job));
+        const chain = this.#receipts.get(account) ?? [];
+        // Written in order, so that only the end is looked at.
+        take(`receipt ${index} of ${account}`, index <= (chain.at(-1)?.index ?? 0));
         return;
+      }
       default:
     }
   }
