@@ -1,9 +1,19 @@
 import * as z from "zod/mini";
 import { digestField, durationField, modelField, nameField, textField } from "./fields.ts";
+import { weightSourceField } from "./config/weights.ts";
 import { parsePayload } from "./frame.ts";
 
 /** Annotation of the pod in which the operator tells the agent what it wants; the agent reads it as a downward API file. */
 export const desiredAnnotation = "resultity.com/desired";
+
+/** Most entries of `mirrors`. */
+const maxMirrors = 32;
+
+const mirrorSchema = z.object({
+  source: weightSourceField,
+  mirrors: z.array(weightSourceField).check(z.minLength(1), z.maxLength(8)),
+});
+export type ModelMirror = z.infer<typeof mirrorSchema>;
 
 /** What the operator wants of an agent. Written whole; `revision` grows with each change of the rest. */
 export const desiredSchema = z.object({
@@ -28,6 +38,11 @@ export const desiredSchema = z.object({
   evictionTimeoutMs: durationField,
   /** Set before the operator stops a container or the pod: the drain that follows is planned. */
   plannedStop: z.nullable(z.enum(["runtime-image", "agent-image", "recreate", "scale-down", "parking"])),
+  /**
+   * Other places of the weights of models: what a URL that begins with `source` leads to lies below each of `mirrors` too,
+   * which are tried first. Only the place: what the bytes must be, the config says. Absent = none.
+   */
+  mirrors: z.optional(z.array(mirrorSchema).check(z.maxLength(maxMirrors))),
 });
 export type Desired = z.infer<typeof desiredSchema>;
 

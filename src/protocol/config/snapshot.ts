@@ -4,6 +4,7 @@ import { ProtocolError } from "../codes.ts";
 import { type ConfigDigest, imageField, modelField, nameField, textField, versionField } from "../fields.ts";
 import { parsePayload } from "../frame.ts";
 import { decodeUtf8 } from "../jws.ts";
+import { weightFilesField, weightSourceField } from "./weights.ts";
 
 /** Most bytes of a snapshot. */
 export const maxSnapshotBytes = 256 * 1024;
@@ -30,11 +31,17 @@ export const snapshotSchema = z.object({
     .check(z.minLength(1), z.maxLength(64)),
   models: z
     .array(
-      z.object({
-        name: modelField,
-        /** Engines that may serve it; empty = any. */
-        engines: z.array(nameField).check(z.maxLength(16)),
-      }),
+      z
+        .object({
+          name: modelField,
+          /** Engines that may serve it; empty = any. */
+          engines: z.array(nameField).check(z.maxLength(16)),
+          /** Its weights, which nodes fetch and verify. Absent: the engine's own business (pulled by it, or in its image). */
+          files: z.optional(weightFilesField),
+          /** Base URLs of the files, tried in order. Absent with files: they are there already, or a mirror has them. */
+          sources: z.optional(z.array(weightSourceField).check(z.maxLength(16))),
+        })
+        .check(z.refine(({ files, sources }) => files !== undefined || sources === undefined)),
     )
     .check(z.maxLength(256)),
   participation: z.object({ testnet: z.boolean(), mainnet: z.boolean() }),
