@@ -3,6 +3,8 @@ import { accountAuthorization, mintBinding } from "../../src/protocol/binding.ts
 import {
   httpAnswerTyp,
   httpHeartbeatTyp,
+  jobInputTyp,
+  jobOutputTyp,
   paths,
   pingTyp,
   registerTyp,
@@ -25,6 +27,7 @@ import {
   day,
   delegationStatement,
   digest,
+  jobId,
   keys,
   network,
   nodeId,
@@ -160,6 +163,17 @@ export function httpVectors(): object {
     payload: beat,
   };
 
+  const job = jobId("00000001");
+  const lease = { ...ping, job, attempt: 1, token: bytes16("token 1") };
+  const about = (typ: string, path: string, payload: object): object => ({
+    url: `${baseUrl}${path}`,
+    body: sealRequest(typ, payload, node, `${baseUrl}${path}`, 3),
+    payload,
+  });
+  const jobInput = about(jobInputTyp, paths.jobInput(job), lease);
+  const output = { ...lease, sha256: "1".repeat(64), size: 200_000 };
+  const jobOutput = about(jobOutputTyp, paths.jobOutput(job), output);
+
   const said = { node_id: nodeId, time: now, http_seq: 1 };
   const latest = { release_sequence: 5, digest, nonce: beat.nonce };
   const answers: Case[] = [
@@ -183,7 +197,7 @@ export function httpVectors(): object {
   ];
   return {
     about:
-      "`registrations` to `register_url`; `requests` (pings) to `ping_url` of the node with key `kid`; `heartbeat`, a valid one; `answers` of the service with key `service_kid`.",
+      "`registrations` to `register_url`; `requests` (pings) to `ping_url` of the node with key `kid`; `heartbeat`, `job_input` and `job_output`, a valid one each (that of an output stands in its header `resultity-request`); `answers` of the service with key `service_kid`.",
     kid: node.kid,
     service_kid: service.kid,
     register_url: registerUrl,
@@ -191,6 +205,8 @@ export function httpVectors(): object {
     registrations,
     requests,
     heartbeat,
+    job_input: jobInput,
+    job_output: jobOutput,
     answers,
   };
 }

@@ -45,7 +45,12 @@ export const examples: { readonly [K in Kind]: Payload<K> } = {
     lease_ms: 30_000,
   },
   resume: { sid, seq: 1, jobs: [{ ...ref, next_offset: 42, finished: false }], last: true },
-  verdict: { sid, seq: 1, jobs: [{ job: ref.job, attempt: 1, action: "keep", offset: 42 }], last: true },
+  verdict: {
+    sid,
+    seq: 1,
+    jobs: [{ job: ref.job, attempt: 1, action: "keep", offset: 42, receipt: "eyJ….eyJ….MEU…" }],
+    last: true,
+  },
   offer: {
     sid,
     seq: 2,
@@ -53,6 +58,7 @@ export const examples: { readonly [K in Kind]: Payload<K> } = {
     model: "org/small",
     endpoint: "/v1/chat/completions",
     stream: true,
+    durable: false,
     body: '{"model":"org/small","messages":[{"role":"user","content":"Hi"}],"stream":true}',
     consumer: "client",
     deadline_ms: 600_000,
@@ -110,6 +116,7 @@ const optional: ReadonlySet<string> = new Set([
   "report.engine.reason",
   "report.load.reason",
   "results.0.receipt",
+  "jobs.0.receipt",
 ]);
 
 interface Place {
@@ -187,6 +194,11 @@ const setMany = (
 export function messageVectors(): object {
   const cases: Case[] = (Object.keys(examples) as Kind[]).flatMap((kind) => [...systematic(kind)]);
   const lease = { job: "job-00000001", attempt: 1, token: ref.token };
+  const input = { sha256: "1".repeat(64), size: 200_000 };
+  const fetched = (verdict: "valid" | "schema", to: unknown, what: string): Case => ({
+    ...set("offer", verdict, ["input"], to, what),
+    remove: ["body"],
+  });
   cases.push(
     set("goodbye", "valid", ["later"], { x: 1 }, "that is not known"),
     set("hello", "valid", ["version"], 2, "2 (of form; refused as `version` by the handshake)"),
@@ -209,6 +221,11 @@ export function messageVectors(): object {
     set("offer", "schema", ["job"], "Job-00000001", "in upper case"),
     set("offer", "schema", ["attempt"], 1001, "1001"),
     set("offer", "valid", ["body"], "", "empty"),
+    set("offer", "schema", ["input"], input, "beside body"),
+    fetched("valid", input, "in place of body"),
+    fetched("valid", { ...input, size: 33_554_432 }, "of 32 MiB"),
+    fetched("schema", { ...input, size: 33_554_433 }, "of more than 32 MiB"),
+    fetched("schema", { size: 1 }, "without a hash"),
     set("chunk", "schema", ["data"], "", "empty"),
     set("chunk", "schema", ["offset"], -1, "-1"),
     set("result", "schema", ["status"], 99, "99"),
@@ -227,7 +244,7 @@ export function messageVectors(): object {
   );
   return {
     about:
-      "`examples`: a payload of each kind. Each case starts from that of its `kind`, and either leaves out the member at path `remove`, or sets the one at path `set` to `to`, or to a list that has `item` `times` times. Judged by form alone: signature, `sid` and `seq` come before.",
+      "`examples`: a payload of each kind. Each case starts from that of its `kind`, and leaves out the member at path `remove`, or sets the one at path `set` to `to`, or to a list that has `item` `times` times, or does both. Judged by form alone: signature, `sid` and `seq` come before.",
     examples,
     cases,
   };

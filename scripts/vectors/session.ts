@@ -134,6 +134,7 @@ function openFrames(): Frame[] {
       model: "org/small",
       endpoint: "/v1/chat/completions",
       stream,
+      durable: false,
       body,
       consumer: "client",
       deadline_ms: 600_000,

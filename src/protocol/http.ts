@@ -1,11 +1,23 @@
 import * as z from "zod/mini";
 import { bindingSchema } from "./binding.ts";
 import { ProtocolError } from "./codes.ts";
-import { bytes32Field, countField, nodeIdField, textField, timeField, versionField } from "./fields.ts";
+import {
+  attemptField,
+  bytes16Field,
+  bytes32Field,
+  countField,
+  type JobId,
+  jobIdField,
+  nodeIdField,
+  sha256Field,
+  textField,
+  timeField,
+  versionField,
+} from "./fields.ts";
 import { parsePayload } from "./frame.ts";
 import { signJws, splitJws, type UnverifiedJws, verifyJws } from "./jws.ts";
 import { importPublicKey, type SigningKey, type VerifyKey } from "./keys.ts";
-import { latest, report } from "./messages.ts";
+import { bodySizeField, latest, report } from "./messages.ts";
 
 /**
  * What a node says by HTTP: the body of a POST is one compact JWS, as in ACME (RFC 8555 §6). Its header carries the
@@ -18,6 +30,10 @@ export const envelopeContentType = "application/jose";
 export const registerTyp = "rn1.register";
 export const pingTyp = "rn1.ping";
 export const httpHeartbeatTyp = "rn1.http-heartbeat";
+export const jobInputTyp = "rn1.job-input";
+export const jobOutputTyp = "rn1.job-output";
+/** Header that carries the envelope of a request whose body is raw bytes (`job-output`). */
+export const envelopeHeader = "resultity-request";
 /** `typ` of the service's signed answer to any of them. */
 export const httpAnswerTyp = "rn1.http-answer";
 
@@ -28,6 +44,8 @@ export const paths = {
   register: "/v1/nodes/register",
   ping: "/v1/nodes/ping",
   heartbeat: "/v1/nodes/heartbeat",
+  jobInput: (job: JobId): string => `/v1/nodes/jobs/${job}/input`,
+  jobOutput: (job: JobId): string => `/v1/nodes/jobs/${job}/output`,
   root: "/v1/config/root",
   release: "/v1/config/release",
   latest: "/v1/config/latest",
@@ -49,6 +67,21 @@ export const httpHeartbeatSchema = z.object({
   time: timeField,
   nonce: bytes32Field,
   report,
+});
+
+/** Asks for the input of a job that was offered with `input`: the answer's body is its raw bytes. */
+export const jobInputSchema = z.object({
+  node_id: nodeIdField,
+  time: timeField,
+  job: jobIdField,
+  attempt: attemptField,
+  token: bytes16Field,
+});
+/** Brings the whole output of a job: the request's body is its raw bytes, this stands in {@link envelopeHeader}. */
+export const jobOutputSchema = z.object({
+  ...jobInputSchema.shape,
+  sha256: sha256Field,
+  size: bodySizeField,
 });
 
 /** The service's answer. `latest` is there for heartbeats; `http_seq` is the last accepted. */

@@ -30,6 +30,8 @@ export const protocolVersion = 1;
 export const maxFrameBytes = 256 * 1024;
 /** Most bytes of job input or of one piece of output in one frame; base64url and the envelope take the rest. */
 export const maxInlineBytes = 160 * 1024;
+/** Most bytes of one job's input, and of its output: what does not fit into frames crosses by HTTP (`http.ts`). */
+export const maxBodyBytes = 32 * 1024 * 1024;
 /** WebSocket subprotocol. */
 export const subprotocol = "resultity.v1";
 
@@ -121,26 +123,37 @@ export const verdict = z.object({
         /** `keep`: go on, sending output from `offset`. `cancel`: stop and forget. `committed`: the result is in; forget. */
         action: z.enum(["keep", "cancel", "committed"]),
         offset: countField,
+        /** Countersigned receipt (compact JWS); only with `committed`, whose `ack` may have been lost. */
+        receipt: z.optional(z.string().check(z.maxLength(8192))),
       }),
     )
     .check(z.maxLength(256)),
   last: z.boolean(),
 });
 
-export const offer = z.object({
-  ...inSession,
-  ...jobRef,
-  model: modelField,
-  /** Path of the engine's API that takes `body`. */
-  endpoint: z.enum(["/v1/chat/completions"]),
-  stream: z.boolean(),
-  /** The client's body as it came, UTF-8 JSON text. */
-  body: z.string().check(z.maxLength(maxInlineBytes)),
-  /** Account whose client asked; goes into the receipt. */
-  consumer: nameField,
-  /** Time left for the whole job. */
-  deadline_ms: durationField,
-});
+/** Size of a body that crosses by HTTP, bytes. */
+export const bodySizeField = z.int().check(z.minimum(0), z.maximum(maxBodyBytes));
+
+export const offer = z
+  .object({
+    ...inSession,
+    ...jobRef,
+    model: modelField,
+    /** Path of the engine's API that takes the input. */
+    endpoint: z.enum(["/v1/chat/completions"]),
+    stream: z.boolean(),
+    /** The node keeps the result on its disk, synced before `result` is sent, until it is acknowledged. */
+    durable: z.boolean(),
+    /** The client's body as it came, UTF-8 JSON text. Either this or `input`. */
+    body: z.optional(z.string().check(z.maxLength(maxInlineBytes))),
+    /** A body that is too large for a frame: the node fetches it by HTTP (`job-input`). */
+    input: z.optional(z.object({ sha256: sha256Field, size: bodySizeField })),
+    /** Account whose client asked; goes into the receipt. */
+    consumer: nameField,
+    /** Time left for the whole job. */
+    deadline_ms: durationField,
+  })
+  .check(z.refine(({ body, input }) => (body === undefined) !== (input === undefined)));
 
 /** Sent only when the engine has been silent for 500 ms: otherwise the first job message is the accept. */
 export const accept = z.object({ ...inSession, ...jobRef });

@@ -133,6 +133,7 @@ function offer(): string {
     model: "m1",
     endpoint: "/v1/chat/completions" as const,
     stream: true,
+    durable: false,
     body: "{}",
     consumer: "someone",
     deadline_ms: 600_000,

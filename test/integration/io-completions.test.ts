@@ -56,7 +56,7 @@ describe("chat completions through the official client", () => {
     const session = await connected();
     const asked = client.chat.completions.create(plain).withResponse();
     const offer = await session.offer();
-    expect(JSON.parse(offer.body)).toEqual(plain);
+    expect(JSON.parse(offer.body ?? "")).toEqual(plain);
     session.answer(offer, JSON.stringify({ id: "x", choices: [{ message: { content: "Hello" } }] }));
     const { data, response } = await asked;
     expect(data.choices[0]?.message.content).toBe("Hello");

@@ -92,6 +92,17 @@ def record(members: dict[str, Shape], optional: Collection[str] = ()) -> Shape:
     return check
 
 
+def one_member_of(shape: Shape, names: Collection[str]) -> Shape:
+    """A record that has exactly one of these members."""
+
+    def check(value: Any, where: str) -> None:
+        shape(value, where)
+        if sum(name in value for name in names) != 1:
+            raise _no(where, f"one of {', '.join(names)}")
+
+    return check
+
+
 def checked(value: Any, shape: Shape, where: str = "") -> Any:
     """The value, if it has the shape."""
     shape(value, where)
@@ -245,6 +256,15 @@ REPORT = record(
         "subclouds": list_of(_name, 64),
     }
 )
+_job_input: dict[str, Shape] = {
+    "node_id": _bytes32,
+    "time": _time,
+    "job": _job,
+    "attempt": _attempt,
+    "token": _bytes16,
+}
+JOB_INPUT = record(_job_input)
+JOB_OUTPUT = record({**_job_input, "sha256": _sha256, "size": integer(0, 33_554_432)})
 HTTP_HEARTBEAT = record({"node_id": _bytes32, "time": _time, "nonce": _bytes32, "report": REPORT})
 HTTP_ANSWER = record(
     {
@@ -332,6 +352,25 @@ _numbered: dict[str, Shape] = {"sid": _bytes16, "seq": _seq}
 _attempt_of: dict[str, Shape] = {"job": _job, "attempt": _attempt}
 _lease: dict[str, Shape] = {**_attempt_of, "token": _bytes16}
 
+_offer = one_member_of(
+    record(
+        {
+            **_numbered,
+            **_lease,
+            "model": _model,
+            "endpoint": one_of("/v1/chat/completions"),
+            "stream": boolean,
+            "durable": boolean,
+            "body": text_of(0, 163_840),
+            "input": record({"sha256": _sha256, "size": integer(0, 33_554_432)}),
+            "consumer": _name,
+            "deadline_ms": _duration,
+        },
+        optional=["body", "input"],
+    ),
+    ["body", "input"],
+)
+
 # Payload of each kind of frame (section 5).
 FRAMES: dict[str, Shape] = {
     "challenge": record({"challenge": _bytes32, "time": _time, "network": _name, "delegation": STATEMENT}),
@@ -385,25 +424,20 @@ FRAMES: dict[str, Shape] = {
             **_numbered,
             "jobs": list_of(
                 record(
-                    {**_attempt_of, "action": one_of("keep", "cancel", "committed"), "offset": _count}
+                    {
+                        **_attempt_of,
+                        "action": one_of("keep", "cancel", "committed"),
+                        "offset": _count,
+                        "receipt": text_of(1, 8192),
+                    },
+                    optional=["receipt"],
                 ),
                 256,
             ),
             "last": boolean,
         }
     ),
-    "offer": record(
-        {
-            **_numbered,
-            **_lease,
-            "model": _model,
-            "endpoint": one_of("/v1/chat/completions"),
-            "stream": boolean,
-            "body": text_of(0, 163_840),
-            "consumer": _name,
-            "deadline_ms": _duration,
-        }
-    ),
+    "offer": _offer,
     "accept": record({**_numbered, **_lease}),
     "chunk": record({**_numbered, **_lease, "offset": _count, "data": text_of(1, 163_840)}),
     "result": record(

@@ -150,6 +150,10 @@ class Node:
             return "E_CONFIG", not_accepting
         if len(self.jobs) >= SLOTS:
             return "E_BUSY", f"all {SLOTS} slots are in use"
+        if "input" in offer:
+            return "E_BUSY", "this node takes no job whose input is larger than a frame"
+        if offer["durable"]:
+            return "E_BUSY", "this node keeps no results on its disk"
         if offer["model"] not in self.models:
             return "E_MODEL", f"{offer['model']} is not loaded"
         return None

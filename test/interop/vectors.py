@@ -105,14 +105,17 @@ def of_messages(file: dict[str, Any]) -> Iterator[Case]:
 def changed(example: Any, case: dict[str, Any]) -> Any:
     """The example with what the case takes out of it or puts into it."""
     value = copy.deepcopy(example)
-    path = case["remove"] if "remove" in case else case["set"]
-    place = value
-    for step in path[:-1]:
-        place = place[step]
-    if "remove" in case:
-        del place[path[-1]]
-    else:
-        place[path[-1]] = [case["item"]] * case["times"] if "item" in case else case["to"]
+    for change in ("remove", "set"):
+        if change not in case:
+            continue
+        path = case[change]
+        place = value
+        for step in path[:-1]:
+            place = place[step]
+        if change == "remove":
+            del place[path[-1]]
+        else:
+            place[path[-1]] = [case["item"]] * case["times"] if "item" in case else case["to"]
     return strict_json.parse(json.dumps(value))
 
 
@@ -217,6 +220,13 @@ def of_http(file: dict[str, Any]) -> Iterator[Case]:
         same(said, given["payload"])
 
     yield "heartbeat", "valid", heartbeat
+    for member, shape in (("job_input", fields.JOB_INPUT), ("job_output", fields.JOB_OUTPUT)):
+
+        def transfer(given: dict[str, Any] = file[member], member: str = member, shape: Any = shape) -> None:
+            typ = f"rn1.{member.replace('_', '-')}"
+            same(request(given["body"], typ, shape, given["url"]), given["payload"])
+
+        yield member, "valid", transfer
     for case in file["answers"]:
 
         def answer(case: dict[str, Any] = case) -> None:

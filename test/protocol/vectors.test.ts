@@ -30,6 +30,10 @@ import { parsePayload } from "../../src/protocol/frame.ts";
 import {
   httpHeartbeatSchema,
   httpHeartbeatTyp,
+  jobInputSchema,
+  jobInputTyp,
+  jobOutputSchema,
+  jobOutputTyp,
   openAnswer,
   openRegistration,
   openRequest,
@@ -169,12 +173,17 @@ describe("messages", () => {
   const file = read("messages") as { examples: Record<Kind, unknown>; cases: Cases<Change> };
   const changed = ({ kind, remove, set, to, item, times }: Change): string => {
     const payload: unknown = structuredClone(file.examples[kind]);
-    const path = remove ?? set ?? [];
-    let inside = payload as Record<string | number, unknown>;
-    for (const step of path.slice(0, -1)) inside = inside[step] as Record<string | number, unknown>;
-    const last = path.at(-1) ?? "";
-    if (remove) delete inside[last];
-    else inside[last] = times === undefined ? to : Array.from({ length: times }, () => item);
+    const at = (
+      path: Path,
+      change: (inside: Record<string | number, unknown>, last: string | number) => void,
+    ) => {
+      let inside = payload as Record<string | number, unknown>;
+      for (const step of path.slice(0, -1)) inside = inside[step] as Record<string | number, unknown>;
+      change(inside, path.at(-1) ?? "");
+    };
+    if (remove) at(remove, (inside, last) => delete inside[last]);
+    const value = times === undefined ? to : Array.from({ length: times }, () => item);
+    if (set) at(set, (inside, last) => (inside[last] = value));
     return JSON.stringify(payload);
   };
   const check = (kind: Kind, json: string) => parsePayload<unknown>(schemas[kind], json, kind);
@@ -285,6 +294,8 @@ describe("http", () => {
     registrations: Cases<{ body: string }>;
     requests: Cases<{ body: string }>;
     heartbeat: { url: string; body: string; payload: unknown };
+    job_input: { url: string; body: string; payload: unknown };
+    job_output: { url: string; body: string; payload: unknown };
     answers: Cases<{ body: string }>;
   };
   const keyFor = () => keyOf(file.kid);
@@ -295,6 +306,12 @@ describe("http", () => {
     judge(file.requests, ({ body }) =>
       openRequest(body, pingTyp, pingSchema, { urls: [file.ping_url], keyFor }),
     );
+  });
+  it.each([
+    [jobInputTyp, jobInputSchema, file.job_input],
+    [jobOutputTyp, jobOutputSchema, file.job_output],
+  ])("valid: %s", (typ, schema, { url, body, payload }) => {
+    expect(openRequest<unknown>(body, typ, schema, { urls: [url], keyFor }).payload).toEqual(payload);
   });
   it("valid: heartbeat", () => {
     const { url, body, payload } = file.heartbeat;

@@ -103,7 +103,7 @@ export class Job {
           accept: offer.stream ? "text/event-stream" : "application/json",
           ...(setting.tellJobId && { "x-request-id": offer.job }),
         },
-        body: offer.body,
+        body: offer.body ?? "",
       },
       this.#handlers(),
     );
@@ -209,7 +209,9 @@ export class Job {
         consumer: this.offer.consumer,
         model: this.offer.model,
         config_digest: config,
-        input_sha256: createHash("sha256").update(this.offer.body).digest("hex"),
+        input_sha256: createHash("sha256")
+          .update(this.offer.body ?? "")
+          .digest("hex"),
         output_sha256: sha256,
         ...usage,
         duration_ms: durationMs,

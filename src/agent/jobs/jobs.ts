@@ -109,6 +109,8 @@ export class Jobs {
       case "verdict":
         for (const verdict of frame.payload.jobs) {
           const job = this.#find(verdict);
+          // The acknowledgement may have been lost with the session before.
+          if (verdict.receipt !== undefined) this.#receipts?.keep(verdict.receipt);
           if (verdict.action === "keep") job?.keep(verdict.offset);
           else job?.drop(verdict.action === "cancel" ? "the service does not want it any more" : undefined);
         }

@@ -222,6 +222,7 @@ export class JobDesk {
       model,
       endpoint: "/v1/chat/completions",
       stream,
+      durable: false,
       body,
       consumer,
       deadline_ms: deadlineMs,

@@ -57,6 +57,7 @@ const offer = (over: Partial<Offer> = {}): Offer => ({
   model: "m1",
   endpoint: "/v1/chat/completions",
   stream: true,
+  durable: false,
   body: '{"model":"m1"}',
   consumer: "someone",
   deadline_ms: 60_000,
