@@ -37,7 +37,7 @@ afterEach(async () => {
 });
 
 describe("what an agent refuses", () => {
-  it("a release with one signature where two are needed, also when it is there twice", async () => {
+  it("B24 a release with one signature where two are needed, also when it is there twice", async () => {
     const config = configOf();
     const [first] = network.configKeys;
     if (!first) throw new Error("no key");
@@ -52,7 +52,7 @@ describe("what an agent refuses", () => {
     expect((await node.ask("/startup")).status).toBe(503);
   });
 
-  it("a release that is older than the one that the service names", async () => {
+  it("B24 a release that is older than the one that the service names", async () => {
     const config = configOf();
     const old = network.release(3, config, Date.now());
     service.publish(3, old, config);
@@ -64,7 +64,7 @@ describe("what an agent refuses", () => {
     expect((await node.status()).report.config.release_sequence).toBe(5);
   });
 
-  it("a mount that goes back", async () => {
+  it("B24 a mount that goes back", async () => {
     const config = configOf();
     node.mount(network.release(2, config, Date.now()), config);
     node.desire({ target: config.digest });
@@ -79,7 +79,7 @@ describe("what an agent refuses", () => {
     });
   });
 
-  it("a digest whose time is over: no jobs, but the engine stays loaded", async () => {
+  it("B24 a digest whose time is over: no jobs, but the engine stays loaded", async () => {
     const config = configOf();
     const allowed = [{ digest: config.digest, expires: Date.now() + 4_000 }];
     const release = network.release(1, config, Date.now(), { allowed });
@@ -128,7 +128,7 @@ describe("what an agent refuses", () => {
     expect(service.connected).toBe(false);
   });
 
-  it("a challenge that another key signed than the delegated one", async () => {
+  it("B05 a challenge that another key signed than the delegated one", async () => {
     service.bends.key = importPrivateKey(generateKey());
     node.desire();
     node.startAgent(service.url);
@@ -137,7 +137,7 @@ describe("what an agent refuses", () => {
     expect(service.closes[0]).toMatchObject({ code: 4401 });
   });
 
-  it("a frame that it has had, and one that is none", async () => {
+  it("B01 B04 a frame that it has had, and one that is none", async () => {
     const config = configOf();
     node.mount(network.release(1, config, Date.now()), config);
     node.desire({ target: config.digest });

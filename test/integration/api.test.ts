@@ -168,7 +168,7 @@ describe("what cannot be changed once it is there", () => {
 });
 
 describe("scale", () => {
-  test("kubectl scale changes a pool's size, and refuses one that it may not have (B26)", async () => {
+  test("B26 kubectl scale changes a pool's size, and refuses one that it may not have", async () => {
     const object = pool({ replicas: 3 }, {}, "scaled");
     await create(object);
     await bed.kubectlOk(["scale", "rpool", "scaled", "--replicas=5"]);

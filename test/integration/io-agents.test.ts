@@ -140,7 +140,7 @@ describe("real agents and engines", () => {
     expect((await io.job(answers[0]?.id ?? ""))["receipt"]).toMatchObject({ account: "acme", attempt: 1 });
   });
 
-  it("F40: a session that is cut in mid-stream comes back, and the client reads one unbroken stream", async () => {
+  it("F40 a session that is cut in mid-stream comes back, and the client reads one unbroken stream", async () => {
     const whole = (await stream()).text;
     let cuts = 0;
     const answers = await Promise.all(
@@ -157,7 +157,7 @@ describe("real agents and engines", () => {
     await ready(2);
   });
 
-  it("an agent killed with SIGKILL: plain requests are answered elsewhere, its streams end as node_lost", async () => {
+  it("F38 F39 an agent killed with SIGKILL: plain requests are answered elsewhere, its streams end as node_lost", async () => {
     const [, victim] = nodes;
     let killed = false;
     const asked = Array.from({ length: 8 }, (_, at) =>

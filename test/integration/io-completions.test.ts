@@ -106,7 +106,7 @@ describe("chat completions through the official client", () => {
 });
 
 describe("a node that is lost", () => {
-  it("F38: before the first byte another answers, and the client notices nothing", async () => {
+  it("F38 before the first byte another answers, and the client notices nothing", async () => {
     const [first, second] = [await connected(), await connected()];
     const asked = client.chat.completions.create(plain);
     const { session, offer } = await offerTo([first, second]);
@@ -120,7 +120,7 @@ describe("a node that is lost", () => {
     other.drop();
   });
 
-  it("F39: in mid-stream the client gets an error event and no [DONE], and nobody else is asked", async () => {
+  it("F39 in mid-stream the client gets an error event and no [DONE], and nobody else is asked", async () => {
     const session = await connected();
     const stream = await startStream(session);
     session.chunk(stream.offer, 0, eventOf(stream.offer, "Hel"));
@@ -151,7 +151,7 @@ describe("a node that is lost", () => {
     await expect(read()).rejects.toThrow(/lost/);
   });
 
-  it("F40: whose session comes back goes on from the offset, and the client reads one stream", async () => {
+  it("F40 whose session comes back goes on from the offset, and the client reads one stream", async () => {
     const session = await connected();
     const stream = await startStream(session);
     const events = ["Hel", "lo ", "there"].map((word) => eventOf(stream.offer, word));
@@ -175,7 +175,7 @@ describe("a node that is lost", () => {
   });
 });
 
-describe("a node that does not tell the truth (B34)", () => {
+describe("B34 a node that does not tell the truth", () => {
   it("whose hash differs is refused; another answers", async () => {
     const [first, second] = [await connected(), await connected()];
     const asked = client.chat.completions.create(plain);
@@ -281,7 +281,7 @@ describe("what the engine says", () => {
     session.drop();
   });
 
-  it("F35: E_ENGINE three times is DEAD, with the reasons of all three", async () => {
+  it("F35 E_ENGINE three times is DEAD, with the reasons of all three", async () => {
     const session = await connected();
     const asked = client.chat.completions.create(plain).then(
       () => undefined,
@@ -300,7 +300,7 @@ describe("what the engine says", () => {
   });
 });
 
-describe("requests that are refused (B30)", () => {
+describe("B30 requests that are refused", () => {
   const post = (body: string | Uint8Array, headers: Record<string, string> = {}) =>
     fetch(`${io.url}/v1/chat/completions`, {
       method: "POST",

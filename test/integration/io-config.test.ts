@@ -52,7 +52,7 @@ function newAgent(config: ConfigDigest = anyDigest) {
   });
 }
 
-describe("publishing (B24)", () => {
+describe("publishing", () => {
   it("serves root, release and snapshot so that an agent can verify them, and what is latest, signed", async () => {
     const digest = await io.publish([model]);
     const get = async (path: string) => (await fetch(`${io.url}${path}`)).text();
@@ -85,7 +85,7 @@ describe("publishing (B24)", () => {
     expect((await fetch(`${io.url}${paths.latest}`)).status).toBe(400);
   });
 
-  it("refuses one signature where two are needed", async () => {
+  it("B24 refuses one signature where two are needed", async () => {
     const { path } = await io.snapshot([model], "one");
     expect(await publish(await io.sign([path], 50, [1]), path)).toMatchObject({
       code: 1,
@@ -93,7 +93,7 @@ describe("publishing (B24)", () => {
     });
   });
 
-  it("refuses two signatures by one key", async () => {
+  it("B24 refuses two signatures by one key", async () => {
     const { path } = await io.snapshot([model], "twice");
     const release = await io.sign([path], 50, [1]);
     const statement = parseStatement(readFileSync(release, "utf8"), "release");
@@ -103,7 +103,7 @@ describe("publishing (B24)", () => {
     expect((await publish(release, path)).stderr).toContain("signed by 1 trusted keys");
   });
 
-  it("refuses signatures of keys of another role", async () => {
+  it("B24 refuses signatures of keys of another role", async () => {
     const { path } = await io.snapshot([model], "role");
     const release = await io.sign([path], 50, [1]);
     const rootKey = importPrivateKey(
@@ -114,7 +114,7 @@ describe("publishing (B24)", () => {
     expect((await publish(release, path)).stderr).toContain("signed by 1 trusted keys");
   });
 
-  it("refuses a sequence that is not greater, and a snapshot that nobody has shown", async () => {
+  it("B24 refuses a sequence that is not greater, and a snapshot that nobody has shown", async () => {
     const { path } = await io.snapshot([model], "seq");
     expect((await publish(await io.sign([path], 1, [1, 2]), path)).stderr).toContain(
       "must be greater than 1",
@@ -207,7 +207,7 @@ describe("keys and the command line", () => {
 const saidIn = (jws: string): string => Buffer.from(jws.split(".")[1] ?? "", "base64url").toString();
 
 describe("what nodes say by HTTP", () => {
-  it("registers a node again with the same answer, and refuses its binding for another key (B33)", async () => {
+  it("B33 registers a node again with the same answer, and refuses its binding for another key", async () => {
     const agent = newAgent();
     expect((await agent.register()).status).toBe(200);
     expect((await agent.register()).status).toBe(200);

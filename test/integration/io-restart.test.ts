@@ -33,7 +33,7 @@ async function connected(agent = newAgent()): Promise<AgentSession> {
 const plain = { model, messages: [{ role: "user" as const, content: "Hi" }] };
 
 describe("the service is killed with SIGKILL", () => {
-  it("F28: after the commit: the node's result again gets the same ack, and there is one commit", async () => {
+  it("F28 after the commit: the node's result again gets the same ack, and there is one commit", async () => {
     const session = await connected();
     const asked = client.chat.completions.create(plain);
     const offer = await session.offer();

@@ -65,13 +65,13 @@ describe("hello is refused", () => {
     (agent: ScriptedAgent, socket: AgentSocket, challenge: BelievedChallenge) => string | Promise<string>,
   ][] = [
     [
-      "of a key that nobody registered",
+      "B05 of a key that nobody registered",
       4401,
       "unknown_key",
       (agent, socket, challenge) => agent.hello(challenge, socket.url, random32(), { key: newKey() }),
     ],
     [
-      "with a wrong signature (B05)",
+      "B05 with a wrong signature",
       4401,
       "bad_signature",
       (agent, socket, challenge) => {
@@ -81,19 +81,19 @@ describe("hello is refused", () => {
       },
     ],
     [
-      "with an all-zero signature (B04)",
+      "B04 with an all-zero signature",
       4401,
       "bad_signature",
       (agent, socket, challenge) => agent.hello(challenge, socket.url).replace(/[^.]*$/, "A".repeat(86)),
     ],
     [
-      "with a short signature (B04)",
+      "B04 with a short signature",
       4401,
       "bad_signature",
       (agent, socket, challenge) => agent.hello(challenge, socket.url).slice(0, -4),
     ],
     [
-      "with alg none (B06)",
+      "B06 with alg none",
       4401,
       "wrong_alg",
       (agent, socket, challenge) => {
@@ -105,7 +105,7 @@ describe("hello is refused", () => {
       },
     ],
     [
-      "for another node (B07)",
+      "B07 for another node",
       4401,
       "wrong_node",
       async (agent, socket, challenge) => {
@@ -114,14 +114,14 @@ describe("hello is refused", () => {
       },
     ],
     [
-      "with the node id in another case (B08)",
+      "B08 with the node id in another spelling",
       4400,
       "schema",
       (agent, socket, challenge) =>
         agent.hello(challenge, socket.url, random32(), { nodeId: `${agent.nodeId}=` as NodeId }),
     ],
     [
-      "for another audience (B32)",
+      "B32 for another audience",
       4401,
       "wrong_audience",
       (agent, _socket, challenge) => agent.hello(challenge, "wss://io.elsewhere.example/v1/session"),
@@ -133,22 +133,22 @@ describe("hello is refused", () => {
       (agent, socket, challenge) => agent.hello(challenge, socket.url, random32(), { network: "mainnet" }),
     ],
     [
-      "of a clock that is an hour off (F23)",
+      "F23 of a clock that is an hour off",
       4401,
       "clock_skew",
       (agent, socket, challenge) =>
         agent.hello(challenge, socket.url, random32(), { now: Date.now() - 3_600_000 }),
     ],
     [
-      "to another challenge (B01)",
+      "B01 to another challenge",
       4401,
       "wrong_challenge",
       (agent, socket, challenge) =>
         agent.hello({ ...challenge, payload: { ...challenge.payload, challenge: random32() } }, socket.url),
     ],
-    ["that is a status (B31)", 4401, "wrong_typ", (agent) => signJws("rn1.status", "{}", agent.key)],
+    ["B31 that is a status", 4401, "wrong_typ", (agent) => signJws("rn1.status", "{}", agent.key)],
     [
-      "of another protocol version (B22)",
+      "B22 of another protocol version",
       4426,
       "version",
       (agent, socket, challenge) =>
@@ -170,14 +170,14 @@ describe("hello is refused", () => {
         ),
     ],
     [
-      "with a duplicate key (B09)",
+      "B09 with a duplicate key",
       4400,
       "malformed",
       (agent) => signJws("rn1.hello", '{"version":1,"version":1}', agent.key),
     ],
-    ["that is no JWS", 4400, "malformed", () => "hello"],
+    ["B04 that is no JWS", 4400, "malformed", () => "hello"],
     [
-      "over 4 KiB",
+      "B19 over 4 KiB",
       1009,
       "too_large",
       (agent) => signJws("rn1.hello", JSON.stringify("x".repeat(4000)), agent.key),
@@ -192,14 +192,14 @@ describe("hello is refused", () => {
     expect(closed.reason.split(":")[0]).toBe(reason);
   });
 
-  it("that never comes: 4408 after 5 s (B21)", async () => {
+  it("B21 that never comes: 4408 after 5 s", async () => {
     const socket = await newAgent().dial();
     const started = performance.now();
     expect((await socket.close()).code).toBe(4408);
     expect(performance.now() - started).toBeGreaterThan(4_500);
   });
 
-  it("and tells by how much the clock is wrong", async () => {
+  it("F23 and tells by how much the clock is wrong", async () => {
     const agent = await registered();
     const { socket, challenge } = await challenged(agent);
     socket.ws.send(agent.hello(challenge, socket.url, random32(), { now: Date.now() + 3_600_000 }));
@@ -212,14 +212,14 @@ describe("a session ends", () => {
     return (await registered()).connect();
   }
 
-  it("4412 at a gap (B02)", async () => {
+  it("B02 4412 at a gap", async () => {
     const open = await session();
     open.channel.seal("goodbye", { reason: "shutdown" });
     open.socket.ws.send(open.channel.seal("goodbye", { reason: "shutdown" }));
     expect((await open.socket.close()).code).toBe(4412);
   });
 
-  it("4412 at a replayed frame (B01)", async () => {
+  it("B01 4412 at a replayed frame", async () => {
     const open = await session();
     const frame = open.channel.seal("accept", {
       job: "job-00000000" as never,
@@ -232,7 +232,7 @@ describe("a session ends", () => {
     expect(closed).toMatchObject({ code: 4412, reason: expect.stringContaining("sequence") });
   });
 
-  it("4412 at a frame of another session (B03)", async () => {
+  it("B03 4412 at a frame of another session", async () => {
     const [one, two] = [await session(), await session()];
     const sid = two.ready.sid;
     const seq = one.channel.sent + 1;
@@ -241,20 +241,20 @@ describe("a session ends", () => {
     two.drop();
   });
 
-  it("4401 at a frame of another typ (B31)", async () => {
+  it("B31 4401 at a frame of another typ", async () => {
     const open = await session();
     open.socket.ws.send(signJws("rn1.hello", "{}", open.agent.key));
     expect((await open.socket.close()).code).toBe(4401);
   });
 
-  it("4401 at a frame with another key", async () => {
+  it("B05 4401 at a frame with another key", async () => {
     const open = await session();
     const body = { sid: open.ready.sid, seq: open.channel.sent + 1, reason: "shutdown" } as const;
     open.socket.ws.send(sealFrame("goodbye", body, newKey()));
     expect((await open.socket.close()).code).toBe(4401);
   });
 
-  it("4400 at a binary message (B17)", async () => {
+  it("B17 4400 at a binary message", async () => {
     const open = await session();
     open.socket.ws.send(Buffer.from("x"), { binary: true });
     expect((await open.socket.close()).code).toBe(4400);
@@ -267,7 +267,7 @@ describe("a session ends", () => {
     expect((await open.socket.close()).code).toBe(4400);
   });
 
-  it("1009 at a frame over 256 KiB, also in fragments without end (B18, B19)", async () => {
+  it("B18 B19 1009 at a frame over 256 KiB, also in fragments without end", async () => {
     const open = await session();
     open.socket.ws.send("x".repeat(maxFrameBytes + 1));
     expect((await open.socket.close()).code).toBe(1009);
@@ -276,13 +276,13 @@ describe("a session ends", () => {
     expect((await other.socket.close()).code).toBe(1009);
   });
 
-  it("1007 at invalid UTF-8 (B16)", async () => {
+  it("B16 1007 at invalid UTF-8", async () => {
     const open = await session();
     open.socket.ws.send(Buffer.from([0xff, 0xff]), { binary: false });
     expect((await open.socket.close()).code).toBe(1007);
   });
 
-  it("4409 when a newer session of the node begins, whose epoch is greater (F31)", async () => {
+  it("F31 4409 when a newer session of the node begins, whose epoch is greater", async () => {
     const open = await session();
     const newer = await open.agent.connect();
     expect((await open.socket.close()).code).toBe(4409);
@@ -324,7 +324,7 @@ describe("a session ends", () => {
     expect(code).toBe(4429);
   });
 
-  it("a peer that does not read is terminated, and the others feel nothing (F36)", async () => {
+  it("F36 a peer that does not read is terminated, and the others feel nothing", async () => {
     const [stalled, other] = [await session(), await session()];
     // Not reading: heartbeats still go out, their answers pile up.
     stalled.socket.ws.pause();
@@ -365,11 +365,11 @@ describe("connections", () => {
     expect((await fetch(`${io.url}/v1/session`)).status).toBe(404);
   });
 
-  it("B21: those that never speak, or never end their headers, are cut", async () => {
+  it("B21 those that never speak, or never end their headers, are cut", async () => {
     for (const seconds of await Promise.all(silent)) expect(seconds).toBeLessThan(20);
   });
 
-  it("B20: headers of 64 KiB are refused", async () => {
+  it("B20 headers of 64 KiB are refused", async () => {
     const port = Number(new URL(io.url).port);
     const answer = await new Promise<string>((resolve) => {
       const socket = tcp(port, "127.0.0.1");

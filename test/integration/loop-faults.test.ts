@@ -115,7 +115,7 @@ function expectNodeLost(raw: RawStream): void {
 const stateOf = async (id: string | undefined) => (await loop.ioJobs()).find((job) => job.id === id);
 
 describe("the whole loop, when a process is killed in the middle of jobs", () => {
-  it("an agent: its plain jobs are answered by others, its streams end with node_lost, its engine runs on", async () => {
+  it("F38 F39 an agent: its plain jobs are answered by others, its streams end with node_lost, its engine runs on", async () => {
     const engines = new Map(nodes.map((node) => [node, enginePid(loop, node)]));
     const { victim, flights, entries, raw } = await killAmidJobs((node) => {
       process.kill(containerOf(loop, node, "agent").pid, "SIGKILL");
@@ -137,7 +137,7 @@ describe("the whole loop, when a process is killed in the middle of jobs", () =>
     for (const node of nodes) expect(enginePid(loop, node)).toBe(engines.get(node));
   });
 
-  it("an engine: its plain jobs are answered by others, its streams end, its launcher starts it anew", async () => {
+  it("F21 an engine: its plain jobs are answered by others, its streams end, its launcher starts it anew", async () => {
     const launchers = new Map(nodes.map((node) => [node, containerOf(loop, node, "runtime").pid]));
     const sessions = await loop.ioNodes();
     let killed = 0;
@@ -189,7 +189,7 @@ describe("the whole loop, when a process is killed in the middle of jobs", () =>
 });
 
 describe("a host that loses its power while the IO service is away", () => {
-  it("has its engines warm from the last good config before IO returns", async () => {
+  it("F43 has its engines warm from the last good config before IO returns", async () => {
     const host = hostOf(loop, nodes[0] ?? "");
     const pods = new Set(host.kubelet.containers().map(({ pod }) => pod));
     const untouched = nodes

@@ -103,7 +103,7 @@ describe("the IO service", () => {
       ...(signal && { signal }),
     });
 
-  it("a frame with a wrong signature: 4401", async () => {
+  it("B04 a frame with the signature of another: 4401", async () => {
     const open = await session();
     const inSession = { sid: open.ready.sid, seq: open.channel.sent + 1 };
     const [one, other] = (["shutdown", "drained"] as const).map((reason) =>
@@ -303,7 +303,7 @@ describe("an agent", () => {
   const job = jobIdField.parse("job-0123456789");
   const cases: readonly [string, number, string, () => string | Buffer][] = [
     [
-      "a wrong signature",
+      "B04 refuses the signature of another frame",
       4401,
       "bad_signature",
       () => {
@@ -315,25 +315,25 @@ describe("an agent", () => {
       },
     ],
     [
-      "another typ",
+      "B31 refuses another typ",
       4401,
       "wrong_typ",
       () => signJws("rn1.goodbye", JSON.stringify({ ...service.next, reason: "shutdown" }), network.service),
     ],
     [
-      "an unknown signing key",
+      "B05 refuses the right form by an unknown key",
       4401,
       "unknown_key",
       () => sealFrame("ack", { ...service.next, ...goodAck }, newKey()),
     ],
     [
-      "another session",
+      "B03 refuses a frame of another session",
       4412,
       "wrong_session",
       () => sealFrame("ack", { ...service.next, sid: random16(), ...goodAck }, network.service),
     ],
     [
-      "a gap",
+      "B02 refuses a gap",
       4412,
       "sequence",
       () => {
@@ -342,13 +342,13 @@ describe("an agent", () => {
       },
     ],
     [
-      "a binary message, whatever is in it (B17)",
+      "B17 refuses a binary message, whatever is in it",
       4400,
       "malformed",
       () => Buffer.from(sealFrame("ack", { ...service.next, ...goodAck }, network.service)),
     ],
     [
-      "a path that is not the engine's API",
+      "refuses a path that is not the engine's API",
       4400,
       "schema",
       () => {
@@ -378,14 +378,14 @@ describe("an agent", () => {
     return service.closes.length;
   }
 
-  it.each(cases)("refuses %s", async (_what, code, reason, make) => {
+  it.each(cases)("%s", async (_what, code, reason, make) => {
     const closes = await inSession();
     service.raw(make());
     await until("the close", () => service.closes.length > closes);
     expect(service.closes[closes]).toMatchObject({ code, reason: expect.stringMatching(`^${reason}:`) });
   });
 
-  it("refuses a frame over 256 KiB: 1009", async () => {
+  it("B19 refuses a frame over 256 KiB: 1009", async () => {
     const closes = await inSession();
     service.raw("x".repeat(maxFrameBytes + 1));
     await until("the close", () => service.closes.length > closes);

@@ -62,7 +62,7 @@ describe("a job's way", () => {
 });
 
 describe("retries", () => {
-  it("F35: three failures at 0, +1 s, +5 s, then DEAD with the reasons of all three", () => {
+  it("F35 three failures at 0, +1 s, +5 s, then DEAD with the reasons of all three", () => {
     const floor = new Floor();
     for (const name of ["a", "b", "c"]) floor.connect(name);
     const job = floor.submit(1);
@@ -138,7 +138,7 @@ describe("leases", () => {
     expect(floor.dispatch.job(job)).toMatchObject({ leased: false, state: "QUEUED", failures: 1 });
   });
 
-  it("F24: a late result commits as long as the job was not offered again", () => {
+  it("F24 a late result commits as long as the job was not offered again", () => {
     const floor = new Floor();
     floor.connect("a");
     const job = floor.submit(1);
@@ -151,7 +151,7 @@ describe("leases", () => {
     expect(floor.offers(job)).toHaveLength(1);
   });
 
-  it("F24: after the next offer the late result is stale, and the old node is told to stop", () => {
+  it("F24 after the next offer the late result is stale, and the old node is told to stop", () => {
     const floor = new Floor();
     const a = floor.connect("a", { slots: 1 });
     const job = floor.submit(1);
@@ -184,7 +184,7 @@ describe("leases", () => {
 });
 
 describe("a node that goes", () => {
-  it("F38: before the first shown byte its job runs elsewhere after the grace", () => {
+  it("F38 before the first shown byte its job runs elsewhere after the grace", () => {
     const floor = new Floor();
     const from = floor.connect("a");
     const job = floor.submit(1);
@@ -199,7 +199,7 @@ describe("a node that goes", () => {
     expect(floor.of("restart", job)).toHaveLength(1);
   });
 
-  it("F39: after it the stream ends INTERRUPTED when the lease is over, and never goes elsewhere", () => {
+  it("F39 after it the stream ends INTERRUPTED when the lease is over, and never goes elsewhere", () => {
     const floor = new Floor();
     const from = floor.connect("a");
     const job = floor.submit(1);
@@ -215,7 +215,7 @@ describe("a node that goes", () => {
     expect(floor.offers(job)).toHaveLength(1);
   });
 
-  it("F40: the same process goes on from the offset on a new session", () => {
+  it("F40 the same process goes on from the offset on a new session", () => {
     const floor = new Floor();
     const from = floor.connect("a");
     const job = floor.submit(1);
@@ -268,7 +268,7 @@ describe("a node that goes", () => {
     expect(floor.result(lostOffer, back)).toMatchObject([{ do: "ack", status: "stale" }]);
   });
 
-  it("F31: frames of a session that was superseded are not heard", () => {
+  it("F31 frames of a session that was superseded are not heard", () => {
     const floor = new Floor();
     const old = floor.connect("a");
     const job = floor.submit(1);
@@ -294,7 +294,7 @@ describe("a node that goes", () => {
     { gone: 6, of: 11, punished: 6 },
     { gone: 7, of: 12, punished: 0 },
     { gone: 5, of: 9, punished: 5 },
-  ])("F33: $gone of $of nodes gone at once: $punished are punished", ({ gone, of, punished }) => {
+  ])("F33 $gone of $of nodes gone at once: $punished are punished", ({ gone, of, punished }) => {
     const floor = new Floor();
     const all = Array.from({ length: of }, (_, at) => floor.connect(`n${at}`, { slots: 1 }));
     for (let at = 0; at < of; at++) floor.submit(at);
@@ -345,7 +345,7 @@ describe("who gets a job", () => {
     expect(nodes.filter((node) => node === nodeId("a"))).toHaveLength(2);
   });
 
-  it("F34: a slow node goes behind, and comes back after a while", () => {
+  it("F34 a slow node goes behind, and comes back after a while", () => {
     let order = 0;
     const floor = new Floor({}, () => order);
     floor.connect("fast", { slots: 1 });
@@ -393,7 +393,7 @@ describe("who gets a job", () => {
   });
 });
 
-describe("bad messages of a job (B23)", () => {
+describe("B23 bad messages of a job", () => {
   it.each([
     ["another node's", { node: nodeId("b"), epoch: 1 }, {}],
     ["a wrong token", { node: nodeId("a"), epoch: 1 }, { token: "forged" }],
