@@ -101,7 +101,20 @@ export const examples: { readonly [K in Kind]: Payload<K> } = {
       },
       hardware: { cpus: 16, memory_mib: 131_072, gpus: [{ product: "NVIDIA-L4", memory_mib: null }] },
       config: { applied: digest, target: digest, staged: null, release_sequence: 5 },
-      models: { installed: ["org/small"], active: ["org/small"] },
+      models: {
+        installed: ["org/small"],
+        active: ["org/small"],
+        states: [
+          { model: "org/small", state: "active", bytes: 4096, total: 4096 },
+          {
+            model: "org/large:fp8",
+            state: "downloading",
+            bytes: 1024,
+            total: 8192,
+            reason: "for a new config",
+          },
+        ],
+      },
       load: { slots: 4, active: 1, accepting: true, reason: "serving" },
       subclouds: ["research"],
     },
@@ -115,6 +128,8 @@ export const examples: { readonly [K in Kind]: Payload<K> } = {
 const optional: ReadonlySet<string> = new Set([
   "report.engine.reason",
   "report.load.reason",
+  "report.models.states",
+  "report.models.states.1.reason",
   "results.0.receipt",
   "jobs.0.receipt",
 ]);

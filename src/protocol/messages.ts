@@ -216,6 +216,9 @@ export const ack = z.object({
     .check(z.maxLength(256)),
 });
 
+/** A model's life on a node: `active` takes jobs, `inactive` is there and verified but is not served. */
+export const modelStates = ["pending", "downloading", "verifying", "inactive", "active", "failed"] as const;
+
 export const engineHealth = ["starting", "healthy", "unhealthy", "stopped"] as const;
 
 /** What a node says of itself; the same in a heartbeat on the socket and by HTTP. */
@@ -245,6 +248,21 @@ export const report = z.object({
   models: z.object({
     installed: z.array(modelField).check(z.maxLength(256)),
     active: z.array(modelField).check(z.maxLength(256)),
+    /** How far each wanted model is, the config's that is being staged among them. Absent: the agent does not tell. */
+    states: z.optional(
+      z
+        .array(
+          z.object({
+            model: modelField,
+            state: z.enum(modelStates),
+            /** Bytes on the node's disk, of how many; 0 of 0 where its engine alone knows. */
+            bytes: countField,
+            total: countField,
+            reason: z.optional(textField),
+          }),
+        )
+        .check(z.maxLength(256)),
+    ),
   }),
   load: z.object({
     /** Jobs that the node runs at once, jobs that it runs now. */

@@ -181,6 +181,37 @@ RELEASE = record(
         "allowed": list_of(record({"digest": _digest, "expires": _time}), 64, 1),
     }
 )
+
+
+def _weight_path(value: Any, where: str) -> None:
+    _weight_path_form(value, where)
+    if any(part in ("", ".", "..") for part in value.split("/")):
+        raise _no(where, "the path of a file: a part is empty, . or ..")
+
+
+def _model_files(value: Any, where: str) -> None:
+    list_of(record({"path": _weight_path, "sha256": _sha256, "size": _count}), 256, 1)(value, where)
+    paths = {file["path"] for file in value}
+    if len(paths) < len(value):
+        raise _no(where, "files: a path is there twice")
+    for path in paths:
+        parts = path.split("/")
+        if any("/".join(parts[:at]) in paths for at in range(1, len(parts))):
+            raise _no(where, "files: a path is another one's folder")
+
+
+def _snapshot_model(value: Any, where: str) -> None:
+    members = {"name": _model, "engines": list_of(_name, 16), "files": _model_files, "sources": list_of(_source, 16)}
+    record(members, ("files", "sources"))(value, where)
+    if "sources" in value and "files" not in value:
+        raise _no(where, "a model with sources and no files")
+
+
+_weight_path_form = matching(r"[A-Za-z0-9._@+=,/-]*", 1, 255, "the path of a file")
+_source = matching(
+    r"https?://[^\s/?#@\\]+(/[^\s?#\\]*)?|file:///[^\s?#\\]*", 1, 2048, "a URL without user, query or fragment"
+)
+
 SNAPSHOT = record(
     {
         "network": _name,
@@ -198,7 +229,7 @@ SNAPSHOT = record(
             64,
             1,
         ),
-        "models": list_of(record({"name": _model, "engines": list_of(_name, 16)}), 256),
+        "models": list_of(_snapshot_model, 256),
         "participation": record({"testnet": boolean, "mainnet": boolean}),
         "subclouds": list_of(_name, 64),
         "limits": record({"max_jobs": integer(1, 1024), "max_output_bytes": integer(1, 1_073_741_824)}),
@@ -249,7 +280,26 @@ REPORT = record(
                 "release_sequence": _count,
             }
         ),
-        "models": record({"installed": list_of(_model, 256), "active": list_of(_model, 256)}),
+        "models": record(
+            {
+                "installed": list_of(_model, 256),
+                "active": list_of(_model, 256),
+                "states": list_of(
+                    record(
+                        {
+                            "model": _model,
+                            "state": one_of("pending", "downloading", "verifying", "inactive", "active", "failed"),
+                            "bytes": _count,
+                            "total": _count,
+                            "reason": _text,
+                        },
+                        ("reason",),
+                    ),
+                    256,
+                ),
+            },
+            ("states",),
+        ),
         "load": record(
             {"slots": _count, "active": _count, "accepting": boolean, "reason": _text}, optional=["reason"]
         ),

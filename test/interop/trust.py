@@ -146,6 +146,12 @@ def verify_snapshot(raw: bytes, digest: str, network: str) -> dict[str, Any]:
     return snapshot
 
 
+def weights_digest(files: list[dict[str, Any]]) -> str:
+    """Identity of a model's weights."""
+    lines = sorted((file["path"].encode(), f"{file['sha256']} {file['size']} {file['path']}\n") for file in files)
+    return hashlib.sha256("".join(line for _, line in lines).encode()).hexdigest()
+
+
 def select(
     snapshot: dict[str, Any],
     engine: str,

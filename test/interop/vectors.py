@@ -154,6 +154,8 @@ def of_snapshots(file: dict[str, Any]) -> Iterator[Case]:
         yield case["name"], case["verdict"], lambda r=raw, c=case: trust.verify_snapshot(r, c["digest"], c["network"])
     for at, case in enumerate(file["digests"]):
         yield f"digest {at}", "valid", lambda c=case: same(trust.digest_of(c["text"].encode()), c["digest"])
+    for at, case in enumerate(file["weights"]):
+        yield f"weights {at}", "valid", lambda c=case: same(trust.weights_digest(c["files"]), c["digest"])
 
 
 def of_select(file: dict[str, Any]) -> Iterator[Case]:

@@ -23,6 +23,7 @@ import { checkAllowed, type Release, verifyRelease } from "../../src/protocol/co
 import { parseStatement, rotateRoot, trustRoot } from "../../src/protocol/config/root.ts";
 import { type RuntimeWish, selectRuntime } from "../../src/protocol/config/select.ts";
 import { digestOf, openSnapshot, type Snapshot } from "../../src/protocol/config/snapshot.ts";
+import { type WeightFile, weightsDigest } from "../../src/protocol/config/weights.ts";
 import type { Statement } from "../../src/protocol/config/statement.ts";
 import { parseFeedLine } from "../../src/protocol/feed.ts";
 import * as fields from "../../src/protocol/fields.ts";
@@ -254,7 +255,11 @@ describe("snapshots", () => {
   const file = read("snapshots") as {
     cases: Cases<Text & { digest: fields.ConfigDigest; network: string }>;
     digests: { text: string; digest: string }[];
+    weights: { files: WeightFile[]; digest: string }[];
   };
+  it.each(file.weights)("weights $digest", ({ files, digest }) => {
+    expect(weightsDigest(files)).toBe(digest);
+  });
   judge(file.cases, (each) => openSnapshot(Buffer.from(textOf(each)), each.digest, each.network));
   it.each(file.digests)("digest $digest", ({ text, digest }) => {
     expect(digestOf(Buffer.from(text))).toBe(digest);
