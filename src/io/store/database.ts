@@ -1,27 +1,22 @@
-import { DatabaseSync, type SQLInputValue, type SQLOutputValue, type StatementSync } from "node:sqlite";
+import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
 import type { ConfigDigest, JobId } from "../../protocol/fields.ts";
-import type { KeyId, NodeId } from "../../protocol/keys.ts";
 import { parseStatement } from "../../protocol/config/root.ts";
 import type { Statement } from "../../protocol/config/statement.ts";
 import { messageOf } from "../../lib/errors.ts";
 import { migrate } from "./migrations.ts";
-import {
-  type Change,
-  type JobFilter,
-  type JobRow,
-  type JobState,
-  jobStates,
-  type Kept,
-  type NodeRow,
-  type ReceiptRow,
-  StoreError,
+import type {
+  Attempt,
+  BodyPurpose,
+  Change,
+  JobFilter,
+  JobRow,
+  Kept,
+  KeptJob,
+  ReceiptRow,
+  UnfinishedJob,
 } from "./port.ts";
-
-type Row = Record<string, SQLOutputValue>;
-
-const text = (row: Row, name: string): string => String(row[name]);
-const number = (row: Row, name: string): number => Number(row[name]);
-const orNull = (row: Row, name: string): string | null => (row[name] === null ? null : String(row[name]));
+import { StoreError } from "./port.ts";
+import { attemptOf, jobOf, nodeOf, number, receiptOf, type Row, submissionOf, text } from "./rows.ts";
 
 const unfinished = "('QUEUED','OFFERED','RUNNING','RESULT_RECEIVED')";
 
@@ -108,6 +103,26 @@ export class Database {
       case "job":
         this.#putJob(change.row);
         return;
+      case "submission": {
+        const { job, idempotency, inputSha256, inputBytes, deadline } = change.submission;
+        this.#run("INSERT INTO submissions SELECT id, consumer, ?, ?, ?, ? FROM jobs WHERE id=?", [
+          idempotency,
+          inputSha256,
+          inputBytes,
+          deadline,
+          job,
+        ]);
+        return;
+      }
+      case "attempt":
+        this.#putAttempt(change.attempt);
+        return;
+      case "body":
+        this.#run("INSERT OR REPLACE INTO bodies VALUES (?,?,?)", [change.job, change.purpose, change.bytes]);
+        return;
+      case "data-key":
+        this.#putConfig("data-key", "current", change.check);
+        return;
       case "confirmed":
         this.#run("UPDATE jobs SET state='CONFIRMED' WHERE id=? AND state='COMMITTED'", [change.job]);
         return;
@@ -143,11 +158,12 @@ export class Database {
 
   #putJob(row: JobRow): void {
     this.#run(
-      `INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+      `INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
        ON CONFLICT (id) DO UPDATE SET state=excluded.state, attempt=excluded.attempt, node=excluded.node,
          finished_at=excluded.finished_at, outcome=excluded.outcome, error=excluded.error,
          relayed_bytes=excluded.relayed_bytes, prompt_tokens=excluded.prompt_tokens,
-         completion_tokens=excluded.completion_tokens
+         completion_tokens=excluded.completion_tokens, http_status=excluded.http_status,
+         end_code=excluded.end_code
        WHERE jobs.state IN ${unfinished}`,
       [
         row.id,
@@ -164,8 +180,27 @@ export class Database {
         row.relayedBytes,
         row.promptTokens,
         row.completionTokens,
+        row.durable ? 1 : 0,
+        row.httpStatus,
+        row.endCode,
       ],
     );
+  }
+
+  #putAttempt({ job, attempt, node, token, failures, reasons }: Attempt): void {
+    const newest = this.#run(
+      `UPDATE jobs SET state='OFFERED', attempt=?1, node=?2 WHERE id=?3 AND attempt<?1 AND state IN ${unfinished}`,
+      [attempt, node, job],
+    );
+    if (newest === 0) return;
+    this.#run("INSERT OR REPLACE INTO attempts VALUES (?,?,?,?,?,?)", [
+      job,
+      attempt,
+      node,
+      token,
+      failures,
+      JSON.stringify(reasons),
+    ]);
   }
 
   #putConfig(kind: string, name: string, body: string): void {
@@ -210,29 +245,82 @@ export class Database {
         digest: text(row, "name") as ConfigDigest,
         text: text(row, "body"),
       })),
+      unfinished: this.#unfinished(),
+      dataKey: config("SELECT body FROM config WHERE kind='data-key'"),
     };
+  }
+
+  #unfinished(): UnfinishedJob[] {
+    const where = `FROM jobs j JOIN submissions s ON s.job = j.id LEFT JOIN attempts a ON a.job = j.id
+      WHERE j.durable = 1 AND j.state IN ${unfinished} ORDER BY j.created_at, j.id`;
+    const submissions = this.#all(`SELECT s.* ${where}`);
+    const attempts = this.#all(`SELECT a.* ${where}`);
+    return this.#all(`SELECT j.* ${where}`).map((row, at) => {
+      const submission = submissions[at];
+      if (!submission) throw new StoreError("corrupt", `store: job ${text(row, "id")} has no submission`);
+      const attempt = attempts[at];
+      return {
+        row: jobOf(row),
+        submission: submissionOf(submission),
+        attempt: attempt && attempt["job"] !== null ? attemptOf(attempt) : null,
+      };
+    });
   }
 
   cancelUnfinished(now: number, error: string): number {
     return this.#run(
-      `UPDATE jobs SET state='CANCELLED', finished_at=?, error=? WHERE state IN ${unfinished}`,
+      `UPDATE jobs SET state='CANCELLED', finished_at=?, error=? WHERE durable=0 AND state IN ${unfinished}`,
       [now, error],
     );
   }
 
-  jobs({ state, consumer, limit = 100 }: JobFilter): JobRow[] {
-    return this.#all(
-      `SELECT * FROM jobs WHERE (?1 IS NULL OR state=?1) AND (?2 IS NULL OR consumer=?2)
-       ORDER BY created_at DESC, id LIMIT ?3`,
-      [state ?? null, consumer ?? null, Math.min(limit, 10_000)],
-    ).map(jobOf);
+  jobs({ state, consumer, durable, after, limit = 100 }: JobFilter): JobRow[] {
+    const where: string[] = [];
+    const values: SQLInputValue[] = [];
+    const only = (condition: string, ...of: readonly SQLInputValue[]) => {
+      where.push(condition);
+      values.push(...of);
+    };
+    if (state !== undefined) only("state=?", state);
+    if (consumer !== undefined) only("consumer=?", consumer);
+    // Literal, so that the index of asynchronous jobs is seen to fit.
+    if (durable !== undefined) only(`durable=${durable ? 1 : 0}`);
+    if (after !== undefined) {
+      const before = this.#all("SELECT created_at FROM jobs WHERE id=?", [after])[0];
+      if (!before) return [];
+      const at = number(before, "created_at");
+      only("created_at<=? AND (created_at<? OR id>?)", at, at, after);
+    }
+    const narrowed = where.length === 0 ? "" : `WHERE ${where.join(" AND ")}`;
+    return this.#all(`SELECT * FROM jobs ${narrowed} ORDER BY created_at DESC, id LIMIT ?`, [
+      ...values,
+      Math.min(limit, 10_000),
+    ]).map(jobOf);
   }
 
-  job(id: JobId): { row: JobRow; receipt: ReceiptRow | null } | undefined {
+  job(id: JobId): KeptJob | undefined {
     const row = this.#all("SELECT * FROM jobs WHERE id=?", [id])[0];
     if (!row) return undefined;
     const receipt = this.#all("SELECT * FROM receipts WHERE job=?", [id])[0];
-    return { row: jobOf(row), receipt: receipt ? receiptOf(receipt) : null };
+    const submission = this.#all("SELECT * FROM submissions WHERE job=?", [id])[0];
+    return {
+      row: jobOf(row),
+      receipt: receipt ? receiptOf(receipt) : null,
+      submission: submission ? submissionOf(submission) : null,
+    };
+  }
+
+  submitted(consumer: string, idempotency: string): KeptJob | undefined {
+    const sql = "SELECT job FROM submissions WHERE consumer=? AND idempotency=?";
+    const row = this.#all(sql, [consumer, idempotency])[0];
+    return row && this.job(text(row, "job") as JobId);
+  }
+
+  body(job: JobId, purpose: BodyPurpose): Uint8Array | undefined {
+    const bytes = this.#all("SELECT bytes FROM bodies WHERE job=? AND purpose=?", [job, purpose])[0]?.[
+      "bytes"
+    ];
+    return bytes instanceof Uint8Array ? bytes : undefined;
   }
 
   receipts(account: string, from: number, limit: number): ReceiptRow[] {
@@ -244,7 +332,20 @@ export class Database {
   }
 
   prune(before: number): number {
-    return this.#run(`DELETE FROM jobs WHERE finished_at < ? AND state NOT IN ${unfinished}`, [before]);
+    const over = `finished_at < ? AND state NOT IN ${unfinished}`;
+    this.#db.exec("BEGIN IMMEDIATE");
+    try {
+      for (const table of ["bodies", "attempts", "submissions"])
+        this.#run(`DELETE FROM ${table} WHERE job IN (SELECT id FROM jobs WHERE durable=1 AND ${over})`, [
+          before,
+        ]);
+      const pruned = this.#run(`DELETE FROM jobs WHERE ${over}`, [before]);
+      this.#db.exec("COMMIT");
+      return pruned;
+    } catch (error) {
+      if (this.#db.isTransaction) this.#db.exec("ROLLBACK");
+      throw error;
+    }
   }
 
   close(): void {
@@ -274,57 +375,4 @@ function isConstraint(error: unknown): boolean {
 
 function statementOf(json: string | null): Statement | null {
   return json === null ? null : parseStatement(json, "stored statement");
-}
-
-function nodeOf(row: Row): NodeRow {
-  return {
-    nodeId: text(row, "node_id") as NodeId,
-    kid: text(row, "kid") as KeyId,
-    jwk: { kty: "OKP", crv: "Ed25519", x: text(row, "x") },
-    account: text(row, "account"),
-    registeredAt: number(row, "registered_at"),
-    httpSeq: number(row, "http_seq"),
-    epoch: number(row, "epoch"),
-    releaseSequence: number(row, "release_sequence"),
-    banned: orNull(row, "banned"),
-    jobsCommitted: number(row, "jobs_committed"),
-  };
-}
-
-function stateOf(value: string): JobState {
-  const state = jobStates.find((known) => known === value);
-  if (!state) throw new StoreError("corrupt", "store: a job has an unknown state");
-  return state;
-}
-
-function jobOf(row: Row): JobRow {
-  const outcome = orNull(row, "outcome");
-  const node = orNull(row, "node");
-  return {
-    id: text(row, "id") as JobId,
-    consumer: text(row, "consumer"),
-    model: text(row, "model"),
-    stream: number(row, "stream") === 1,
-    state: stateOf(text(row, "state")),
-    attempt: number(row, "attempt"),
-    node: node === null ? null : (node as NodeId),
-    createdAt: number(row, "created_at"),
-    finishedAt: row["finished_at"] === null ? null : number(row, "finished_at"),
-    outcome: outcome === "completed" || outcome === "failed" ? outcome : null,
-    error: orNull(row, "error"),
-    relayedBytes: number(row, "relayed_bytes"),
-    promptTokens: number(row, "prompt_tokens"),
-    completionTokens: number(row, "completion_tokens"),
-  };
-}
-
-function receiptOf(row: Row): ReceiptRow {
-  return {
-    account: text(row, "account"),
-    index: number(row, "idx"),
-    job: text(row, "job") as JobId,
-    attempt: number(row, "attempt"),
-    node: text(row, "node") as NodeId,
-    countersign: text(row, "countersign"),
-  };
 }

@@ -28,6 +28,25 @@ const migrations: readonly string[] = [
     kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (kind, name)
   ) STRICT, WITHOUT ROWID;
   `,
+  // Asynchronous jobs. Of their attempts only the newest is kept. Bodies are as the service has encrypted them.
+  `
+  ALTER TABLE jobs ADD COLUMN durable INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE jobs ADD COLUMN http_status INTEGER;
+  ALTER TABLE jobs ADD COLUMN end_code TEXT;
+  CREATE INDEX jobs_of_consumer ON jobs (consumer, created_at DESC, id) WHERE durable=1;
+  CREATE TABLE submissions (
+    job TEXT PRIMARY KEY, consumer TEXT NOT NULL, idempotency TEXT, input_sha256 TEXT NOT NULL,
+    input_bytes INTEGER NOT NULL, deadline INTEGER NOT NULL
+  ) STRICT, WITHOUT ROWID;
+  CREATE UNIQUE INDEX submissions_idempotency ON submissions (consumer, idempotency) WHERE idempotency IS NOT NULL;
+  CREATE TABLE attempts (
+    job TEXT PRIMARY KEY, attempt INTEGER NOT NULL, node TEXT NOT NULL, token TEXT NOT NULL,
+    failures INTEGER NOT NULL, reasons TEXT NOT NULL
+  ) STRICT, WITHOUT ROWID;
+  CREATE TABLE bodies (
+    job TEXT NOT NULL, purpose TEXT NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (job, purpose)
+  ) STRICT;
+  `,
 ];
 
 /** Version that this build reads and writes. */

@@ -61,6 +61,8 @@ export interface JobRow {
   readonly consumer: string;
   readonly model: string;
   readonly stream: boolean;
+  /** Asynchronous: it has a {@link Submission}, and outlives the service's process. */
+  readonly durable: boolean;
   readonly state: JobState;
   /** 0 = never offered. */
   readonly attempt: number;
@@ -70,6 +72,10 @@ export interface JobRow {
   readonly createdAt: number;
   readonly finishedAt: number | null;
   readonly outcome: "completed" | "failed" | null;
+  /** HTTP status of the engine's answer, once committed. */
+  readonly httpStatus: number | null;
+  /** Why it ended without an answer, in the client API's terms. */
+  readonly endCode: string | null;
   /** For people: why it ended as it did, with the reasons of each attempt; null where it committed. */
   readonly error: string | null;
   /** Bytes of output relayed to the client. */
@@ -91,6 +97,43 @@ export interface ReceiptRow {
   readonly countersign: string;
 }
 
+/** What is kept of an asynchronous job beside its row. */
+export interface Submission {
+  readonly job: JobId;
+  /** SHA-256 (hex) of the client's `Idempotency-Key`; null = none was sent. Unique within a consumer. */
+  readonly idempotency: string | null;
+  /** SHA-256 (hex) and size of the input. */
+  readonly inputSha256: string;
+  readonly inputBytes: number;
+  /** Wall time at which the job expires, ms. */
+  readonly deadline: number;
+}
+
+/** An attempt of an asynchronous job. It is on the disk before its node is offered the job. */
+export interface Attempt {
+  readonly job: JobId;
+  readonly attempt: number;
+  readonly node: NodeId;
+  /** The attempt's fencing token. */
+  readonly token: string;
+  /** Attempts before that failed by their nodes' fault. */
+  readonly failures: number;
+  /** Why attempts before ended. */
+  readonly reasons: readonly string[];
+}
+
+/** An asynchronous job that is not over. */
+export interface UnfinishedJob {
+  readonly row: JobRow;
+  readonly submission: Submission;
+  /** The newest attempt; null = it was never offered. */
+  readonly attempt: Attempt | null;
+}
+
+/** What a body is of its job. */
+export const bodyPurposes = ["input", "output"] as const;
+export type BodyPurpose = (typeof bodyPurposes)[number];
+
 /** One thing to be kept. */
 export type Change =
   | { readonly put: "node"; readonly row: NodeRow }
@@ -107,6 +150,19 @@ export type Change =
   | { readonly put: "apikey"; readonly sha256: string; readonly consumer: string; readonly createdAt: number }
   /** Never changes a job that is in a terminal state. */
   | { readonly put: "job"; readonly row: JobRow }
+  /** Fails when the job has one, or the consumer has used the idempotency key for another job. After the job's row. */
+  | { readonly put: "submission"; readonly submission: Submission }
+  /** The job is OFFERED. Never changes a job that is in a terminal state, nor goes back to an earlier attempt. */
+  | { readonly put: "attempt"; readonly attempt: Attempt }
+  /** Bytes as the service has encrypted them. */
+  | {
+      readonly put: "body";
+      readonly job: JobId;
+      readonly purpose: BodyPurpose;
+      readonly bytes: Uint8Array;
+    }
+  /** Tells one key of the bodies from another without giving it away. */
+  | { readonly put: "data-key"; readonly check: string }
   /** COMMITTED → CONFIRMED. */
   | { readonly put: "confirmed"; readonly job: JobId }
   /** Fails when the job has a receipt or the index is taken; counts the node's commits. */
@@ -132,14 +188,29 @@ export interface Kept {
   readonly delegation: Statement | null;
   readonly release: Statement | null;
   readonly snapshots: readonly { readonly digest: ConfigDigest; readonly text: string }[];
+  /** Asynchronous jobs that are not over, oldest first. */
+  readonly unfinished: readonly UnfinishedJob[];
+  /** Of the key with which bodies are encrypted; null = none yet. */
+  readonly dataKey: string | null;
 }
 
 /** What a list of jobs is narrowed to. Newest first. */
 export interface JobFilter {
   readonly state?: JobState | undefined;
   readonly consumer?: string | undefined;
+  readonly durable?: boolean | undefined;
+  /** Only those that come after this job; nothing, if there is no such job. */
+  readonly after?: JobId | undefined;
   /** Default 100, at most 10,000. */
   readonly limit?: number | undefined;
+}
+
+/** Everything that is kept of a job but its bodies. */
+export interface KeptJob {
+  readonly row: JobRow;
+  readonly receipt: ReceiptRow | null;
+  /** Null for a synchronous job. */
+  readonly submission: Submission | null;
 }
 
 /** `conflict`: a change contradicts what is kept. `unavailable`: the store cannot be written or read now. `corrupt`: its content is not what this version writes. */
@@ -158,13 +229,20 @@ export interface Store {
   write(changes: readonly Change[]): Promise<void>;
   /** False while writes do not get through. */
   readonly healthy: boolean;
-  /** Jobs that were under way when the service last ended become CANCELLED with `error`. Resolves to how many. */
+  /**
+   * Synchronous jobs that were under way when the service last ended become CANCELLED with `error`: their clients are
+   * gone. Resolves to how many.
+   */
   cancelUnfinished(now: number, error: string): Promise<number>;
   jobs(filter: JobFilter): Promise<readonly JobRow[]>;
-  job(id: JobId): Promise<{ readonly row: JobRow; readonly receipt: ReceiptRow | null } | undefined>;
+  job(id: JobId): Promise<KeptJob | undefined>;
+  /** The job for which a consumer has used an idempotency key. */
+  submitted(consumer: string, idempotency: string): Promise<KeptJob | undefined>;
+  /** A job's input or output, as it was written. */
+  body(job: JobId, purpose: BodyPurpose): Promise<Uint8Array | undefined>;
   /** An account's receipts from `from` (1 = first), at most `limit`, in order. */
   receipts(account: string, from: number, limit: number): Promise<readonly ReceiptRow[]>;
-  /** Forgets terminal jobs that ended before `before` (wall time, ms). Receipts stay. Resolves to how many. */
+  /** Forgets terminal jobs that ended before `before` (wall time, ms), and their bodies. Receipts stay. Resolves to how many. */
   prune(before: number): Promise<number>;
   /** Writes what is pending and closes. */
   close(): Promise<void>;

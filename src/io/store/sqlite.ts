@@ -2,10 +2,12 @@ import { Worker } from "node:worker_threads";
 import type { Clock } from "../../lib/clock.ts";
 import type { JobId } from "../../protocol/fields.ts";
 import {
+  type BodyPurpose,
   type Change,
   type JobFilter,
   type JobRow,
   type Kept,
+  type KeptJob,
   type ReceiptRow,
   type Store,
   StoreError,
@@ -154,8 +156,16 @@ export class SqliteStore implements Store {
     return this.#ask({ ask: "jobs", filter }) as Promise<JobRow[]>;
   }
 
-  job(id: JobId): Promise<{ row: JobRow; receipt: ReceiptRow | null } | undefined> {
-    return this.#ask({ ask: "job", id }) as Promise<{ row: JobRow; receipt: ReceiptRow | null } | undefined>;
+  job(id: JobId): Promise<KeptJob | undefined> {
+    return this.#ask({ ask: "job", id }) as Promise<KeptJob | undefined>;
+  }
+
+  submitted(consumer: string, idempotency: string): Promise<KeptJob | undefined> {
+    return this.#ask({ ask: "submitted", consumer, idempotency }) as Promise<KeptJob | undefined>;
+  }
+
+  body(job: JobId, purpose: BodyPurpose): Promise<Uint8Array | undefined> {
+    return this.#ask({ ask: "body", job, purpose }) as Promise<Uint8Array | undefined>;
   }
 
   receipts(account: string, from: number, limit: number): Promise<readonly ReceiptRow[]> {

@@ -1,7 +1,7 @@
 import { type MessagePort, parentPort, workerData } from "node:worker_threads";
 import { messageOf } from "../../lib/errors.ts";
 import { Database } from "./database.ts";
-import type { Change, JobFilter } from "./port.ts";
+import type { BodyPurpose, Change, JobFilter } from "./port.ts";
 import type { JobId } from "../../protocol/fields.ts";
 
 /** What the main thread asks of the store's thread. One answer each, in order. */
@@ -11,6 +11,8 @@ export type StoreRequest =
   | { readonly ask: "cancelUnfinished"; readonly now: number; readonly error: string }
   | { readonly ask: "jobs"; readonly filter: JobFilter }
   | { readonly ask: "job"; readonly id: JobId }
+  | { readonly ask: "submitted"; readonly consumer: string; readonly idempotency: string }
+  | { readonly ask: "body"; readonly job: JobId; readonly purpose: BodyPurpose }
   | { readonly ask: "receipts"; readonly account: string; readonly from: number; readonly limit: number }
   | { readonly ask: "prune"; readonly before: number }
   | { readonly ask: "close" };
@@ -67,6 +69,10 @@ function answerTo(db: Database, request: Exclude<StoreRequest, { ask: "close" }>
       return db.jobs(request.filter);
     case "job":
       return db.job(request.id);
+    case "submitted":
+      return db.submitted(request.consumer, request.idempotency);
+    case "body":
+      return db.body(request.job, request.purpose);
     case "receipts":
       return db.receipts(request.account, request.from, request.limit);
     case "prune":

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, it } from "vitest";
 import type { Change, Store } from "../../../src/io/store/port.ts";
 import type { ConfigDigest } from "../../../src/protocol/fields.ts";
 import { until } from "../../testbed/until.ts";
+import { asyncJobConformance } from "./async-jobs.ts";
 import { beforeLinks, findLinks, linkOf } from "./links.ts";
 import { accountKey, job, jobId, node, receipt } from "./rows.ts";
 
@@ -112,8 +113,9 @@ export function storeConformance<Disk extends StoreDisk>(
       expect(await store.job(jobId(1))).toEqual({
         row: full,
         receipt: receipt(1, row.nodeId, { attempt: 3 }),
+        submission: null,
       });
-      expect(await store.job(jobId(2))).toEqual({ row: job(2), receipt: null });
+      expect(await store.job(jobId(2))).toEqual({ row: job(2), receipt: null, submission: null });
       expect((await store.load()).chains).toEqual([{ account: "acme", index: 1, countersign: "c1" }]);
     });
 
@@ -299,6 +301,8 @@ export function storeConformance<Disk extends StoreDisk>(
       await expect(store.write([again])).rejects.toMatchObject(conflict);
       expect(await store.prune(20)).toBe(0);
     });
+
+    asyncJobConformance({ fresh, reopen });
 
     it("keeps the order of writes that are not awaited", async () => {
       const row = await withNode();

@@ -1,4 +1,4 @@
-import type { JobRow, NodeRow, ReceiptRow } from "../../../src/io/store/port.ts";
+import type { Attempt, JobRow, NodeRow, ReceiptRow, Submission } from "../../../src/io/store/port.ts";
 import type { JobId } from "../../../src/protocol/fields.ts";
 import { generateKey, importPrivateKey, type NodeId } from "../../../src/protocol/keys.ts";
 
@@ -33,16 +33,44 @@ export function job(at: number, change: Partial<JobRow> = {}): JobRow {
     consumer: "someone",
     model: "m",
     stream: false,
+    durable: false,
     state: "QUEUED",
     attempt: 0,
     node: null,
     createdAt: at,
     finishedAt: null,
     outcome: null,
+    httpStatus: null,
+    endCode: null,
     error: null,
     relayedBytes: 0,
     promptTokens: 0,
     completionTokens: 0,
+    ...change,
+  };
+}
+
+/** What is kept of the asynchronous job `at` beside its row. */
+export function submission(at: number, change: Partial<Submission> = {}): Submission {
+  return {
+    job: jobId(at),
+    idempotency: null,
+    inputSha256: "a".repeat(64),
+    inputBytes: 7,
+    deadline: at + 1_000,
+    ...change,
+  };
+}
+
+/** An attempt at the job `at`. */
+export function attempt(at: number, number: number, change: Partial<Attempt> = {}): Attempt {
+  return {
+    job: jobId(at),
+    attempt: number,
+    node: "n".repeat(43) as NodeId,
+    token: `token-${number}`,
+    failures: 0,
+    reasons: [],
     ...change,
   };
 }
