@@ -51,10 +51,10 @@ export interface Socket {
 
 /** One HTTP request. */
 export interface HttpRequest {
-  readonly method: "GET" | "POST";
+  readonly method: "GET" | "POST" | "PUT";
   readonly url: string;
   readonly headers?: Readonly<Record<string, string>>;
-  readonly body?: string;
+  readonly body?: string | Uint8Array;
 }
 
 /** Head of an answer. */
@@ -75,6 +75,9 @@ export interface HttpHandlers {
 export interface HttpExchange {
   /** Ends it, closing its connection; no handler is called any more. */
   abort(): void;
+  /** Reads no more of the answer, so that its sender has to wait; a piece that is on its way may still come. */
+  pause(): void;
+  resume(): void;
 }
 
 /** HTTP client, for the service and for the engine. No time limits of its own: the caller aborts. */

@@ -1,4 +1,4 @@
-import { Agent as HttpAgent, request as httpRequest } from "node:http";
+import { Agent as HttpAgent, type IncomingMessage, request as httpRequest } from "node:http";
 import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
 import type { Http } from "../ports.ts";
 import type { ProxyEnv } from "./transport.ts";
@@ -25,6 +25,8 @@ export function nodeHttp(proxyEnv: ProxyEnv): Http {
         headers: { ...headers, ...(body !== undefined && { "content-length": Buffer.byteLength(body) }) },
       });
       let over = false;
+      let paused = false;
+      let answer: IncomingMessage | undefined;
       const end = (act: () => void) => {
         if (over) return;
         over = true;
@@ -33,10 +35,13 @@ export function nodeHttp(proxyEnv: ProxyEnv): Http {
       sent.on("error", (error) => end(() => handlers.failed(error)));
       sent.on("response", (response) => {
         if (over) return;
+        answer = response;
         handlers.head({ status: response.statusCode ?? 0, headers: response.headers });
         response.on("data", (bytes: Buffer) => {
           if (!over) handlers.data(bytes);
         });
+        // Listening for data has set it flowing.
+        if (paused) response.pause();
         response.on("end", () =>
           end(() => {
             if (response.complete) handlers.end();
@@ -50,6 +55,14 @@ export function nodeHttp(proxyEnv: ProxyEnv): Http {
         abort() {
           over = true;
           sent.destroy();
+        },
+        pause() {
+          paused = true;
+          answer?.pause();
+        },
+        resume() {
+          paused = false;
+          answer?.resume();
         },
       };
     },
