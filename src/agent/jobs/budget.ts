@@ -18,6 +18,11 @@ export class ByteBudget {
     return true;
   }
 
+  /** Takes `bytes` also where they are not there: they are held already. */
+  hold(bytes: number): void {
+    this.#used += bytes;
+  }
+
   give(bytes: number): void {
     this.#used -= bytes;
   }

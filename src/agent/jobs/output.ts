@@ -10,13 +10,28 @@ const maxEscapedBytes = 184 * 1024;
  * that it has had. UTF-8; where it is a stream of events, with their boundaries.
  */
 export class JobOutput {
-  #bytes = Buffer.alloc(0);
+  #bytes: Buffer = Buffer.alloc(0);
   #size = 0;
   readonly #boundaries: number[] = [];
   readonly #hash = createHash("sha256");
 
   get size(): number {
     return this.#size;
+  }
+
+  /** All of it. Good until the next `append`. */
+  get bytes(): Uint8Array {
+    return this.#bytes.subarray(0, this.#size);
+  }
+
+  /** Output that an earlier process has kept: one piece, which may be cut anywhere between characters. */
+  static of(bytes: Uint8Array): JobOutput {
+    const output = new JobOutput();
+    output.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+    output.#size = bytes.length;
+    output.#hash.update(bytes);
+    if (bytes.length > 0) output.#boundaries.push(bytes.length);
+    return output;
   }
 
   /** Appends text that ends where a piece may end. */

@@ -72,16 +72,36 @@ export class NodeHttp {
    * @throws {NodeHttpError}
    */
   async heartbeat(endpoint: string, serviceKey: VerifyKey, report: Report): Promise<Latest | undefined> {
-    const { clock, random } = this.#ports;
     const url = `${endpoint.replace(/\/+$/, "")}${paths.heartbeat}`;
-    const nonce = random.bytes(32);
-    const payload = { node_id: this.#identity.nodeId, time: clock.now(), nonce, report };
-    const answer = await this.#post(
-      url,
-      sealRequest(httpHeartbeatTyp, payload, this.#identity.key, url, ++this.#seq),
-      serviceKey,
-    );
+    const nonce = this.#ports.random.bytes(32);
+    const answer = await this.#post(url, this.seal(httpHeartbeatTyp, { nonce, report }, url), serviceKey);
     return answer.latest?.nonce === nonce ? answer.latest : undefined;
+  }
+
+  /** Signs a request to `url`, with node, time and the next seq. */
+  seal(typ: string, payload: object, url: string): string {
+    const { nodeId, key } = this.#identity;
+    const said = { node_id: nodeId, time: this.#ports.clock.now(), ...payload };
+    return sealRequest(typ, said, key, url, ++this.#seq);
+  }
+
+  /**
+   * Opens the service's signed answer, which may be a refusal, and learns the seq that it names.
+   * @throws {NodeHttpError} `unavailable` when it is not signed, or for another node.
+   */
+  hear(url: string, status: number, body: Buffer, serviceKey: VerifyKey): HttpAnswer {
+    let answer: HttpAnswer;
+    try {
+      answer = openAnswer(decodeUtf8(body), serviceKey);
+    } catch (cause) {
+      throw new NodeHttpError("unavailable", `${url} answered HTTP ${status} without a signed answer`, {
+        cause,
+      });
+    }
+    if (answer.node_id !== this.#identity.nodeId)
+      throw new NodeHttpError("unavailable", `${url} answered for another node`);
+    this.learnSeq(answer.http_seq);
+    return answer;
   }
 
   async #post(url: string, body: string, serviceKey: VerifyKey): Promise<HttpAnswer> {
@@ -90,17 +110,7 @@ export class NodeHttp {
     const raw = await this.#unlessDown(() =>
       requestBytes(http, clock, { method: "POST", url, headers, body }, limits),
     );
-    let answer: HttpAnswer;
-    try {
-      answer = openAnswer(decodeUtf8(raw.body), serviceKey);
-    } catch (cause) {
-      throw new NodeHttpError("unavailable", `${url} answered HTTP ${raw.status} without a signed answer`, {
-        cause,
-      });
-    }
-    if (answer.node_id !== this.#identity.nodeId)
-      throw new NodeHttpError("unavailable", `${url} answered for another node`);
-    this.learnSeq(answer.http_seq);
+    const answer = this.hear(url, raw.status, raw.body, serviceKey);
     if (answer.error)
       throw new NodeHttpError("refused", `${url} refused: ${answer.error.code}: ${answer.error.message}`);
     return answer;

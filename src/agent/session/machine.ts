@@ -89,6 +89,12 @@ export class SessionMachine {
     return this.#serviceKey?.delegation;
   }
 
+  /** Where the open session leads, and who signs there; undefined without one. */
+  get peer(): { readonly endpoint: string; readonly key: VerifyKey } | undefined {
+    if (this.#state.at !== "open" || !this.#serviceKey) return undefined;
+    return { endpoint: this.#url, key: this.#serviceKey.key };
+  }
+
   /** Why the last session ended or could not begin. */
   get lastError(): string | null {
     return this.#lastError;

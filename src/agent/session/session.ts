@@ -1,6 +1,7 @@
 import type { Timer } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
 import type { Statement } from "../../protocol/config/statement.ts";
+import type { VerifyKey } from "../../protocol/keys.ts";
 import type { AgentKind, Body, Latest, Payload } from "../../protocol/messages.ts";
 import type { Ports, Socket } from "../ports.ts";
 import type { NodeHttp } from "./http-node.ts";
@@ -84,6 +85,11 @@ export class Session {
   /** Delegation under which the service spoke last. */
   get delegation(): Statement | undefined {
     return this.#machine.delegation;
+  }
+
+  /** Where the open session leads, and who signs there. */
+  get peer(): { readonly endpoint: string; readonly key: VerifyKey } | undefined {
+    return this.#machine.peer;
   }
 
   /** True when the peer keeps up: a message of a job may be sent now. */

@@ -50,7 +50,7 @@ let watch: EngineWatch;
 beforeEach(() => {
   ports = fakePorts();
   ollama = new FakeOllama();
-  ports.http.auto = ({ url, body }) => ollama.answer(new URL(url).pathname, body);
+  ports.http.auto = ({ url, body }) => ollama.answer(new URL(url).pathname, body?.toString());
   watch = new EngineWatch(ports, () => {});
 });
 
