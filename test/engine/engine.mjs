@@ -8,10 +8,11 @@
  *   --log FILE (appends one JSON line per request begun and ended, with the `x-request-id` that came with it)
  *   --version TEXT (answered by GET /version, written into each log line; default: $ENGINE_VERSION)
  * Switches while it runs: POST /__switch {"mode": …, "tokenDelayMs": …, "times": n} with mode
- *   ok | error (500) | reject (400) | hang (no answer) | stall (stops in mid-answer) | garbage | endless | crash (exit in
- *   mid-answer) | die (exit at once). `times` limits the mode to the next n requests.
+ *   ok | error (500) | reject (400) | hang (no answer) | stall (stops in mid-answer) | garbage | endless | huge (a right
+ *   answer of 1 GiB) | crash (exit in mid-answer) | die (exit at once). `times` limits the mode to the next n requests.
  */
 import { appendFileSync } from "node:fs";
+import { once } from "node:events";
 import { createServer } from "node:http";
 import { setTimeout as wait } from "node:timers/promises";
 import { parseArgs } from "node:util";
@@ -30,7 +31,7 @@ const { values: flags } = parseArgs({
 });
 
 const state = { mode: "ok", times: Infinity, tokenDelayMs: Number(flags["token-delay-ms"]) };
-const modes = ["ok", "error", "reject", "hang", "stall", "garbage", "endless", "crash", "die"];
+const modes = ["ok", "error", "reject", "hang", "stall", "garbage", "endless", "huge", "crash", "die"];
 const maxBody = 64 * 1024 * 1024;
 
 function log(entry) {
@@ -116,6 +117,7 @@ async function answer(body, mode, request, response, signal) {
       }
       return "endless";
   }
+  if (mode === "huge") return await answerHuge(body.stream === true, response, signal);
   const count = Math.min(4096, body.max_completion_tokens ?? body.max_tokens ?? 24);
   const text = answerWords(model, messages, count);
   const promptTokens = JSON.stringify(messages).split(/\s+/).length;
@@ -154,6 +156,30 @@ async function answer(body, mode, request, response, signal) {
       usage,
     });
   }
+  return "completed";
+}
+
+/** An answer that is right in all but its size. */
+async function answerHuge(stream, response, signal) {
+  const words = "word ".repeat(12_800);
+  const [head, part, tail] = stream
+    ? [
+        "",
+        `data: ${JSON.stringify({ choices: [{ index: 0, delta: { content: words } }] })}\n\n`,
+        "data: [DONE]\n\n",
+      ]
+    : ['{"choices":[{"index":0,"message":{"role":"assistant","content":"', words, '"}}]}'];
+  const parts = Math.ceil(1024 ** 3 / part.length);
+  response.writeHead(200, {
+    "content-type": stream ? "text/event-stream" : "application/json",
+    "content-length": String(head.length + parts * part.length + tail.length),
+  });
+  response.write(head);
+  for (let at = 0; at < parts; at++) {
+    if (!response.write(part)) await once(response, "drain", { signal });
+    signal.throwIfAborted();
+  }
+  response.end(tail);
   return "completed";
 }
 
