@@ -7,6 +7,7 @@ import { answerVectors, bindingVectors, feedVectors, httpVectors } from "./vecto
 import { fieldVectors, jsonVectors, jwsVectors, keyVectors } from "./vectors/encodings.ts";
 import { codeVectors, messageVectors } from "./vectors/messages.ts";
 import { receiptVectors } from "./vectors/receipts.ts";
+import { rolloverVectors } from "./vectors/rollover.ts";
 import { sessionVectors } from "./vectors/session.ts";
 import { selectVectors, snapshotVectors } from "./vectors/snapshots.ts";
 import { delegationVectors, releaseVectors, rootVectors } from "./vectors/statements.ts";
@@ -25,6 +26,7 @@ const vectors: Readonly<Record<string, () => object>> = {
   messages: messageVectors,
   receipts: receiptVectors,
   releases: releaseVectors,
+  rollover: rolloverVectors,
   roots: rootVectors,
   select: selectVectors,
   session: sessionVectors,

@@ -51,6 +51,7 @@ export const keyLabels = [
   "service",
   "node",
   "other-node",
+  "next",
   "stranger",
 ] as const;
 
@@ -62,6 +63,8 @@ export const keys = {
   service: key("service"),
   node: key("node"),
   otherNode: key("other-node"),
+  /** What the node's key is rolled over to. */
+  next: key("next"),
   stranger: key("stranger"),
 };
 

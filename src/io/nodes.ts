@@ -1,11 +1,27 @@
 import type { ConfigDigest } from "../protocol/fields.ts";
 import { importPublicKey, type KeyId, type NodeId, type VerifyKey } from "../protocol/keys.ts";
+import { Instances } from "./instances.ts";
 import type { NodeRow } from "./store/port.ts";
+
+/** A key that a node has had. */
+interface FormerKey {
+  readonly key: VerifyKey;
+  /** Generation in which it was the node's. */
+  readonly generation: number;
+}
 
 /** A registered node as the running service knows it: what is kept, and its presence, which is not. */
 export interface KnownNode {
   readonly nodeId: NodeId;
-  readonly key: VerifyKey;
+  /** The node's key; only {@link Nodes.rekey} changes it. */
+  key: VerifyKey;
+  former: readonly FormerKey[];
+  /** Of the newest grant that counted; 0 = none. */
+  generation: number;
+  /** Number of the account's revocation of the key; 0 = it is good. */
+  revocation: number;
+  /** Another key is being written: one change at a time. */
+  changingKey: boolean;
   readonly account: string;
   readonly registeredAt: number;
   httpSeq: number;
@@ -21,14 +37,28 @@ export interface KnownNode {
   modelsActive: readonly string[];
   /** Wall time of the last thing heard, ms; 0 = nothing since the service started. */
   heardAt: number;
+  readonly instances: Instances;
+  /** Wall time at which two processes were last seen to hold the identity, ms; null = not lately. */
+  conflictAt: number | null;
 }
 
-/** All registered nodes, by id and by current key. */
+/**
+ * Keys whose signature on a receipt counts: the node's, and those before it that were rolled over. What a key signed that
+ * the account has since replaced by a grant may be a thief's.
+ */
+export function receiptKeys(node: KnownNode): readonly VerifyKey[] {
+  const rolledOver = node.former.filter(({ generation }) => generation === node.generation);
+  return [node.key, ...rolledOver.map(({ key }) => key)];
+}
+
+/** All registered nodes, by id and by key. */
 export class Nodes {
   readonly #byId = new Map<NodeId, KnownNode>();
   readonly #byKey = new Map<string, KnownNode>();
+  readonly #byFormerKey = new Map<string, KnownNode>();
   readonly #byAccount = new Map<string, Set<KnownNode>>();
   readonly #watchers = new Set<(node: KnownNode) => void>();
+  #revocations = 0;
 
   get size(): number {
     return this.#byId.size;
@@ -39,6 +69,10 @@ export class Nodes {
     const node: KnownNode = {
       nodeId: row.nodeId,
       key: importPublicKey(row.jwk),
+      former: row.former.map(({ jwk, generation }) => ({ key: importPublicKey(jwk), generation })),
+      generation: row.generation,
+      revocation: row.revoked ? ++this.#revocations : 0,
+      changingKey: false,
       account: row.account,
       registeredAt: row.registeredAt,
       httpSeq: row.httpSeq,
@@ -52,9 +86,13 @@ export class Nodes {
       configApplied: null,
       modelsActive: [],
       heardAt: 0,
+      instances: new Instances(),
+      conflictAt: null,
     };
     this.#byId.set(node.nodeId, node);
-    this.#byKey.set(node.key.kid, node);
+    if (node.revocation === 0) this.#byKey.set(node.key.kid, node);
+    else this.#byFormerKey.set(node.key.kid, node);
+    for (const { key } of node.former) this.#byFormerKey.set(key.kid, node);
     const ofAccount = this.#byAccount.get(node.account);
     if (ofAccount) ofAccount.add(node);
     else this.#byAccount.set(node.account, new Set([node]));
@@ -65,8 +103,39 @@ export class Nodes {
     return this.#byId.get(id);
   }
 
+  /** The node whose key this is now; undefined for keys rolled over or revoked. */
   byKey(kid: KeyId | string): KnownNode | undefined {
     return this.#byKey.get(kid);
+  }
+
+  /** The node whose key this is or was. */
+  everByKey(kid: KeyId): KnownNode | undefined {
+    // A node id is the thumbprint of a first key, which the service may never have seen.
+    return this.#byKey.get(kid) ?? this.#byFormerKey.get(kid) ?? this.#byId.get(String(kid) as NodeId);
+  }
+
+  /**
+   * The node has another key from now on. A greater generation lifts the revocation of number `lifts`, and no later one.
+   */
+  rekey(node: KnownNode, key: VerifyKey, generation: number, lifts: number): void {
+    this.#byKey.delete(node.key.kid);
+    if (key.kid !== node.key.kid) {
+      this.#byFormerKey.set(node.key.kid, node);
+      const others = node.former.filter((each) => each.key.kid !== key.kid);
+      node.former = [...others, { key: node.key, generation: node.generation }];
+    }
+    if (generation > node.generation && node.revocation === lifts) node.revocation = 0;
+    node.key = key;
+    node.generation = generation;
+    if (node.revocation === 0) this.#byKey.set(key.kid, node);
+    else this.#byFormerKey.set(key.kid, node);
+  }
+
+  /** The node's key is void from now on. */
+  revoke(node: KnownNode): void {
+    node.revocation = ++this.#revocations;
+    this.#byKey.delete(node.key.kid);
+    this.#byFormerKey.set(node.key.kid, node);
   }
 
   ofAccount(account: string): Iterable<KnownNode> {

@@ -1,7 +1,7 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import * as z from "zod/mini";
-import { bytes32Field, nameField, nodeIdField } from "./fields.ts";
-import { isBytes32, type NodeId } from "./keys.ts";
+import { bytes32Field, keyIdField, nameField, nodeIdField, seqField } from "./fields.ts";
+import { isBytes32, type KeyId, type NodeId } from "./keys.ts";
 
 /**
  * Binds a node to an account: a MAC with the account key, which operator and IO service share and no agent has. Whoever
@@ -42,6 +42,47 @@ export function mintBinding(key: AccountKey, network: string, account: string, n
 export function checkBinding(key: AccountKey, binding: Binding): boolean {
   const expected = mac(key, "rn1.binding", [binding.network, binding.account, binding.node_id]);
   return timingSafeEqual(expected, Buffer.from(binding.mac, "base64url"));
+}
+
+/**
+ * The account's word that `kid` is the node's key from now on. It needs no signature by the key before, so it recovers a
+ * node whose key is lost, stolen or revoked. Of two grants the one with the greater generation counts.
+ */
+export const grantSchema = z.object({
+  network: nameField,
+  account: nameField,
+  node_id: nodeIdField,
+  kid: keyIdField,
+  generation: seqField,
+  mac: bytes32Field,
+});
+export type Grant = z.infer<typeof grantSchema>;
+
+const grantParts = ({
+  network,
+  account,
+  node_id,
+  kid,
+  generation,
+}: Omit<Grant, "mac">): readonly string[] => [network, account, node_id, kid, String(generation)];
+
+/** Mints a grant. A node that has never been granted a key has generation 0. */
+export function mintGrant(
+  key: AccountKey,
+  grant: {
+    readonly network: string;
+    readonly account: string;
+    readonly node_id: NodeId;
+    readonly kid: KeyId;
+    readonly generation: number;
+  },
+): Grant {
+  return { ...grant, mac: mac(key, "rn1.grant", grantParts(grant)).toString("base64url") };
+}
+
+/** True if the grant was minted with `key`. Takes the same time whatever differs. */
+export function checkGrant(key: AccountKey, grant: Grant): boolean {
+  return timingSafeEqual(mac(key, "rn1.grant", grantParts(grant)), Buffer.from(grant.mac, "base64url"));
 }
 
 /** Largest age of an account's request, in milliseconds. */

@@ -27,6 +27,12 @@ export const feedNode = z.object({
   /** Until when offers go to others first; null = not. */
   deprioritised_until: z.nullable(timeField),
   banned: z.nullable(textField),
+  /** Generation of the newest grant that counted; 0 = none. */
+  generation: countField,
+  /** Its account has revoked the key: only a grant of a greater generation lets the node back. */
+  revoked: z.boolean(),
+  /** When two processes were last seen to hold this identity at once; null = not within the last {@link conflictMs}. */
+  conflict: z.nullable(timeField),
   config_applied: z.nullable(digestField),
   models_active: z.array(modelField).check(z.maxLength(256)),
   /** Totals since registration. */
@@ -39,6 +45,9 @@ export const feedLine = z.discriminatedUnion("type", [
 ]);
 export type FeedNode = z.infer<typeof feedNode>;
 export type FeedLine = z.infer<typeof feedLine>;
+
+/** How long a conflict of identity is shown after it was last seen, ms: an agent that lost one comes back sooner. */
+export const conflictMs = 5 * 60_000;
 
 /** Interval of `ping` lines, ms; a reader gives up after three of them have failed to come. */
 export const feedPingMs = 15_000;

@@ -1,5 +1,5 @@
 import * as z from "zod/mini";
-import { bindingSchema } from "./binding.ts";
+import { bindingSchema, grantSchema } from "./binding.ts";
 import { ProtocolError } from "./codes.ts";
 import {
   attemptField,
@@ -8,6 +8,7 @@ import {
   countField,
   type JobId,
   jobIdField,
+  keyIdField,
   nodeIdField,
   sha256Field,
   textField,
@@ -43,6 +44,7 @@ export const paths = {
   nonce: "/v1/nodes/nonce",
   register: "/v1/nodes/register",
   ping: "/v1/nodes/ping",
+  keyChange: "/v1/nodes/key-change",
   heartbeat: "/v1/nodes/heartbeat",
   jobInput: (job: JobId): string => `/v1/nodes/jobs/${job}/input`,
   jobOutput: (job: JobId): string => `/v1/nodes/jobs/${job}/output`,
@@ -51,6 +53,8 @@ export const paths = {
   latest: "/v1/config/latest",
   snapshot: (digest: string): string => `/v1/config/snapshots/${digest}`,
   feed: "/v1/fleet/feed",
+  /** POST with an account's authorization, no body: voids the node's key. */
+  revoke: (node: string): string => `/v1/fleet/nodes/${node}/revoke`,
 } as const;
 
 /** Answer of `GET /v1/nodes/nonce`: JSON, not signed; the nonce is opaque and good for one registration. */
@@ -58,6 +62,8 @@ export const nonceSchema = z.object({ nonce: z.string().check(z.minLength(16), z
 
 export const registerSchema = z.object({
   binding: bindingSchema,
+  /** The account names the key that registers: needed for every key but the node's first. */
+  grant: z.optional(grantSchema),
   agent_version: versionField,
   time: timeField,
 });
@@ -90,6 +96,8 @@ export const httpAnswerSchema = z.object({
   time: timeField,
   http_seq: countField,
   latest: z.optional(latest),
+  /** The node's key from now on, in answers to a registration and to a key change. */
+  kid: z.optional(keyIdField),
   /** Set when the request was refused. */
   error: z.optional(z.object({ code: textField, message: textField })),
 });
@@ -120,6 +128,8 @@ export function sealRegistration(
 export interface VerifiedRequest<T> {
   readonly payload: T;
   readonly key: VerifyKey;
+  /** As dialled. */
+  readonly url: string;
   readonly seq: number;
 }
 
@@ -142,12 +152,12 @@ export function openRequest<T>(
   if (typeof seq !== "number" || !Number.isSafeInteger(seq) || seq < 1)
     throw new ProtocolError("sequence", "header has no seq");
   const key = expected.keyFor(jws);
-  return { payload: parsePayload(schema, verifyJws(jws, key), typ), key, seq };
+  return { payload: parsePayload(schema, verifyJws(jws, key), typ), key, url, seq };
 }
 
 /**
  * Checks a registration's own consistency: the embedded key signed it, its thumbprint is `kid` and the binding's
- * `node_id`. Nonce and binding MAC are the caller's to check, before and after.
+ * `node_id`, or else named by a grant for that node. Nonce and MACs are the caller's to check, before.
  *
  * @throws {ProtocolError}
  */
@@ -164,8 +174,14 @@ export function openRegistration(
   if (!parsed.success) throw new ProtocolError("unknown_key", "registration has no Ed25519 key in jwk");
   const key = importPublicKey(parsed.data);
   const payload = parsePayload(registerSchema, verifyJws(jws, key), registerTyp);
-  if (String(payload.binding.node_id) !== String(key.kid))
-    throw new ProtocolError("wrong_node", "binding is for another key");
+  const { binding, grant } = payload;
+  if (!grant && String(binding.node_id) !== String(key.kid))
+    throw new ProtocolError("wrong_node", "binding is for another key, and no grant names this one");
+  if (grant && grant.kid !== key.kid) throw new ProtocolError("wrong_node", "grant is for another key");
+  if (grant && (grant.node_id !== binding.node_id || grant.account !== binding.account))
+    throw new ProtocolError("wrong_node", "grant and binding are not of one node and account");
+  if (grant && grant.network !== binding.network)
+    throw new ProtocolError("wrong_network", "grant and binding are not of one network");
   return { payload, key, nonce };
 }
 

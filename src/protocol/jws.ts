@@ -86,13 +86,17 @@ export function splitJws(text: string, typs: readonly string[] | string): Unveri
   };
 }
 
+/** One key, or those of a node whose key has been rolled over: `kid` says which of them has signed. */
+export type KeyOrKeys = VerifyKey | readonly VerifyKey[];
+
 /**
- * Verifies a taken-apart JWS with `key` and returns its payload as text.
+ * Verifies a taken-apart JWS with the key that its `kid` names and returns its payload as text.
  *
- * @throws {ProtocolError} `unknown_key` when `kid` is not that of `key`, `bad_signature`, `malformed` (not UTF-8).
+ * @throws {ProtocolError} `unknown_key` when `kid` is none of `keys`, `bad_signature`, `malformed` (not UTF-8).
  */
-export function verifyJws(jws: UnverifiedJws, key: VerifyKey): string {
-  if (jws.header.kid !== key.kid) throw new ProtocolError("unknown_key", "kid is not the key of the sender");
+export function verifyJws(jws: UnverifiedJws, keys: KeyOrKeys): string {
+  const key = [keys].flat().find(({ kid }) => kid === jws.header.kid);
+  if (!key) throw new ProtocolError("unknown_key", "kid is not the key of the sender");
   if (!verify(null, Buffer.from(jws.signingInput), key.key, jws.signature)) {
     throw new ProtocolError("bad_signature", "signature does not verify");
   }

@@ -15,7 +15,7 @@ import {
   timeField,
 } from "./fields.ts";
 import { parsePayload } from "./frame.ts";
-import { signJws, splitJws, verifyJws } from "./jws.ts";
+import { type KeyOrKeys, signJws, splitJws, verifyJws } from "./jws.ts";
 import type { SigningKey, VerifyKey } from "./keys.ts";
 
 /** `typ` of a receipt as the node signs it, and of the service's countersignature. */
@@ -72,9 +72,12 @@ export function sealReceipt(receipt: Receipt, key: SigningKey): string {
   return signJws(receiptTyp, JSON.stringify(receipt), key);
 }
 
-/** @throws {ProtocolError} */
-export function openReceipt(text: string, key: VerifyKey): Receipt {
-  return parsePayload(receiptSchema, verifyJws(splitJws(text, receiptTyp), key), "receipt");
+/**
+ * @param keys those that the node has or had: a receipt stays good when its key is rolled over.
+ * @throws {ProtocolError}
+ */
+export function openReceipt(text: string, keys: KeyOrKeys): Receipt {
+  return parsePayload(receiptSchema, verifyJws(splitJws(text, receiptTyp), keys), "receipt");
 }
 
 /** Countersigns with the service's key. */

@@ -10,8 +10,8 @@ import {
   timeField,
 } from "./fields.ts";
 import { parsePayload } from "./frame.ts";
-import { signJws, splitJws, verifyJws } from "./jws.ts";
-import type { NodeId, SigningKey, VerifyKey } from "./keys.ts";
+import { type KeyOrKeys, signJws, splitJws, verifyJws } from "./jws.ts";
+import type { NodeId, SigningKey } from "./keys.ts";
 import { report } from "./messages.ts";
 
 /** `typ` of the signed status that the agent gives at `GET /status?nonce=`. */
@@ -56,11 +56,12 @@ export function sealStatus(status: AgentStatus, key: SigningKey): string {
 
 /**
  * Checks a status: signature by the node's key, nonce of this request.
+ * @param keys the node's key; while it is rolled over, both.
  * @throws {ProtocolError} `unknown_key`, `bad_signature`, `wrong_challenge` (another nonce), `schema`.
  */
-export function openStatus(text: string, key: VerifyKey, nonce: string): AgentStatus {
+export function openStatus(text: string, keys: KeyOrKeys, nonce: string): AgentStatus {
   if (text.length > 128 * 1024) throw new ProtocolError("too_large", "status is larger than 128 KiB");
-  const status = parsePayload(statusSchema, verifyJws(splitJws(text, statusTyp), key), "status");
+  const status = parsePayload(statusSchema, verifyJws(splitJws(text, statusTyp), keys), "status");
   if (status.nonce !== nonce) throw new ProtocolError("wrong_challenge", "status answers another request");
   return status;
 }
@@ -78,10 +79,11 @@ export function sealDrainToken(nodeId: NodeId, key: SigningKey): string {
 
 /**
  * Checks the `authorization` header of a drain.
+ * @param keys all that the node has or had: a pod's hook keeps the token that it was made with.
  * @throws {ProtocolError} `malformed` when there is none, `wrong_typ`, `unknown_key`, `bad_signature`.
  */
-export function openDrainToken(authorization: string | undefined, key: VerifyKey): void {
+export function openDrainToken(authorization: string | undefined, keys: KeyOrKeys): void {
   const token = /^Bearer ([\x21-\x7e]+)$/.exec(authorization ?? "")?.[1];
   if (token === undefined) throw new ProtocolError("malformed", "authorization is not `Bearer <token>`");
-  parsePayload(drainSchema, verifyJws(splitJws(token, drainTyp), key), "drain token");
+  parsePayload(drainSchema, verifyJws(splitJws(token, drainTyp), keys), "drain token");
 }

@@ -51,6 +51,13 @@ describe("docs/protocol.md", () => {
     expect(document).toContain(`\n${registrations[0]?.body}\n`);
     const { input } = read("bindings") as { input: string };
     expect(document).toContain(`\n${input}\n`);
+    // The key change: its header, and what stands inside it.
+    const { changes } = read("rollover") as { changes: { body: string }[] };
+    const open = (part?: string): string => Buffer.from(part ?? "", "base64url").toString();
+    const [header, payload] = changes[0]?.body.split(".") ?? [];
+    const { new: inner } = JSON.parse(open(payload)) as { new: string };
+    for (const part of [header, ...inner.split(".").slice(0, 2)])
+      expect(document).toContain(`\n${open(part)}\n`);
   });
 
   it("names every file of vectors", () => {

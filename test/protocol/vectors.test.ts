@@ -8,6 +8,9 @@ import {
   bindingSchema,
   checkAccountClaim,
   checkBinding,
+  checkGrant,
+  type Grant,
+  grantSchema,
   parseAccountAuthorization,
   parseAccountKey,
 } from "../../src/protocol/binding.ts";
@@ -53,6 +56,7 @@ import {
 } from "../../src/protocol/keys.ts";
 import { type Kind, schemas } from "../../src/protocol/messages.ts";
 import { chainHash, chainStart, openReceipt, verifyChain } from "../../src/protocol/receipt.ts";
+import { keyChangeSchema, keyChangeTyp, openNewKey } from "../../src/protocol/rollover.ts";
 import { agentChannel, serviceChannel } from "../../src/protocol/session/channel.ts";
 import { verifyChallenge, verifyHello, verifyReady } from "../../src/protocol/session/handshake.ts";
 import { openDrainToken, openStatus } from "../../src/protocol/status.ts";
@@ -325,6 +329,35 @@ describe("http", () => {
   });
   describe("answer", () => {
     judge(file.answers, ({ body }) => openAnswer(body, keyOf(file.service_kid)));
+  });
+});
+
+describe("rollover", () => {
+  const file = read("rollover") as {
+    url: string;
+    kid: string;
+    new_kid: string;
+    changes: Cases<{ body: string }>;
+    grants: Cases<{ grant: Grant }>;
+    register_url: string;
+    registrations: Cases<{ body: string }>;
+  };
+  describe("change", () => {
+    judge(file.changes, ({ body }) => {
+      const expected = { urls: [file.url], keyFor: () => keyOf(file.kid) };
+      const { payload, key, url } = openRequest(body, keyChangeTyp, keyChangeSchema, expected);
+      const next = openNewKey(payload.new, { url, nodeId: payload.node_id, kid: key.kid });
+      expect(next.key.kid).toBe(file.new_kid);
+    });
+  });
+  describe("grant", () => {
+    judge(file.grants, ({ grant }) => {
+      const parsed = parsePayload(grantSchema, JSON.stringify(grant), "grant");
+      if (!checkGrant(accountKey, parsed)) throw new ProtocolError("binding", "");
+    });
+  });
+  describe("registration", () => {
+    judge(file.registrations, ({ body }) => openRegistration(body, [file.register_url]));
   });
 });
 

@@ -222,6 +222,9 @@ async function register(parts: RegistrationParts, text: string, urls: readonly s
     httpSeq: 0,
     epoch: 0,
     releaseSequence: 0,
+    generation: 0,
+    revoked: false,
+    former: [],
     banned: null,
     jobsCommitted: 0,
   };

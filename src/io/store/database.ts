@@ -12,11 +12,12 @@ import type {
   JobRow,
   Kept,
   KeptJob,
+  NodeRow,
   ReceiptRow,
   UnfinishedJob,
 } from "./port.ts";
 import { StoreError } from "./port.ts";
-import { attemptOf, jobOf, nodeOf, number, receiptOf, type Row, submissionOf, text } from "./rows.ts";
+import { attemptOf, jobOf, jwkOf, nodeOf, number, receiptOf, type Row, submissionOf, text } from "./rows.ts";
 
 const unfinished = "('QUEUED','OFFERED','RUNNING','RESULT_RECEIVED')";
 
@@ -64,24 +65,40 @@ export class Database {
     switch (change.put) {
       case "node": {
         const { row } = change;
+        this.#run("INSERT INTO nodes VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (node_id) DO NOTHING", [
+          row.nodeId,
+          row.kid,
+          row.jwk.x,
+          row.account,
+          row.registeredAt,
+          row.httpSeq,
+          row.epoch,
+          row.releaseSequence,
+          row.banned,
+          row.jobsCommitted,
+          row.generation,
+          row.revoked ? 1 : 0,
+        ]);
+        return;
+      }
+      case "node-key": {
+        const { nodeId, kid, jwk, generation } = change;
         this.#run(
-          `INSERT INTO nodes VALUES (?,?,?,?,?,?,?,?,?,?)
-           ON CONFLICT (node_id) DO UPDATE SET kid=excluded.kid, x=excluded.x, account=excluded.account`,
-          [
-            row.nodeId,
-            row.kid,
-            row.jwk.x,
-            row.account,
-            row.registeredAt,
-            row.httpSeq,
-            row.epoch,
-            row.releaseSequence,
-            row.banned,
-            row.jobsCommitted,
-          ],
+          `INSERT OR IGNORE INTO former_keys (node_id, kid, x, generation)
+           SELECT node_id, kid, x, generation FROM nodes WHERE node_id=? AND kid<>?`,
+          [nodeId, kid],
+        );
+        this.#run("DELETE FROM former_keys WHERE node_id=? AND kid=?", [nodeId, kid]);
+        this.#run(
+          `UPDATE nodes SET kid=?1, x=?2, revoked=iif(?3 > generation, 0, revoked), generation=max(generation, ?3)
+           WHERE node_id=?4`,
+          [kid, jwk.x, generation, nodeId],
         );
         return;
       }
+      case "revoke":
+        this.#run("UPDATE nodes SET revoked=1 WHERE node_id=?", [change.nodeId]);
+        return;
       case "epoch":
         this.#run(
           "UPDATE nodes SET epoch=max(epoch,?), release_sequence=max(release_sequence,?) WHERE node_id=?",
@@ -217,7 +234,7 @@ export class Database {
       return row ? text(row, "body") : null;
     };
     return {
-      nodes: this.#all("SELECT * FROM nodes").map(nodeOf),
+      nodes: this.#nodes(),
       accounts: this.#all("SELECT * FROM accounts").map((row) => ({
         id: text(row, "id"),
         key: text(row, "key"),
@@ -248,6 +265,18 @@ export class Database {
       unfinished: this.#unfinished(),
       dataKey: config("SELECT body FROM config WHERE kind='data-key'"),
     };
+  }
+
+  #nodes(): NodeRow[] {
+    const former = new Map<string, NodeRow["former"][number][]>();
+    for (const row of this.#all("SELECT * FROM former_keys ORDER BY number")) {
+      const key = { jwk: jwkOf(row), generation: number(row, "generation") };
+      const node = text(row, "node_id");
+      const before = former.get(node);
+      if (before) before.push(key);
+      else former.set(node, [key]);
+    }
+    return this.#all("SELECT * FROM nodes").map((row) => nodeOf(row, former.get(text(row, "node_id")) ?? []));
   }
 
   #unfinished(): UnfinishedJob[] {

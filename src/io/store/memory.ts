@@ -84,8 +84,9 @@ export class MemoryStore implements Store {
       taken.add(name);
     };
     switch (change.put) {
-      case "node": {
-        const { kid, nodeId } = change.row;
+      case "node":
+      case "node-key": {
+        const { kid, nodeId } = change.put === "node" ? change.row : change;
         const others = [...this.#nodes.values()].some((node) => node.kid === kid && node.nodeId !== nodeId);
         if (others) throw new StoreError("conflict", "store: the key is another node's");
         return;
@@ -120,11 +121,16 @@ export class MemoryStore implements Store {
   #apply(change: Change): void {
     switch (change.put) {
       case "node": {
-        const kept = this.#nodes.get(change.row.nodeId);
-        const { kid, jwk, account } = change.row;
-        this.#nodes.set(change.row.nodeId, kept ? { ...kept, kid, jwk, account } : change.row);
+        const { row } = change;
+        if (!this.#nodes.has(row.nodeId)) this.#nodes.set(row.nodeId, row);
         return;
       }
+      case "node-key":
+        this.#node(change.nodeId, (node) => rekeyed(node, change));
+        return;
+      case "revoke":
+        this.#node(change.nodeId, (node) => ({ ...node, revoked: true }));
+        return;
       case "epoch":
         this.#node(change.nodeId, (node) => ({
           ...node,
@@ -278,4 +284,17 @@ export class MemoryStore implements Store {
   async close(): Promise<void> {
     await Promise.resolve();
   }
+}
+
+function rekeyed(node: NodeRow, { kid, jwk, generation }: Extract<Change, { put: "node-key" }>): NodeRow {
+  const before = node.former.filter(({ jwk: { x } }) => x !== jwk.x);
+  const replaced = node.kid === kid ? [] : [{ jwk: node.jwk, generation: node.generation }];
+  return {
+    ...node,
+    kid,
+    jwk,
+    former: [...before, ...replaced],
+    revoked: node.revoked && generation <= node.generation,
+    generation: Math.max(node.generation, generation),
+  };
 }

@@ -47,6 +47,15 @@ const migrations: readonly string[] = [
     job TEXT NOT NULL, purpose TEXT NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (job, purpose)
   ) STRICT;
   `,
+  // Keys that are rolled over, revoked and granted. A key that a node has had is never another's.
+  `
+  ALTER TABLE nodes ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE nodes ADD COLUMN revoked INTEGER NOT NULL DEFAULT 0;
+  CREATE TABLE former_keys (
+    number INTEGER PRIMARY KEY, node_id TEXT NOT NULL, kid TEXT NOT NULL UNIQUE, x TEXT NOT NULL,
+    generation INTEGER NOT NULL
+  ) STRICT;
+  `,
 ];
 
 /** Version that this build reads and writes. */

@@ -24,6 +24,12 @@ export interface NodeRow {
   readonly epoch: number;
   /** Newest release that the node has known. */
   readonly releaseSequence: number;
+  /** Of the newest grant that counted; 0 = none. */
+  readonly generation: number;
+  /** Its account has made the key void. */
+  readonly revoked: boolean;
+  /** Keys that it had before, oldest first, each with the generation in which it was the node's. */
+  readonly former: readonly { readonly jwk: PublicJwk; readonly generation: number }[];
   /** Why it is banned; null = it is not. */
   readonly banned: string | null;
   /** Committed jobs since registration. */
@@ -136,7 +142,17 @@ export type BodyPurpose = (typeof bodyPurposes)[number];
 
 /** One thing to be kept. */
 export type Change =
+  /** A new node, without former keys. Changes nothing when the node is there; fails when the key is another node's. */
   | { readonly put: "node"; readonly row: NodeRow }
+  /** The node's key from now on; a greater generation lifts a revocation. Fails when it is another node's key. */
+  | {
+      readonly put: "node-key";
+      readonly nodeId: NodeId;
+      readonly kid: KeyId;
+      readonly jwk: PublicJwk;
+      readonly generation: number;
+    }
+  | { readonly put: "revoke"; readonly nodeId: NodeId }
   | {
       readonly put: "epoch";
       readonly nodeId: NodeId;

@@ -1,6 +1,6 @@
 import type { SQLOutputValue } from "node:sqlite";
 import type { JobId } from "../../protocol/fields.ts";
-import type { KeyId, NodeId } from "../../protocol/keys.ts";
+import type { KeyId, NodeId, PublicJwk } from "../../protocol/keys.ts";
 import {
   type Attempt,
   type JobRow,
@@ -21,16 +21,23 @@ const orNull = (row: Row, name: string): string | null => (row[name] === null ? 
 const numberOrNull = (row: Row, name: string): number | null =>
   row[name] === null ? null : Number(row[name]);
 
-export function nodeOf(row: Row): NodeRow {
+export function jwkOf(row: Row): PublicJwk {
+  return { kty: "OKP", crv: "Ed25519", x: text(row, "x") };
+}
+
+export function nodeOf(row: Row, former: NodeRow["former"]): NodeRow {
   return {
     nodeId: text(row, "node_id") as NodeId,
     kid: text(row, "kid") as KeyId,
-    jwk: { kty: "OKP", crv: "Ed25519", x: text(row, "x") },
+    jwk: jwkOf(row),
     account: text(row, "account"),
     registeredAt: number(row, "registered_at"),
     httpSeq: number(row, "http_seq"),
     epoch: number(row, "epoch"),
     releaseSequence: number(row, "release_sequence"),
+    generation: number(row, "generation"),
+    revoked: number(row, "revoked") === 1,
+    former,
     banned: orNull(row, "banned"),
     jobsCommitted: number(row, "jobs_committed"),
   };

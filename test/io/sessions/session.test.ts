@@ -36,6 +36,9 @@ beforeEach(async () => {
     httpSeq: 0,
     epoch: 0,
     releaseSequence: 0,
+    generation: 0,
+    revoked: false,
+    former: [],
     banned: null,
     jobsCommitted: 0,
   };

@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it } from "vitest";
-import type { Change, Store } from "../../../src/io/store/port.ts";
+import type { Change, NodeRow, Store } from "../../../src/io/store/port.ts";
 import type { ConfigDigest } from "../../../src/protocol/fields.ts";
 import { until } from "../../testbed/until.ts";
 import { asyncJobConformance } from "./async-jobs.ts";
@@ -136,6 +136,44 @@ export function storeConformance<Disk extends StoreDisk>(
       expect((await store.load()).nodes).toEqual([moved]);
     });
 
+    it("keeps a node's keys: rolled over, revoked, granted again", async () => {
+      const row = await withNode();
+      const { nodeId } = row;
+      const [second, third] = [node(), node()];
+      const rekey = ({ kid, jwk }: NodeRow, generation: number): Change => ({
+        put: "node-key",
+        nodeId,
+        kid,
+        jwk,
+        generation,
+      });
+      await store.write([rekey(second, 0)]);
+      const first = { jwk: row.jwk, generation: 0 };
+      const rolled = { ...row, kid: second.kid, jwk: second.jwk, former: [first] };
+      expect((await (await reopen()).load()).nodes).toEqual([rolled]);
+      await store.write([{ put: "revoke", nodeId }, rekey(second, 0)]);
+      expect((await (await reopen()).load()).nodes).toEqual([{ ...rolled, revoked: true }]);
+      await store.write([rekey(third, 2)]);
+      const granted = {
+        ...row,
+        kid: third.kid,
+        jwk: third.jwk,
+        generation: 2,
+        former: [first, { jwk: second.jwk, generation: 0 }],
+      };
+      expect((await (await reopen()).load()).nodes).toEqual([granted]);
+      // The account gives the first key back: it is not a former one any more.
+      await store.write([{ put: "node", row: second }, rekey(row, 3)]);
+      expect((await (await reopen()).load()).nodes).toContainEqual({
+        ...row,
+        generation: 3,
+        former: [
+          { jwk: second.jwk, generation: 0 },
+          { jwk: third.jwk, generation: 2 },
+        ],
+      });
+    });
+
     it("never changes a job that is over, but for COMMITTED → CONFIRMED", async () => {
       await fresh().write([{ put: "job", row: job(1) }]);
       await store.write([{ put: "confirmed", job: jobId(1) }]);
@@ -213,12 +251,17 @@ export function storeConformance<Disk extends StoreDisk>(
         { put: "receipt", row: receipt(2, nodeId) },
         { put: "account", id: "beta", key: accountKey },
       ];
+      const other = node();
       const contradictions: Record<string, Change[]> = {
         "an account that exists": [{ put: "account", id: "acme", key: "x".repeat(43) }],
         "an API key that exists": [apikey],
         "another receipt of a job": [{ put: "receipt", row: receipt(3, nodeId, { job: jobId(1) }) }],
         "an index that is taken": [{ put: "receipt", row: receipt(1, nodeId, { job: jobId(9) }) }],
         "another node's key": [{ put: "node", row: node({ kid: row.kid }) }],
+        "a change to another node's key": [
+          { put: "node", row: other },
+          { put: "node-key", nodeId: other.nodeId, kid: row.kid, jwk: row.jwk, generation: 0 },
+        ],
         "the same account twice": [1, 2].map(() => ({ put: "account", id: "new", key: accountKey })),
         "the same index twice": [8, 9].map((of) => ({
           put: "receipt",
