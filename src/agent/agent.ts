@@ -1,3 +1,4 @@
+import { join } from "node:path";
 import type { Timer } from "../lib/clock.ts";
 import { messageOf } from "../lib/errors.ts";
 import type { Report } from "../protocol/messages.ts";
@@ -13,6 +14,8 @@ import {
 import { EngineWatch } from "./engine/watch.ts";
 import type { NodeIdentity } from "./identity.ts";
 import { type Capacity, Jobs, type JobsChange } from "./jobs/jobs.ts";
+import { Results } from "./jobs/results.ts";
+import { HttpTransfers } from "./jobs/transfers.ts";
 import { EngineControl, type RuntimeEvent } from "./launcher/engine-control.ts";
 import { LaunchDir } from "./launcher/launch-dir.ts";
 import type { GpuSource } from "./telemetry/gpu.ts";
@@ -50,6 +53,9 @@ export interface AgentOptions {
 /** Most bytes of one job's output, whatever the config allows: it is held in memory until acknowledged. */
 const maxHeldOutputBytes = 32 * 1024 * 1024;
 
+/** Results of durable jobs on the disk: few, because no offers come while the service cannot acknowledge. */
+const resultLimits = { count: 256, bytes: 2 * maxHeldOutputBytes, each: maxHeldOutputBytes };
+
 /** One agent: session, jobs, config, engine and drain, wired together. No I/O but through its ports. */
 export class Agent {
   readonly #ports: Ports;
@@ -60,6 +66,7 @@ export class Agent {
   readonly #control: EngineControl;
   readonly #session: Session;
   readonly #jobs: Jobs;
+  readonly #results: Results;
   readonly #gpus: GpuWatch;
   readonly #drain = new DrainMachine();
   #drainTimer: Timer | undefined;
@@ -98,6 +105,7 @@ export class Agent {
         changed: () => this.#changed(),
       },
     );
+    const nodeHttp = new NodeHttp(ports, identity, agentVersion);
     this.#session = new Session(
       ports,
       {
@@ -111,7 +119,7 @@ export class Agent {
         },
         root: identity.root,
       },
-      new NodeHttp(ports, identity, agentVersion),
+      nodeHttp,
       {
         now: () => ports.clock.now(),
         random: ports.random.number,
@@ -129,14 +137,18 @@ export class Agent {
         lost: (leases) => this.#jobs.lost(leases),
       },
     );
-    this.#jobs = new Jobs(
-      ports,
-      identity,
-      this.#session,
-      () => this.#capacity(),
-      (what) => this.#jobsChanged(what),
-      options.receipts,
+    this.#results = new Results(ports, join(options.stateDir, "results"), resultLimits, () =>
+      this.#changed(),
     );
+    this.#jobs = new Jobs(ports, {
+      identity,
+      outbox: this.#session,
+      transfers: new HttpTransfers(ports, nodeHttp, () => this.#session.peer),
+      results: this.#results,
+      capacity: () => this.#capacity(),
+      changed: (what) => this.#jobsChanged(what),
+      receipts: options.receipts,
+    });
   }
 
   /** Takes up the last good config and begins to want a session. */
@@ -144,6 +156,8 @@ export class Agent {
     await this.#control.start();
     await this.#config.takeUp();
     this.#gpus.start();
+    // Before there is a session: its first frame tells of them.
+    await this.#jobs.takeUp();
     // Not after the first round: it may wait for a service that is away.
     this.#session.start();
     await this.#config.start();
@@ -223,6 +237,7 @@ export class Agent {
     this.#control.stop();
     this.#watch.stop();
     this.#gpus.stop();
+    this.#results.close();
     this.#drainTimer?.cancel();
   }
 
@@ -255,6 +270,7 @@ export class Agent {
     const { desired, applied, target, staged, releaseSequence } = this.#config.view;
     const engine = this.#watch.view;
     const capacity = this.#capacity();
+    const whyNot = capacity.reason ?? this.#results.problem;
     const { cpus, memoryMib } = this.#ports.host;
     return {
       agent_version: this.#options.agentVersion,
@@ -284,7 +300,7 @@ export class Agent {
         slots: capacity.slots,
         active: this.#jobs.running,
         accepting: capacity.accepting,
-        ...(capacity.reason !== undefined && { reason: capacity.reason.slice(0, 500) }),
+        ...(whyNot !== undefined && { reason: whyNot.slice(0, 500) }),
       },
       subclouds: this.#subclouds(),
     };

@@ -1,32 +1,25 @@
 import { createHash } from "node:crypto";
-import type { Clock, Timer } from "../../lib/clock.ts";
+import type { Timer } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
 import type { NackCode } from "../../protocol/codes.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
-import type { AgentKind, Body, Payload } from "../../protocol/messages.ts";
-import { sealReceipt } from "../../protocol/receipt.ts";
+import type { Payload } from "../../protocol/messages.ts";
 import { engineHost } from "../engine/argv.ts";
 import type { NodeIdentity } from "../identity.ts";
 import type { Http, HttpExchange, HttpHandlers } from "../ports.ts";
-import type { ByteBudget } from "./budget.ts";
 import { AnswerError, AnswerReader } from "./answer.ts";
+import type { ByteBudget } from "./budget.ts";
+import { Delivery, type DeliveryPorts } from "./delivery.ts";
+import type { HeldJob } from "./held-job.ts";
+import type { Ended } from "./kept-result.ts";
+import type { Results } from "./results.ts";
+import { type Lease, TransferError } from "./transfers.ts";
 
-/** Silence of the engine after which the job is accepted without output. */
-export const acceptAfterMs = 500;
-/** After the first piece of output, the next ones are collected for this long. */
-export const batchMs = 50;
 /** Longest that a timer of the platform can be set for, which is 24 days. */
 const maxTimerMs = 2 ** 31 - 1;
-/** How soon a peer that does not keep up is tried again. */
-const retryMs = 20;
-
-/** The way to the service. */
-export interface Outbox {
-  /** True when the peer keeps up. */
-  readonly writable: boolean;
-  /** False when there is no open session. */
-  send<K extends AgentKind>(kind: K, body: Body<K>): boolean;
-}
+/** The engine is not read while this much of a stream waits for a service that is slow, bytes; read again below the second. */
+export const pauseAboveBytes = 1024 * 1024;
+export const resumeBelowBytes = 256 * 1024;
 
 /** What a job runs with; fixed when it begins. */
 export interface JobSetting {
@@ -49,109 +42,136 @@ export interface JobListener {
   forgotten(): void;
 }
 
-interface JobPorts {
-  readonly clock: Clock;
+/** What a job works with. */
+export interface JobPorts extends DeliveryPorts {
   readonly http: Http;
-  readonly outbox: Outbox;
   readonly budget: ByteBudget;
+  readonly results: Results;
 }
 
+const codeOfAnswer = { engine: "E_ENGINE", busy: "E_BUSY", model: "E_MODEL" } as const;
+
 /**
- * One attempt at one job, from the offer to the moment when nothing of it is needed any more. The engine's answer becomes
- * chunks, then a result; both are kept so that a new session can go on from the offset that the service wants.
+ * One attempt at one job, from the offer to the moment when nothing of it is needed any more: input, engine, output. The
+ * output is kept so that a new session can go on from the offset that the service wants; that of a durable job, on disk.
  *
  * A fault before the first chunk has left hands the job back (NACK), which the client never notices. After it the
  * attempt is pinned, and a fault is a `failed` result over what was relayed.
  */
-export class Job {
+export class Job implements HeldJob {
   readonly offer: Offer;
   readonly #setting: JobSetting;
   readonly #ports: JobPorts;
   readonly #on: JobListener;
   readonly #begun: number;
   readonly #reader: AnswerReader;
-  readonly #exchange: HttpExchange;
-  readonly #deadline: Timer;
-  #accept: Timer | undefined;
-  #pumping: Timer | undefined;
-  #result: Body<"result"> | undefined;
+  readonly #delivery: Delivery;
+  readonly #stopping = new AbortController();
+  #deadline: Timer | undefined;
+  #exchange: HttpExchange | undefined;
+  #paused = false;
+  /** Bytes of the budget that the input has. */
+  #inputBytes = 0;
+  #ended = false;
+  /** The result is being written to the disk. */
+  #keeping = false;
   #gone = false;
-  /** The service of the current session knows of the job and wants its output. */
-  #wanted = true;
-  #sent = 0;
-  #relayed = false;
-  #resultSent = false;
 
+  /** Nothing happens before {@link Job.begin}. */
   constructor(offer: Offer, setting: JobSetting, ports: JobPorts, on: JobListener) {
+    const { stream, durable } = offer;
     this.offer = offer;
     this.#setting = setting;
     this.#ports = ports;
     this.#on = on;
     this.#begun = ports.clock.monotonic();
-    this.#reader = new AnswerReader(offer.stream, setting.maxOutputBytes, ports.budget);
-    this.#deadline = ports.clock.setTimer(
+    this.#reader = new AnswerReader(stream, setting.maxOutputBytes, ports.budget);
+    const way = { lease: this.ref, holdBack: durable, whole: !stream || durable, wanted: true };
+    this.#delivery = new Delivery(ports, way, this.#reader.output, () => this.#flow());
+  }
+
+  begin(): void {
+    const { body, input, deadline_ms: deadlineMs } = this.offer;
+    this.#deadline = this.#ports.clock.setTimer(
       () => this.#fault("E_ENGINE", "the deadline has passed"),
-      Math.min(offer.deadline_ms, maxTimerMs),
+      Math.min(deadlineMs, maxTimerMs),
     );
-    this.#accept = ports.clock.setTimer(() => this.#sayAccept(), acceptAfterMs);
-    this.#exchange = ports.http.request(
-      {
-        method: "POST",
-        url: `http://${engineHost}:${setting.enginePort}${offer.endpoint}`,
-        headers: {
-          "content-type": "application/json",
-          accept: offer.stream ? "text/event-stream" : "application/json",
-          ...(setting.tellJobId && { "x-request-id": offer.job }),
-        },
-        body: offer.body ?? "",
-      },
-      this.#handlers(),
-    );
+    this.#delivery.begin();
+    if (input) void this.#fetch(input);
+    else this.#ask(body ?? "");
   }
 
-  /** True until the result exists. */
   get running(): boolean {
-    return this.#result === undefined && !this.#gone;
+    return !this.#ended && !this.#gone;
   }
 
-  get ref(): { job: Offer["job"]; attempt: number; token: string } {
+  get durable(): boolean {
+    return this.offer.durable;
+  }
+
+  get ref(): Lease {
     const { job, attempt, token } = this.offer;
     return { job, attempt, token };
   }
 
-  /** False once the result is on its way on this session: what is to be renewed is a job that is not done. */
   get needsLease(): boolean {
-    return !this.#resultSent;
+    return !this.#delivery.resultSent;
   }
 
-  /** The job's line in a `resume` frame. */
   get held(): Payload<"resume">["jobs"][number] {
-    return { ...this.ref, next_offset: this.#reader.output.size, finished: this.#result !== undefined };
+    return { ...this.ref, next_offset: this.#reader.output.size, finished: this.#ended };
   }
 
-  /** The session is gone: nothing leaves until the next one's verdict. */
   sessionEnded(): void {
-    this.#wanted = false;
-    this.#resultSent = false;
+    this.#delivery.sessionEnded();
   }
 
-  /** The service wants the job's output from `offset` on. */
   keep(offset: number): void {
-    this.#wanted = true;
-    this.#sent = Math.min(offset, this.#reader.output.size);
-    this.#pump();
+    this.#delivery.keep(offset);
+    this.#flow();
   }
 
-  /** Stops and forgets: cancelled, lease lost, committed, refused. */
   drop(why?: string): void {
     const wasRunning = this.running;
     this.#forget();
     if (wasRunning) this.#on.ended("dropped", why);
   }
 
-  /** Hands an unfinished job back, because the node stops. */
   handBack(reason: string): void {
     if (this.running) this.#fault("E_BUSY", reason);
+  }
+
+  /** Fetches an input that was too large for the offer, then asks the engine. */
+  async #fetch(input: NonNullable<Offer["input"]>): Promise<void> {
+    const { budget, transfers } = this.#ports;
+    if (!budget.take(input.size))
+      return this.#fault("E_BUSY", "the node holds as much input and output as it has memory for");
+    this.#inputBytes = input.size;
+    try {
+      const bytes = await transfers.fetch(this.ref, input, this.#stopping.signal);
+      if (this.running) this.#ask(bytes);
+    } catch (thrown) {
+      const mismatch = thrown instanceof TransferError && thrown.code === "mismatch";
+      this.#fault(mismatch ? "E_SCHEMA" : "E_BUSY", `input: ${messageOf(thrown)}`);
+    }
+  }
+
+  #ask(body: string | Uint8Array): void {
+    const { enginePort, tellJobId } = this.#setting;
+    const { endpoint, stream, job } = this.offer;
+    this.#exchange = this.#ports.http.request(
+      {
+        method: "POST",
+        url: `http://${engineHost}:${enginePort}${endpoint}`,
+        headers: {
+          "content-type": "application/json",
+          accept: stream ? "text/event-stream" : "application/json",
+          ...(tellJobId && { "x-request-id": job }),
+        },
+        body,
+      },
+      this.#handlers(),
+    );
   }
 
   #handlers(): HttpHandlers {
@@ -159,17 +179,22 @@ export class Job {
       try {
         act();
       } catch (thrown) {
-        this.#exchange.abort();
         const kind = thrown instanceof AnswerError ? thrown.kind : "engine";
-        const code = { engine: "E_ENGINE", busy: "E_BUSY", model: "E_MODEL" } as const;
-        this.#fault(code[kind], messageOf(thrown));
+        this.#fault(codeOfAnswer[kind], messageOf(thrown));
       }
     };
     return {
-      head: (head) => guarded(() => this.#reader.head(head)),
+      head: (head) =>
+        guarded(() => {
+          // The engine has read what it was asked.
+          this.#releaseInput();
+          this.#reader.head(head);
+        }),
       data: (bytes) =>
         guarded(() => {
-          if (this.running && this.#reader.data(bytes)) this.#collect();
+          if (!this.running || !this.#reader.data(bytes)) return;
+          this.#delivery.more();
+          this.#flow();
         }),
       end: () =>
         guarded(() => {
@@ -181,10 +206,24 @@ export class Job {
     };
   }
 
+  /** Back-pressure: a service that reads slowly makes the engine wait, rather than the agent hold what it says. */
+  #flow(): void {
+    if (!this.running) return;
+    // What a durable job says is held until its end: there is nobody to wait for.
+    const waiting = this.durable ? 0 : this.#delivery.unsent;
+    if (!this.#paused && waiting > pauseAboveBytes) {
+      this.#paused = true;
+      this.#exchange?.pause();
+    } else if (this.#paused && waiting < resumeBelowBytes) {
+      this.#paused = false;
+      this.#exchange?.resume();
+    }
+  }
+
   #fault(code: NackCode, reason: string): void {
     if (!this.running) return;
-    this.#exchange.abort();
-    if (this.#relayed) {
+    this.#exchange?.abort();
+    if (this.#delivery.relayed) {
       this.#finish("failed", reason);
       return;
     }
@@ -194,94 +233,80 @@ export class Job {
   }
 
   #finish(outcome: "completed" | "failed", why?: string): void {
-    const { output } = this.#reader;
+    this.#deadline?.cancel();
+    const ended = this.#end(outcome);
+    if (this.durable) void this.#keepOnDisk(ended);
+    else this.#done(ended, why);
+  }
+
+  #end(outcome: "completed" | "failed"): Ended {
     const { identity, config } = this.#setting;
+    const { body, input, job, attempt, consumer, model } = this.offer;
     const usage = this.#reader.usage();
-    const sha256 = output.sha256();
-    const durationMs = Math.round(this.#ports.clock.monotonic() - this.#begun);
-    const receipt = sealReceipt(
-      {
+    return {
+      ...this.ref,
+      status: this.#reader.status,
+      usage,
+      receipt: {
         network: identity.network,
-        job: this.offer.job,
-        attempt: this.offer.attempt,
+        job,
+        attempt,
         node_id: identity.nodeId,
         account: identity.binding.account,
-        consumer: this.offer.consumer,
-        model: this.offer.model,
+        consumer,
+        model,
         config_digest: config,
-        input_sha256: createHash("sha256")
-          .update(this.offer.body ?? "")
-          .digest("hex"),
-        output_sha256: sha256,
+        input_sha256:
+          input?.sha256 ??
+          createHash("sha256")
+            .update(body ?? "")
+            .digest("hex"),
+        output_sha256: this.#reader.output.sha256(),
         ...usage,
-        duration_ms: durationMs,
+        duration_ms: Math.round(this.#ports.clock.monotonic() - this.#begun),
         outcome,
         time: this.#ports.clock.now(),
       },
-      identity.key,
-    );
-    this.#result = {
-      ...this.ref,
-      outcome,
-      status: this.#reader.status,
-      output_sha256: sha256,
-      output_bytes: output.size,
-      usage,
-      duration_ms: durationMs,
-      receipt,
     };
-    this.#deadline.cancel();
-    this.#pump();
-    this.#on.ended(outcome, why);
+  }
+
+  /** Nothing is said of a durable result before it is on the disk. */
+  async #keepOnDisk(ended: Ended): Promise<void> {
+    const { results } = this.#ports;
+    this.#keeping = true;
+    try {
+      await results.keep({ ended, output: this.#reader.output.bytes });
+    } catch (thrown) {
+      this.#keeping = false;
+      return this.#fault("E_BUSY", messageOf(thrown));
+    }
+    this.#keeping = false;
+    if (this.#gone) results.forget(this.ref);
+    else this.#done(ended);
+  }
+
+  #done(ended: Ended, why?: string): void {
+    this.#ended = true;
+    this.#delivery.finish(ended);
+    this.#on.ended(ended.receipt.outcome, why);
+  }
+
+  #releaseInput(): void {
+    this.#ports.budget.give(this.#inputBytes);
+    this.#inputBytes = 0;
   }
 
   #forget(): void {
     if (this.#gone) return;
     this.#gone = true;
     this.#reader.release();
-    this.#exchange.abort();
-    this.#deadline.cancel();
-    this.#accept?.cancel();
-    this.#pumping?.cancel();
+    this.#releaseInput();
+    this.#stopping.abort();
+    this.#exchange?.abort();
+    this.#deadline?.cancel();
+    this.#delivery.stop();
+    // A write that is under way ends first, and then finds that it was for nothing.
+    if (this.durable && !this.#keeping) this.#ports.results.forget(this.ref);
     this.#on.forgotten();
-  }
-
-  #sayAccept(): void {
-    this.#accept = undefined;
-    if (this.running && this.#wanted) this.#ports.outbox.send("accept", this.ref);
-  }
-
-  /** New output: the first piece leaves at once, later ones after the batch time. */
-  #collect(): void {
-    if (!this.#relayed) this.#pump();
-    else this.#pumpIn(batchMs);
-  }
-
-  #pumpIn(ms: number): void {
-    this.#pumping ??= this.#ports.clock.setTimer(() => {
-      this.#pumping = undefined;
-      this.#pump();
-    }, ms);
-  }
-
-  /** Sends what there is to send, as far as the peer keeps up. */
-  #pump(): void {
-    if (this.#gone || !this.#wanted) return;
-    const { outbox } = this.#ports;
-    for (;;) {
-      const piece = this.#reader.output.piece(this.#sent);
-      if (!piece) break;
-      if (!outbox.writable) return this.#pumpIn(retryMs);
-      if (!outbox.send("chunk", { ...this.ref, offset: this.#sent, data: piece.data })) return;
-      this.#sent += piece.bytes;
-      this.#relayed = true;
-      this.#accept?.cancel();
-      this.#accept = undefined;
-    }
-    if (!this.#result || this.#resultSent) return;
-    this.#accept?.cancel();
-    this.#pumping?.cancel();
-    this.#pumping = undefined;
-    this.#resultSent = outbox.send("result", this.#result);
   }
 }

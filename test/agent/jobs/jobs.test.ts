@@ -5,6 +5,8 @@ import type { AgentKind, Body, Payload, ServiceKind } from "../../../src/protoco
 import { openReceipt } from "../../../src/protocol/receipt.ts";
 import type { Offer } from "../../../src/agent/jobs/job.ts";
 import { type Capacity, Jobs, type JobsChange, refusal } from "../../../src/agent/jobs/jobs.ts";
+import { Results } from "../../../src/agent/jobs/results.ts";
+import type { Lease, Transfers } from "../../../src/agent/jobs/transfers.ts";
 import type { JobFrame } from "../../../src/agent/session/terms.ts";
 import { type FakePorts, fakePorts } from "../fixture/fakes.ts";
 import { testIdentity, TestNetwork } from "../fixture/network.ts";
@@ -42,6 +44,38 @@ class FakeOutbox {
   }
 }
 
+/** Transfers that a test ends by hand. */
+class FakeTransfers implements Transfers {
+  readonly begun: {
+    readonly what: "fetch" | "upload";
+    readonly bytes: Uint8Array | undefined;
+    readonly signal: AbortSignal;
+    readonly done: (bytes: Uint8Array) => void;
+    readonly failed: (error: Error) => void;
+  }[] = [];
+
+  fetch(_lease: Lease, _input: unknown, signal: AbortSignal): Promise<Uint8Array> {
+    return this.#begin("fetch", undefined, signal);
+  }
+
+  async upload(_lease: Lease, bytes: Uint8Array, _sha256: string, signal: AbortSignal): Promise<void> {
+    await this.#begin("upload", bytes, signal);
+  }
+
+  get last() {
+    const transfer = this.begun.at(-1);
+    if (!transfer) throw new Error("nothing was transferred");
+    return transfer;
+  }
+
+  #begin(what: "fetch" | "upload", bytes: Uint8Array | undefined, signal: AbortSignal): Promise<Uint8Array> {
+    return new Promise((done, failed) => {
+      this.begun.push({ what, bytes, signal, done, failed });
+      signal.addEventListener("abort", () => failed(new Error("aborted")));
+    });
+  }
+}
+
 const frame = <K extends Exclude<ServiceKind, "heartbeat-ack">>(kind: K, body: Body<K>): JobFrame =>
   ({
     kind,
@@ -69,7 +103,30 @@ let outbox: FakeOutbox;
 let capacity: Capacity;
 let changes: JobsChange[];
 let receipts: string[];
+let transfers: FakeTransfers;
+let results: Results;
 let jobs: Jobs;
+const limits = { count: 2, bytes: 200_000, each: 100_000 };
+
+/** Jobs as a process has them that begins now: on the same disk. */
+function newJobs(): Jobs {
+  results = new Results(ports, "/state/results", limits, () => {});
+  return new Jobs(ports, {
+    identity: {
+      network: network.name,
+      nodeId: identity.nodeId,
+      key: identity.key,
+      binding: identity.binding,
+      root: trustRoot(network.rootStatement),
+    },
+    outbox,
+    transfers,
+    results,
+    capacity: () => capacity,
+    changed: (what) => changes.push(what),
+    receipts: { delegated: () => {}, keep: (countersign) => receipts.push(countersign) },
+  });
+}
 
 beforeEach(() => {
   ports = fakePorts();
@@ -85,20 +142,8 @@ beforeEach(() => {
     tellJobId: true,
     maxOutputBytes: 100_000,
   };
-  jobs = new Jobs(
-    ports,
-    {
-      network: network.name,
-      nodeId: identity.nodeId,
-      key: identity.key,
-      binding: identity.binding,
-      root: trustRoot(network.rootStatement),
-    },
-    outbox,
-    () => capacity,
-    (what) => changes.push(what),
-    { delegated: () => {}, keep: (countersign) => receipts.push(countersign) },
-  );
+  transfers = new FakeTransfers();
+  jobs = newJobs();
 });
 
 const begin = (over: Partial<Offer> = {}) => jobs.frame(frame("offer", offer(over)));
@@ -337,7 +382,7 @@ describe("the fate of a job", () => {
 
 describe("refusal", () => {
   const at = (over: Partial<Capacity>, running = 0) =>
-    refusal({ model: "m1" }, { ...capacity, ...over }, running)?.code;
+    refusal({ model: "m1", durable: false }, { ...capacity, ...over }, running)?.code;
 
   it("names why an offer is not taken", () => {
     expect(at({})).toBeUndefined();
