@@ -11,7 +11,13 @@ import {
   dataFlag,
   durationOf,
 } from "../io/admin/command.ts";
-import { databasePath, openDataFolder, readOffline, removeOffline } from "../io/admin/data-folder.ts";
+import {
+  databasePath,
+  openDataFolder,
+  openDataKey,
+  readOffline,
+  removeOffline,
+} from "../io/admin/data-folder.ts";
 import { adminServer } from "../io/admin/server.ts";
 import { type ServiceOptions, serviceDefaults } from "../io/options.ts";
 import { ioMetrics } from "../io/metrics.ts";
@@ -97,6 +103,33 @@ const serve: Command = {
       env: "RESULTITY_MAX_QUEUED",
     },
     {
+      name: "async-timeout",
+      value: "24h",
+      help: "longest life of an asynchronous job, waiting included",
+      default: "24h",
+      env: "RESULTITY_ASYNC_TIMEOUT",
+    },
+    {
+      name: "max-async-jobs",
+      value: "N",
+      help: "most asynchronous jobs that are not over; half as many of one consumer",
+      default: "20000",
+      env: "RESULTITY_MAX_ASYNC_JOBS",
+    },
+    {
+      name: "restore-grace",
+      value: "45s",
+      help: "how long after a start an asynchronous job waits for the node that had it",
+      default: "45s",
+      env: "RESULTITY_RESTORE_GRACE",
+    },
+    {
+      name: "data-key-file",
+      value: "FILE",
+      help: "key that encrypts asynchronous jobs' inputs and outputs, 32 bytes as base64url; default data.key of the data folder, made if need be",
+      env: "RESULTITY_DATA_KEY_FILE",
+    },
+    {
       name: "retry",
       value: "1s,5s,30s",
       help: "waits before a job's second, third, fourth attempt",
@@ -129,6 +162,7 @@ async function serveUntilSignal({ args, out }: CommandContext): Promise<void> {
   const { host, port } = addressOf(args.get("listen"));
   const options = optionsOf(args, `http://${args.get("listen")}`);
   const key = openDataFolder(data);
+  const dataKey = openDataKey(data, args.find("data-key-file"));
   await requireAlone(data);
 
   const metrics = new Metrics();
@@ -159,6 +193,7 @@ async function serveUntilSignal({ args, out }: CommandContext): Promise<void> {
     metrics,
     store,
     key,
+    dataKey,
     fatal: (error) => {
       log.fatal(
         { why: messageOf(error) },
@@ -205,20 +240,21 @@ function optionsOf(args: CommandContext["args"], ownUrl: string): ServiceOptions
       );
   }
   const heartbeatMs = durationOf(args.get("heartbeat"), "heartbeat");
-  const maxQueued = Number(args.get("max-queued"));
-  if (!Number.isSafeInteger(maxQueued) || maxQueued < 1)
-    throw new CommandError("usage", "--max-queued: a whole number from 1 up");
+  const maxQueued = countOf(args, "max-queued");
   return {
     ...serviceDefaults,
     network: args.get("network"),
     baseUrls: audiences.map((url) => url.replace(/\/+$/, "")),
     heartbeatMs,
+    maxAsyncJobs: countOf(args, "max-async-jobs"),
     dispatch: {
       ...serviceDefaults.dispatch,
       leaseMs: durationOf(args.get("lease"), "lease"),
       disconnectGraceMs: durationOf(args.get("disconnect-grace"), "disconnect-grace"),
       queueMs: durationOf(args.get("queue-timeout"), "queue-timeout"),
       jobMs: durationOf(args.get("job-timeout"), "job-timeout"),
+      asyncJobMs: durationOf(args.get("async-timeout"), "async-timeout"),
+      restoreGraceMs: durationOf(args.get("restore-grace"), "restore-grace"),
       retryMs: args
         .get("retry")
         .split(",")
@@ -228,6 +264,13 @@ function optionsOf(args: CommandContext["args"], ownUrl: string): ServiceOptions
       freshMs: 3 * heartbeatMs,
     },
   };
+}
+
+function countOf(args: CommandContext["args"], flag: string): number {
+  const count = Number(args.get(flag));
+  if (!Number.isSafeInteger(count) || count < 1)
+    throw new CommandError("usage", `--${flag}: a whole number from 1 up`);
+  return count;
 }
 
 function addressOf(text: string): { host: string; port: number } {

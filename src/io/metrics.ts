@@ -9,6 +9,14 @@ const seconds = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5,
 export function ioMetrics(metrics: Metrics) {
   return {
     submitted: metrics.counter("resultity_io_jobs_submitted_total", "Jobs that clients have submitted."),
+    asyncSubmitted: metrics.counter(
+      "resultity_io_async_jobs_submitted_total",
+      "Asynchronous jobs that clients have submitted.",
+    ),
+    asyncRestored: metrics.counter(
+      "resultity_io_async_jobs_restored_total",
+      "Asynchronous jobs that a start of the service has found unfinished.",
+    ),
     ended: metrics.counter("resultity_io_jobs_ended_total", "Jobs that are over, by final state.", ["state"]),
     offers: metrics.counter("resultity_io_offers_total", "Offers to nodes; each is one attempt."),
     refused: metrics.counter(
@@ -30,6 +38,10 @@ export function ioMetrics(metrics: Metrics) {
       "resultity_io_sessions_closed_total",
       "Connections that ended, by close code.",
       ["code"],
+    ),
+    identityConflicts: metrics.counter(
+      "resultity_io_identity_conflicts_total",
+      "Sessions refused to a process whose node another process speaks for by now.",
     ),
     refusedUpgrades: metrics.counter(
       "resultity_io_upgrades_refused_total",

@@ -16,7 +16,9 @@ export interface ServiceOptions {
   readonly nodeRate: Rate;
   /** Most connections that have not got as far as `ready`. Default 1024. */
   readonly maxOpening: number;
-  /** How long jobs are kept after their end; receipts stay for ever. Default 30 days. */
+  /** Most asynchronous jobs that are not over; of one consumer, half of it. Default 20,000. */
+  readonly maxAsyncJobs: number;
+  /** How long jobs are kept after their end, with input and answer; receipts stay for ever. Default 30 days. */
   readonly keepJobsMs: number;
 }
 
@@ -27,6 +29,7 @@ export const serviceDefaults: Omit<ServiceOptions, "network" | "baseUrls"> = {
   ipRate: { burst: 1_000, perSecond: 200 },
   nodeRate: { burst: 20, perSecond: 1 },
   maxOpening: 1_024,
+  maxAsyncJobs: 20_000,
   keepJobsMs: 30 * 86_400_000,
 };
 

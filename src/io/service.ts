@@ -9,20 +9,24 @@ import type { Statement } from "../protocol/config/statement.ts";
 import type { JobId } from "../protocol/fields.ts";
 import { paths } from "../protocol/http.ts";
 import type { NodeId, SigningKey } from "../protocol/keys.ts";
+import { AccountRequests } from "./account-requests.ts";
 import { Accounts } from "./accounts.ts";
 import { NetworkConfig } from "./config/network-config.ts";
 import { configRoutes } from "./config/routes.ts";
 import { Dispatch } from "./dispatch/dispatch.ts";
 import { feedRoutes, Feeds } from "./feed/routes.ts";
+import { AsyncJobs } from "./jobs/async-jobs.ts";
+import { BodyVault, VaultError } from "./jobs/body-vault.ts";
 import { JobDesk } from "./jobs/desk.ts";
 import { type IoMetrics, ioMetrics } from "./metrics.ts";
-import { Nodes } from "./nodes.ts";
+import { type KnownNode, Nodes } from "./nodes.ts";
 import { ApiKeys } from "./openai/api-keys.ts";
 import { openaiRoutes } from "./openai/routes.ts";
 import { type ServiceOptions, sessionUrls } from "./options.ts";
 import { RateLimit } from "./rate.ts";
 import { Ledger } from "./receipts/ledger.ts";
 import { Nonces } from "./registration/nonces.ts";
+import { revokeRoute } from "./registration/revoke.ts";
 import { registrationRoutes } from "./registration/routes.ts";
 import { ServiceKey } from "./service-key.ts";
 import type { RandomBytes } from "./sessions/host.ts";
@@ -39,6 +43,8 @@ export interface ServiceParts {
   readonly metrics: Metrics;
   readonly store: Store;
   readonly key: SigningKey;
+  /** Encrypts what clients ask and are answered, on the disk: 32 bytes. */
+  readonly dataKey: Uint8Array;
   /** Memory and store disagree: nothing may be told to anyone any more. */
   readonly fatal: (error: unknown) => void;
 }
@@ -59,13 +65,14 @@ export class IoService {
   readonly apiKeys = new ApiKeys();
   readonly dispatch: Dispatch;
   readonly desk: JobDesk;
+  readonly asyncJobs: AsyncJobs;
   readonly sessions: Sessions;
   readonly feeds: Feeds;
   readonly app: FastifyInstance;
   #closing = false;
   #prune: Timer | undefined;
 
-  private constructor(parts: ServiceParts, kept: Kept) {
+  private constructor(parts: ServiceParts, kept: Kept, vault: BodyVault) {
     const { options, clock, log, random, store, key } = parts;
     this.parts = parts;
     this.metrics = ioMetrics(parts.metrics);
@@ -109,12 +116,25 @@ export class IoService {
       nodes,
       store,
       ledger: new Ledger(key, kept.chains),
+      vault,
       lineTo: (node) => this.sessions.of(node),
       fatal: parts.fatal,
     });
     config.onPublish(() => this.#released());
     this.#released();
-    this.feeds = new Feeds({ clock, log, accounts, nodes, dispatch });
+    this.asyncJobs = new AsyncJobs({
+      clock,
+      store,
+      vault,
+      dispatch,
+      desk: this.desk,
+      jobMs: options.dispatch.asyncJobMs,
+      maxJobs: options.maxAsyncJobs,
+      newJobId: () => jobId(random),
+    });
+    this.asyncJobs.restore(kept.unfinished);
+    const accountRequests = new AccountRequests(accounts, clock);
+    this.feeds = new Feeds({ clock, log, accountRequests, nodes, dispatch });
 
     const refuse = (error: { readonly statusCode?: number }, _request: unknown, reply: FastifyReply) => {
       const status = error.statusCode ?? 500;
@@ -138,7 +158,7 @@ export class IoService {
     });
     this.app.setErrorHandler(refuse);
     this.app.setNotFoundHandler((_request, reply) => reply.code(404).send({ error: "no such path" }));
-    this.#routes(rates);
+    this.#routes(rates, accountRequests);
     this.#gauges();
     this.#armPrune();
   }
@@ -151,7 +171,15 @@ export class IoService {
       "the service was restarted; the client's connection was cut",
     );
     if (cancelled > 0) log.warn({ cancelled }, "jobs that were under way at the last end are CANCELLED");
-    return new IoService(parts, await store.load());
+    const kept = await store.load();
+    const vault = new BodyVault(parts.dataKey);
+    if (kept.dataKey === null) await store.write([{ put: "data-key", check: vault.check }]);
+    else if (kept.dataKey !== vault.check)
+      throw new VaultError(
+        "key",
+        "the data key is not the one with which this store's jobs were written: put back the file data.key, or name it with --data-key-file",
+      );
+    return new IoService(parts, kept, vault);
   }
 
   #believeKept(statement: Statement): void {
@@ -169,7 +197,10 @@ export class IoService {
     this.desk.handle({ on: "release", allowed });
   }
 
-  #routes(rates: { readonly ip: RateLimit; readonly node: RateLimit }): void {
+  #routes(
+    rates: { readonly ip: RateLimit; readonly node: RateLimit },
+    accountRequests: AccountRequests,
+  ): void {
     const { app, config, serviceKey, nodes, accounts, dispatch, desk, metrics, apiKeys } = this;
     const { clock, log, store, random, options } = this.parts;
     const nonces = new Nonces(random);
@@ -186,9 +217,12 @@ export class IoService {
       nonces,
       rates,
       baseUrls,
+      granted: (node) => this.#granted(node),
     });
-    feedRoutes(app, { clock, log, accounts, nodes, dispatch }, this.feeds);
+    feedRoutes(app, { clock, log, accountRequests, nodes, dispatch }, this.feeds);
+    revokeRoute(app, { nodes, store, accountRequests, revoke: (node) => this.revoke(node) });
     openaiRoutes(app, {
+      asyncJobs: this.asyncJobs,
       clock,
       log,
       config,
@@ -232,6 +266,26 @@ export class IoService {
     return expires;
   }
 
+  /** Makes a node's key void: its session ends, its jobs go elsewhere, and only a newer grant of its account lets it back. */
+  async revoke(nodeId: NodeId): Promise<KnownNode | undefined> {
+    const node = this.nodes.get(nodeId);
+    if (!node) return undefined;
+    this.nodes.revoke(node);
+    this.desk.handle({ on: "ban", node: nodeId, banned: true });
+    this.sessions.endVoid(nodeId, "the account has revoked the node's key");
+    await this.parts.store.write([{ put: "revoke", nodeId }]);
+    this.parts.log.warn({ node: nodeId, account: node.account, kid: node.key.kid }, "node's key revoked");
+    this.nodes.changed(node);
+    return node;
+  }
+
+  /** The account has granted a node another key: what the one before has opened is over. */
+  #granted(node: KnownNode): void {
+    if (node.revocation !== 0) return;
+    this.sessions.endVoid(node.nodeId, "the account has granted the node another key");
+    this.desk.handle({ on: "ban", node: node.nodeId, banned: node.banned !== null });
+  }
+
   /** Bans a node (with a reason for people) or lets it in again (null). */
   async ban(nodeId: NodeId, reason: string | null): Promise<boolean> {
     const node = this.nodes.get(nodeId);
@@ -250,6 +304,18 @@ export class IoService {
     metrics.gauge("resultity_io_sessions", "Open sessions.", [], () => sessions.open);
     metrics.gauge("resultity_io_nodes_registered", "Registered nodes.", [], () => nodes.size);
     metrics.gauge("resultity_io_jobs_queued", "Jobs that wait for a node.", [], () => dispatch.queued);
+    metrics.gauge(
+      "resultity_io_async_jobs_queued",
+      "Asynchronous jobs that wait for a node.",
+      [],
+      () => dispatch.asyncQueued,
+    );
+    metrics.gauge(
+      "resultity_io_async_jobs_unfinished",
+      "Asynchronous jobs that are not over.",
+      [],
+      () => this.asyncJobs.unfinished,
+    );
     metrics.gauge("resultity_io_jobs_unfinished", "Jobs that are not over.", [], () => dispatch.unfinished);
     metrics.gauge("resultity_io_feeds", "Fleet feeds that are being read.", [], () => feeds.size);
     metrics.gauge("resultity_io_store_healthy", "1 while writes get through.", [], () =>

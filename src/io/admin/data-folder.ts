@@ -9,11 +9,13 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
+import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { parseStatement } from "../../protocol/config/root.ts";
 import type { Statement } from "../../protocol/config/statement.ts";
 import { generateKey, type SigningKey } from "../../protocol/keys.ts";
-import { keyText, readKey, syncFolder, writeNew } from "./key-files.ts";
+import { keyText, readKey, readText, syncFolder, writeNew } from "./key-files.ts";
+import { CommandError } from "./command.ts";
 
 /** Paths in the service's data folder. */
 export const serviceKeyPath = (data: string): string => join(data, "service.jwk");
@@ -29,6 +31,22 @@ export function openDataFolder(data: string): SigningKey {
   const path = serviceKeyPath(data);
   if (!existsSync(path)) writeNew(path, keyText(generateKey()), 0o600);
   return readKey(path);
+}
+
+/**
+ * The key that encrypts inputs and outputs of asynchronous jobs: 32 bytes as base64url. Made where there is no file, but
+ * not where `file` names one.
+ * @throws {CommandError} that never repeats the key.
+ */
+export function openDataKey(data: string, file: string | undefined): Uint8Array {
+  const path = file ?? join(data, "data.key");
+  if (file === undefined && !existsSync(path))
+    writeNew(path, `${randomBytes(32).toString("base64url")}\n`, 0o600);
+  const text = readText(path).trim();
+  const key = Buffer.from(text, "base64url");
+  if (key.length !== 32 || key.toString("base64url") !== text)
+    throw new CommandError("refused", `${path}: a data key is 32 bytes in base64url, 43 characters`);
+  return key;
 }
 
 /** Leaves root and delegation for the service to take when it starts. */

@@ -3,6 +3,7 @@ import type { NodeId } from "../../protocol/keys.ts";
 import { timePassed } from "./due.ts";
 import type { DispatchJob } from "./job.ts";
 import {
+  attemptKept,
   chunkCame,
   commitDurable,
   liveJob,
@@ -14,7 +15,7 @@ import {
 import type { DispatchNode } from "./node.ts";
 import { banChanged, releaseChanged, reported, resumed, sessionClosed, sessionOpened } from "./presence.ts";
 import { type DispatchRandom, DispatchState } from "./state.ts";
-import { abandoned, submitted } from "./submission.ts";
+import { abandoned, restored, spoiled, submitted } from "./submission.ts";
 import type { DispatchAction, DispatchEvent, DispatchOptions, Instant } from "./types.ts";
 
 /**
@@ -34,9 +35,14 @@ export class Dispatch {
     return this.#state.agenda.next;
   }
 
-  /** Jobs that wait for a node, or for their retry. */
+  /** Synchronous jobs that wait for a node, or for their retry. */
   get queued(): number {
     return this.#state.queued;
+  }
+
+  /** The same of asynchronous ones. */
+  get asyncQueued(): number {
+    return this.#state.asyncQueued;
   }
 
   /** Jobs that are not over, and commits on their way to the disk. */
@@ -56,7 +62,7 @@ export class Dispatch {
     return this.#state.nodes.get(id);
   }
 
-  /** Whether another job of this consumer may wait. */
+  /** Whether another synchronous job of this consumer may wait. */
   hasRoom(consumer: string, model: string): boolean {
     const { maxQueued, maxQueuedPerConsumer } = this.#state.options;
     if (this.#state.queued >= maxQueued) return false;
@@ -75,6 +81,12 @@ function happen(state: DispatchState, event: DispatchEvent): void {
   switch (event.on) {
     case "submit":
       return submitted(state, event);
+    case "restore":
+      return restored(state, event);
+    case "attempt-kept":
+      return attemptKept(state, event.job, event.attempt);
+    case "spoiled":
+      return spoiled(state, event);
     case "abandon":
       return abandoned(state, event);
     case "open":

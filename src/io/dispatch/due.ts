@@ -23,12 +23,12 @@ export function timePassed(state: DispatchState): void {
 /** At most one of these is done at a time: each changes what the others look at. */
 function jobDue(state: DispatchState, job: DispatchJob): void {
   const { mono } = state.at;
-  if (job.deadline <= mono) {
+  if (job.state === "QUEUED" && job.queueDeadline <= mono) {
+    endJob(state, job, "EXPIRED", "no_capacity", whyWaiting(state, job));
+  } else if (job.deadline <= mono) {
     endJob(state, job, "EXPIRED", "timeout", "the job took longer than a job may");
   } else if (job.state === "QUEUED") {
-    if (job.queueDeadline <= mono) {
-      endJob(state, job, "EXPIRED", "no_capacity", whyWaiting(state, job));
-    } else if (!job.queued && job.retryAt <= mono) {
+    if (!job.queued && job.retryAt <= mono) {
       enqueue(state, job);
       place(state, job.spec.model);
     }
@@ -44,12 +44,13 @@ function leaseDue(state: DispatchState, job: DispatchJob): void {
     job.leaseUntil = state.at.mono + 1_000;
     return;
   }
-  if (node?.connected) punish(state, node.id, penalties.leaseLost);
-  loseAttempt(state, job, "lease lost", { failed: true, mayStillCommit: true });
+  if (node?.connected && !job.unsure) punish(state, node.id, penalties.leaseLost);
+  loseAttempt(state, job, "lease lost", { failed: !job.unsure, mayStillCommit: true });
 }
 
 function whyWaiting(state: DispatchState, job: DispatchJob): string {
   const tried = job.reasons.length > 0 ? `; ${job.reasons.join("; ")}` : "";
-  const seconds = Math.round(state.options.queueMs / 1000);
+  const { asyncJobMs, queueMs } = state.options;
+  const seconds = Math.round((job.spec.durable ? asyncJobMs : queueMs) / 1000);
   return `no node was free for model ${job.spec.model} in ${seconds} s${tried}`;
 }

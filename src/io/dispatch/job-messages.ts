@@ -3,10 +3,10 @@ import type { NodeId } from "../../protocol/keys.ts";
 import type { DispatchJob } from "./job.ts";
 import { endJob, handedBack, loseAttempt } from "./losing.ts";
 import type { DispatchNode } from "./node.ts";
-import { dequeue, freeSlot, leaseTo } from "./placing.ts";
+import { dequeue, freeSlot, leaseTo, sendOffer } from "./placing.ts";
 import { penalties } from "./standing.ts";
 import type { DispatchState } from "./state.ts";
-import { cancelAttempt, punish, unschedule } from "./telling.ts";
+import { cancelAttempt, punish, schedule, unschedule } from "./telling.ts";
 import type { EventOf, From, LeaseRef, ResultVerdict } from "./types.ts";
 
 /** The job that a message is about, if the fence admits it; a message of a job renews its lease. */
@@ -22,6 +22,7 @@ export function liveJob(state: DispatchState, from: From, lease: LeaseRef): Disp
     leaseTo(state, job, node);
   }
   job.state = "RUNNING";
+  job.unsure = false;
   return job;
 }
 
@@ -142,6 +143,22 @@ export function nackCame(state: DispatchState, { from, lease, code, reason }: Ev
   if (!speaker(state, from)) return;
   const job = state.jobs.get(lease.job);
   if (job?.admits(from, lease)) handedBack(state, job, from.node, code, reason);
+}
+
+/** An attempt of an asynchronous job is on the disk: its node is told, if it is still there. */
+export function attemptKept(state: DispatchState, id: JobId, attempt: number): void {
+  const job = state.jobs.get(id);
+  if (job?.state !== "OFFERED" || job.attempt !== attempt || job.leaseUntil !== Infinity) return;
+  const node = job.node === undefined ? undefined : state.nodes.get(job.node);
+  if (!node?.connected || !node.resumed) {
+    loseAttempt(state, job, "its node went before it was offered", { failed: false });
+    return;
+  }
+  job.unsure = false;
+  job.offeredAt = state.at.mono;
+  job.leaseUntil = state.at.mono + state.options.leaseMs;
+  schedule(state, job);
+  sendOffer(state, job, node);
 }
 
 /** A heartbeat's leases; those that are no longer the node's are named in the answer. */

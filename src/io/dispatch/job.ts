@@ -25,6 +25,13 @@ export class DispatchJob {
   leased = false;
   leaseUntil = 0;
   offeredAt = 0;
+  /**
+   * Whether the node may have never been told of the current attempt: it is on its way to the disk, or it is from before
+   * a restart and has not been heard of since.
+   */
+  unsure = false;
+  /** Times that it was handed back without a failure. */
+  handBacks = 0;
   /** Bytes of the current attempt's output. */
   received = 0;
   /** Bytes of this attempt have been shown to the client: no other attempt can follow. */
@@ -39,6 +46,7 @@ export class DispatchJob {
   /** Why each attempt ended. */
   readonly reasons: string[] = [];
 
+  /** @param queueMs longest wait. @param jobMs longest life. */
   constructor(spec: JobSpec, submittedAt: number, queueMs: number, jobMs: number) {
     this.spec = spec;
     this.submittedAt = submittedAt;

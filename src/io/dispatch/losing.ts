@@ -1,7 +1,7 @@
 import type { NodeId } from "../../protocol/keys.ts";
 import type { JobState } from "../store/port.ts";
 import type { DispatchJob } from "./job.ts";
-import { dequeue, enqueue, freeSlot, place } from "./placing.ts";
+import { dequeue, enqueue, freeSlot, place, wait } from "./placing.ts";
 import { penalties } from "./standing.ts";
 import type { DispatchState } from "./state.ts";
 import { cancelAttempt, punish, schedule, unschedule } from "./telling.ts";
@@ -9,6 +9,16 @@ import type { EndCode } from "./types.ts";
 
 /** Pause in offers to a node that said E_BUSY, or that it lacks the model or a config, ms. */
 const busyPauseMs = 1_000;
+/** Most reasons that a job remembers; the newest. */
+const keptReasons = 24;
+
+/**
+ * How long an asynchronous job pauses after it was handed back so many times, ms: at once after the first, then 1 s and
+ * twice as long each time. Nodes that refuse it for a day (their disks are full) are not to use up its attempts.
+ */
+function asyncPause(handBacks: number): number {
+  return handBacks <= 1 ? 0 : Math.min(120_000, 1_000 * 2 ** (handBacks - 2));
+}
 
 /**
  * An attempt is over without a result: back to the queue, or the end. `mayStillCommit`: its lease ran out, but until
@@ -26,25 +36,30 @@ export function loseAttempt(
     return;
   }
   job.reasons.push(`attempt ${job.attempt} on ${job.node ?? "?"}: ${reason}`);
+  if (job.reasons.length > keptReasons) job.reasons.shift();
   if (failed) job.failures++;
+  else job.handBacks++;
   if (job.pinned) {
     endJob(state, job, "INTERRUPTED", "node_lost", reason);
     return;
   }
-  if (job.failures >= state.options.maxFailures || job.attempt >= state.options.maxAttempts) {
+  const { options } = state;
+  const { durable } = job.spec;
+  const maxAttempts = durable ? options.asyncMaxAttempts : options.maxAttempts;
+  if (job.failures >= options.maxFailures || job.attempt >= maxAttempts) {
     endJob(state, job, "DEAD", "job_failed", job.reasons.join("; "));
     return;
   }
   if (!mayStillCommit) job.token = "";
   const { mono } = state.at;
-  job.state = "QUEUED";
-  state.queued++;
-  job.queueDeadline = Math.min(job.deadline, mono + state.options.queueMs);
-  const { retryMs } = state.options;
-  const wait = failed ? (retryMs[Math.min(job.failures, retryMs.length) - 1] ?? 0) : 0;
-  job.retryAt = mono + wait;
+  wait(state, job);
+  if (!durable) job.queueDeadline = Math.min(job.deadline, mono + options.queueMs);
+  const { retryMs } = options;
+  const handBackMs = durable ? asyncPause(job.handBacks) : 0;
+  const pause = failed ? (retryMs[Math.min(job.failures, retryMs.length) - 1] ?? 0) : handBackMs;
+  job.retryAt = mono + pause;
   freeSlot(state, job);
-  if (wait === 0) {
+  if (pause === 0) {
     enqueue(state, job);
     place(state, job.spec.model);
   }

@@ -11,30 +11,46 @@ const sampleSize = 64;
 
 const none: readonly string[] = [];
 
+/** The job is QUEUED from now on. */
+export function wait(state: DispatchState, job: DispatchJob): void {
+  job.state = "QUEUED";
+  if (job.spec.durable) state.asyncQueued++;
+  else state.queued++;
+}
+
+function queuesFor(state: DispatchState, { spec }: DispatchJob): Map<string, FairQueue> {
+  return spec.durable ? state.asyncQueues : state.queues;
+}
+
 /** Puts a job into its model's queue. */
 export function enqueue(state: DispatchState, job: DispatchJob): void {
   const { model, consumer, id } = job.spec;
-  let queue = state.queues.get(model);
-  if (!queue) state.queues.set(model, (queue = new FairQueue()));
+  const queues = queuesFor(state, job);
+  let queue = queues.get(model);
+  if (!queue) queues.set(model, (queue = new FairQueue()));
   queue.push(consumer, id, job.attempt > 0);
   job.queued = true;
 }
 
 /** Takes a job out of waiting, also where it waits for its retry. `served`: its consumer's turn is over. */
 export function dequeue(state: DispatchState, job: DispatchJob, served: boolean): void {
-  if (job.state === "QUEUED") state.queued--;
+  if (job.state === "QUEUED") {
+    if (job.spec.durable) state.asyncQueued--;
+    else state.queued--;
+  }
   if (!job.queued) return;
   job.queued = false;
   const { model, consumer, id } = job.spec;
-  const queue = state.queues.get(model);
+  const queues = queuesFor(state, job);
+  const queue = queues.get(model);
   queue?.remove(consumer, id, served);
-  if (queue?.size === 0) state.queues.delete(model);
+  if (queue?.size === 0) queues.delete(model);
 }
 
-/** Offers what waits for a model, in turn, as long as there is a node for it. */
+/** Offers what waits for a model, in turn, as long as there is a node for it; first what somebody waits for. */
 export function place(state: DispatchState, model: string): void {
   for (;;) {
-    const head = state.queues.get(model)?.peek();
+    const head = state.queues.get(model)?.peek() ?? state.asyncQueues.get(model)?.peek();
     const job = head && state.jobs.get(head.job);
     if (!job) return;
     const node = nodeFor(state, job);
@@ -46,7 +62,7 @@ export function place(state: DispatchState, model: string): void {
 /** Offers what waits for any model that a node serves. */
 export function placeOn(state: DispatchState, node: DispatchNode): void {
   for (const model of node.listed) {
-    if (state.queues.has(model)) place(state, model);
+    if (state.queues.has(model) || state.asyncQueues.has(model)) place(state, model);
   }
 }
 
@@ -83,13 +99,27 @@ function offerTo(state: DispatchState, job: DispatchJob, node: DispatchNode): vo
   job.offeredAt = mono;
   job.tried.add(node.id);
   leaseTo(state, job, node);
+  if (!job.spec.durable) {
+    sendOffer(state, job, node);
+    return;
+  }
+  const { attempt, token, failures } = job;
+  job.unsure = true;
+  // However long the disk takes: the node cannot know of it yet.
+  job.leaseUntil = Infinity;
+  const reasons = [...job.reasons];
+  state.act({ do: "keep-attempt", job: id, attempt, node: node.id, token, failures, reasons });
+}
+
+/** Tells a node of its attempt. */
+export function sendOffer(state: DispatchState, job: DispatchJob, node: DispatchNode): void {
   state.act({
     do: "offer",
     to: { node: node.id, epoch: node.epoch },
-    job: id,
+    job: job.spec.id,
     attempt: job.attempt,
     token: job.token,
-    deadlineMs: Math.max(0, Math.round(job.deadline - mono)),
+    deadlineMs: Math.max(0, Math.round(job.deadline - state.at.mono)),
   });
 }
 

@@ -41,8 +41,8 @@ export function sessionClosed(state: DispatchState, { from, orderly }: EventOf<"
     state.massLoss.vanished(node, state.connected, state.at.mono);
     const until = state.at.mono + state.options.disconnectGraceMs;
     for (const job of held) {
-      // A client that has seen nothing yet need not wait for the whole lease.
-      if (job.pinned || job.leaseUntil <= until) continue;
+      // A client that waits and has seen nothing yet need not wait for the whole lease.
+      if (job.pinned || job.spec.durable || job.leaseUntil <= until) continue;
       job.leaseUntil = until;
       schedule(state, job);
     }
@@ -68,7 +68,7 @@ export function resumed(state: DispatchState, { from, jobs, last, committed }: E
   node.resumed = true;
   for (const job of heldBy(state, node)) {
     if (!node.resuming.has(job.spec.id))
-      loseAttempt(state, job, "the agent no longer has it", { failed: true });
+      loseAttempt(state, job, "the agent no longer has it", { failed: !job.unsure });
   }
   node.resuming.clear();
   relist(state, node);
@@ -80,13 +80,14 @@ function verdictOn(
   node: DispatchNode,
   from: From,
   held: Payload<"resume">["jobs"][number],
-  committed: ReadonlySet<JobId>,
+  committed: ReadonlyMap<JobId, string>,
 ): Payload<"verdict">["jobs"][number] {
   const { job: id, attempt } = held;
   const job = state.jobs.get(id);
-  if (committed.has(id) || (job && job.isCommitOf(from, attempt))) {
-    return { job: id, attempt, action: "committed", offset: 0 };
-  }
+  const receipt = committed.get(id);
+  if (receipt !== undefined) return { job: id, attempt, action: "committed", offset: 0, receipt };
+  // Its commit is on the way to the disk: the node keeps the result until the ack says that it is there.
+  if (job?.isCommitOf(from, attempt)) return { job: id, attempt, action: "keep", offset: job.received };
   if (!job?.admits(from, held)) return { job: id, attempt, action: "cancel", offset: 0 };
   if (job.instance !== node.instance && job.received > 0) {
     if (job.pinned) {
@@ -120,7 +121,7 @@ export function reported(state: DispatchState, { from, report }: EventOf<"report
 /** Another release is current. */
 export function releaseChanged(state: DispatchState, allowed: readonly Allowed[]): void {
   state.allowed = new Map(allowed.map(({ digest, expires }) => [digest, expires]));
-  for (const model of state.queues.keys()) place(state, model);
+  for (const model of [...state.queues.keys(), ...state.asyncQueues.keys()]) place(state, model);
 }
 
 /** A node was banned, or is no longer. */

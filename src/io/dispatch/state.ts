@@ -30,6 +30,8 @@ export class DispatchState {
   readonly jobs = new Map<JobId, DispatchJob>();
   /** By model, none of them empty. */
   readonly queues = new Map<string, FairQueue>();
+  /** The same of asynchronous jobs, which go after those that somebody waits for. */
+  readonly asyncQueues = new Map<string, FairQueue>();
   /** By model. */
   readonly pools = new Map<string, Pool>();
   readonly accounts = new Map<string, Standing>();
@@ -39,8 +41,9 @@ export class DispatchState {
   allowed: ReadonlyMap<ConfigDigest, number> = new Map();
   /** Mean time of a job over the fleet, ms; 0 = unknown. */
   fleetLatency = 0;
-  /** Jobs in state QUEUED. */
+  /** Jobs in state QUEUED: synchronous, asynchronous. */
   queued = 0;
+  asyncQueued = 0;
   /** Nodes with a session. */
   connected = 0;
   /** The moment of the event that is being handled. */

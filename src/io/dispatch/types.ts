@@ -21,6 +21,19 @@ export interface JobSpec {
   readonly consumer: string;
   readonly model: string;
   readonly stream: boolean;
+  /** Asynchronous: nobody waits on a connection, it outlives this process, its attempts are on the disk before offers. */
+  readonly durable: boolean;
+}
+
+/** The newest attempt of a job that a restarted service finds. */
+export interface RestoredAttempt {
+  readonly attempt: number;
+  readonly node: NodeId;
+  /** Account of the node. */
+  readonly account: string;
+  readonly token: string;
+  readonly failures: number;
+  readonly reasons: readonly string[];
 }
 
 /** How a job's message names its lease. */
@@ -38,6 +51,20 @@ export interface From {
 
 export type DispatchEvent =
   | { readonly on: "submit"; readonly job: JobSpec }
+  /**
+   * An asynchronous job that a restarted service finds, `lifeMs` before its deadline. Its node, which may hold it or its
+   * result, has a while to come back.
+   */
+  | {
+      readonly on: "restore";
+      readonly job: JobSpec;
+      readonly lifeMs: number;
+      readonly attempt: RestoredAttempt | null;
+    }
+  /** Answer to the action `keep-attempt`: it is on the disk. */
+  | { readonly on: "attempt-kept"; readonly job: JobId; readonly attempt: number }
+  /** The job's input cannot be had any more. */
+  | { readonly on: "spoiled"; readonly job: JobId; readonly reason: string }
   /** The client is gone, or the service gives the job up. */
   | { readonly on: "abandon"; readonly job: JobId; readonly reason: string }
   | {
@@ -56,8 +83,8 @@ export type DispatchEvent =
       readonly from: From;
       readonly jobs: Payload<"resume">["jobs"];
       readonly last: boolean;
-      /** Of those that dispatch no longer holds, the ones that the store knows as committed by this attempt. */
-      readonly committed: ReadonlySet<JobId>;
+      /** Of those that dispatch no longer holds, the ones that the store knows as committed by this attempt: receipts. */
+      readonly committed: ReadonlyMap<JobId, string>;
     }
   | { readonly on: "accept"; readonly from: From; readonly lease: LeaseRef }
   | {
@@ -119,6 +146,16 @@ export type EndCode =
   | "output_too_large";
 
 export type DispatchAction =
+  /** Of an asynchronous job: the attempt is to be on the disk before its node hears of it. */
+  | {
+      readonly do: "keep-attempt";
+      readonly job: JobId;
+      readonly attempt: number;
+      readonly node: NodeId;
+      readonly token: string;
+      readonly failures: number;
+      readonly reasons: readonly string[];
+    }
   | {
       readonly do: "offer";
       readonly to: From;
@@ -195,6 +232,12 @@ export interface DispatchOptions {
   readonly freshMs: number;
   /** Most bytes of one job's output. Default 32 MiB. */
   readonly maxOutputBytes: number;
+  /** Longest life of an asynchronous job, all of which it may wait. Default 24 h. */
+  readonly asyncJobMs: number;
+  /** Attempts of any outcome of an asynchronous job; the protocol's field ends at 1000. Default 1000. */
+  readonly asyncMaxAttempts: number;
+  /** How long the attempts of restored jobs wait for their nodes. Default 45,000. */
+  readonly restoreGraceMs: number;
 }
 
 export const dispatchDefaults: DispatchOptions = {
@@ -209,4 +252,7 @@ export const dispatchDefaults: DispatchOptions = {
   maxQueuedPerConsumer: 512,
   freshMs: 30_000,
   maxOutputBytes: 32 * 1024 * 1024,
+  asyncJobMs: 86_400_000,
+  asyncMaxAttempts: 1_000,
+  restoreGraceMs: 45_000,
 };

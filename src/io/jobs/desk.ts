@@ -3,14 +3,16 @@ import type { Logger } from "../../lib/logger.ts";
 import { messageOf } from "../../lib/errors.ts";
 import type { JobId } from "../../protocol/fields.ts";
 import type { NodeId } from "../../protocol/keys.ts";
-import type { Payload } from "../../protocol/messages.ts";
+import { maxInlineBytes, type Payload } from "../../protocol/messages.ts";
 import type { Dispatch } from "../dispatch/dispatch.ts";
 import type { DispatchAction, DispatchEvent, From, JobSpec } from "../dispatch/types.ts";
 import type { Nodes } from "../nodes.ts";
 import { checkResult } from "../receipts/check-result.ts";
 import type { Ledger } from "../receipts/ledger.ts";
-import type { Store } from "../store/port.ts";
-import type { JobClient } from "./client.ts";
+import type { Change, Store, UnfinishedJob } from "../store/port.ts";
+import { type BodyVault, VaultError } from "./body-vault.ts";
+import { failureMessages, type JobClient, nobody } from "./client.ts";
+import { fitsOffer, HeldInput, type JobInput } from "./input.ts";
 import { LiveJob } from "./live-job.ts";
 import { looksLikeEvents } from "./output.ts";
 import type { IoMetrics } from "../metrics.ts";
@@ -35,14 +37,20 @@ export interface DeskParts {
   readonly nodes: Nodes;
   readonly store: Store;
   readonly ledger: Ledger;
+  readonly vault: BodyVault;
   /** The open session of a node. */
   readonly lineTo: (node: NodeId) => NodeLine | undefined;
   /** The store contradicts what is in memory: the service must stop. */
   readonly fatal: (error: unknown) => void;
 }
 
+/** Longest sleep; timers of the platform do not reach much beyond three weeks. */
+const maxTimerMs = 3_600_000;
+
 /** What came with an event and is needed to carry out its actions. */
 interface Payloads {
+  /** Input of an asynchronous job that may fit into its offer. */
+  readonly input?: string | undefined;
   readonly chunk?: Buffer;
   readonly result?: Payload<"result">;
 }
@@ -58,7 +66,11 @@ export class JobDesk {
   #working = false;
   #timer: Timer | undefined;
   #timerAt = Infinity;
+  #closed = false;
+  /** Synchronous jobs. */
+  #waiting = 0;
   #idle: (() => void)[] = [];
+  readonly #settled = new Map<JobId, (() => void)[]>();
   /** Leases that the heartbeat being handled has lost. */
   #lost: readonly { readonly job: JobId; readonly attempt: number }[] = [];
 
@@ -66,7 +78,7 @@ export class JobDesk {
     this.#parts = parts;
   }
 
-  /** Jobs with a client that waits. */
+  /** Jobs that are not over, or whose end is not on the disk yet. */
   get live(): ReadonlyMap<JobId, LiveJob> {
     return this.#live;
   }
@@ -74,11 +86,60 @@ export class JobDesk {
   /** Takes a client's job. `body` goes to the node as it is. */
   submit(spec: JobSpec, body: string, client: JobClient): void {
     const { clock, store, metrics } = this.#parts;
-    const job = new LiveJob(spec, body, client, clock.now(), clock.monotonic());
+    const job = new LiveJob(spec, new HeldInput(body), client, clock.now(), clock.monotonic());
     this.#live.set(spec.id, job);
+    this.#waiting++;
     metrics.submitted.inc();
     this.#keep(store.write([{ put: "job", row: job.row({ state: "QUEUED", attempt: 0, node: null }) }]));
     this.handle({ on: "submit", job: spec });
+  }
+
+  /** Takes an asynchronous job that is on the disk. @param createdAt wall time, ms. */
+  submitDurable(spec: JobSpec, input: JobInput, createdAt: number): void {
+    const { clock, metrics } = this.#parts;
+    this.#live.set(spec.id, new LiveJob(spec, input, nobody, createdAt, clock.monotonic()));
+    metrics.submitted.inc();
+    metrics.asyncSubmitted.inc();
+    this.handle({ on: "submit", job: spec });
+  }
+
+  /** Takes up an asynchronous job that the store has from before a restart. */
+  restore({ row, submission, attempt }: UnfinishedJob): void {
+    const { clock, nodes, metrics } = this.#parts;
+    const { id, consumer, model, stream } = row;
+    const spec = { id, consumer, model, stream, durable: true };
+    const input = { sha256: submission.inputSha256, size: submission.inputBytes, text: undefined };
+    const live = new LiveJob(spec, input, nobody, row.createdAt, clock.monotonic());
+    live.last = { attempt: row.attempt, node: row.node };
+    this.#live.set(id, live);
+    metrics.asyncRestored.inc();
+    this.handle({
+      on: "restore",
+      job: spec,
+      lifeMs: submission.deadline - clock.now(),
+      attempt: attempt && { ...attempt, account: nodes.get(attempt.node)?.account ?? "" },
+    });
+  }
+
+  /** Resolves when a job is over, and that is on the disk. */
+  async settled(job: JobId): Promise<void> {
+    if (!this.#live.has(job)) return;
+    await new Promise<void>((resolve) => {
+      const waiting = this.#settled.get(job);
+      if (waiting) waiting.push(resolve);
+      else this.#settled.set(job, [resolve]);
+    });
+  }
+
+  /**
+   * The input of a job that is not over, byte for byte; undefined = there is no such job.
+   * @throws {VaultError}
+   */
+  async input(job: JobId): Promise<Buffer | undefined> {
+    const live = this.#live.get(job);
+    if (!live) return undefined;
+    if (live.input.text !== undefined) return Buffer.from(live.input.text);
+    return this.#parts.vault.open(job, "input", await this.#parts.store.body(job, "input"));
   }
 
   /** The client is gone, or the service ends. */
@@ -120,6 +181,8 @@ export class JobDesk {
 
   /** Lets anything happen. */
   handle(event: DispatchEvent, payloads: Payloads = {}): void {
+    // What is written from now on could miss the end of the store. Commits that are on their way come to theirs.
+    if (this.#closed && event.on !== "durable") return;
     this.#inbox.push({ event, payloads });
     if (this.#working) return;
     this.#working = true;
@@ -137,12 +200,13 @@ export class JobDesk {
 
   /** Resolves when no client waits any more. */
   async idle(): Promise<void> {
-    if (this.#live.size > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
+    if (this.#waiting > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
   }
 
-  /** Gives up every job and sets no more timers. */
+  /** Gives up every job that a client waits for, and does nothing more; asynchronous ones are in the store. */
   close(reason: string): void {
-    for (const id of this.#live.keys()) this.abandon(id, reason);
+    for (const [id, { spec }] of this.#live) if (!spec.durable) this.abandon(id, reason);
+    this.#closed = true;
     this.#timer?.cancel();
     this.#timerAt = -Infinity;
   }
@@ -158,14 +222,16 @@ export class JobDesk {
         this.#timerAt = Infinity;
         this.handle({ on: "tick" });
       },
-      Math.max(0, Math.ceil(due - clock.monotonic())),
+      Math.min(maxTimerMs, Math.max(0, Math.ceil(due - clock.monotonic()))),
     );
   }
 
   #carryOut(action: DispatchAction, payloads: Payloads): void {
     switch (action.do) {
+      case "keep-attempt":
+        return this.#keepAttempt(action);
       case "offer":
-        return this.#offer(action);
+        return this.#offer(action, payloads);
       case "cancel": {
         const { job, attempt, reason } = action;
         this.#line(action.to)?.cancel({ job, attempt, reason });
@@ -208,11 +274,33 @@ export class JobDesk {
     return line?.epoch === to.epoch ? line : undefined;
   }
 
-  #offer({ to, job, attempt, token, deadlineMs }: Extract<DispatchAction, { do: "offer" }>): void {
+  /** The input comes from the disk while the attempt goes there. */
+  #keepAttempt({ do: _, ...attempt }: Extract<DispatchAction, { do: "keep-attempt" }>): void {
+    const { job } = attempt;
     const live = this.#live.get(job);
     if (!live) return;
-    const { model, stream, consumer } = live.spec;
-    const { body } = live;
+    live.last = { attempt: attempt.attempt, node: attempt.node };
+    // What is surely too large for a frame, the node will fetch.
+    const read = live.input.size <= maxInlineBytes ? this.input(job) : Promise.resolve(undefined);
+    const written = this.#parts.store.write([{ put: "attempt", attempt }]);
+    Promise.all([read, written]).then(
+      ([input]) =>
+        this.handle({ on: "attempt-kept", job, attempt: attempt.attempt }, { input: input?.toString() }),
+      (error: unknown) => {
+        if (error instanceof VaultError) this.handle({ on: "spoiled", job, reason: error.message });
+        else if (!this.#closed) this.#parts.fatal(error);
+      },
+    );
+  }
+
+  #offer(
+    { to, job, attempt, token, deadlineMs }: Extract<DispatchAction, { do: "offer" }>,
+    payloads: Payloads,
+  ): void {
+    const live = this.#live.get(job);
+    if (!live) return;
+    const { model, stream, consumer, durable } = live.spec;
+    const { sha256, size, text = payloads.input } = live.input;
     live.last = { attempt, node: to.node };
     this.#parts.metrics.offers.inc();
     this.#line(to)?.offer({
@@ -222,8 +310,8 @@ export class JobDesk {
       model,
       endpoint: "/v1/chat/completions",
       stream,
-      durable: false,
-      body,
+      durable,
+      ...(text !== undefined && fitsOffer(text, size) ? { body: text } : { input: { sha256, size } }),
       consumer,
       deadline_ms: deadlineMs,
     });
@@ -248,11 +336,12 @@ export class JobDesk {
     const checked = checkResult(result, {
       network: this.#parts.network,
       nodeId: node.nodeId,
-      nodeKey: node.key,
+      nodeKeys: receiptKeys(node),
       account: node.account,
       consumer: live.spec.consumer,
       model: live.spec.model,
-      input: live.input,
+      inputSha256: live.input.sha256,
+      inputBytes: live.input.size,
       outputBytes: live.output.bytes,
       outputSha256: live.output.sha256(),
       pinned: held.pinned,
@@ -272,7 +361,7 @@ export class JobDesk {
     { job, attempt, node: nodeId }: Extract<DispatchAction, { do: "commit" }>,
     { result }: Payloads,
   ): void {
-    const { clock, ledger, nodes, store, metrics } = this.#parts;
+    const { clock, ledger, nodes, store, vault, metrics } = this.#parts;
     const live = this.#live.get(job);
     const node = nodes.get(nodeId);
     if (!live || !node || !result) return;
@@ -287,20 +376,25 @@ export class JobDesk {
     const state = broken ? "INTERRUPTED" : "COMMITTED";
     node.jobsCommitted++;
     metrics.ended.inc({ state });
-    metrics.duration.observe((clock.monotonic() - live.startedAt) / 1000);
+    if (!live.spec.durable) metrics.duration.observe((clock.monotonic() - live.startedAt) / 1000);
     const row = live.row({
       state,
       attempt,
       node: nodeId,
       finishedAt: now,
       outcome: result.outcome,
+      httpStatus: result.status,
       error: broken ? "the engine failed in the middle of its answer" : null,
     });
-    const write = store.write([
+    const changes: Change[] = [
       { put: "job", row },
       { put: "receipt", row: receipt },
-    ]);
-    this.#keep(write.then(() => this.#durable(job)));
+    ];
+    if (live.spec.durable) {
+      const bytes = vault.seal(job, "output", Buffer.concat(live.output.held));
+      changes.push({ put: "body", job, purpose: "output", bytes });
+    }
+    this.#keep(store.write(changes).then(() => this.#durable(job)));
     nodes.changed(node);
   }
 
@@ -312,7 +406,7 @@ export class JobDesk {
       // Success is 200 in this API: other codes of it have no body.
       client.answer(incomplete ? 502 : result.status < 300 ? 200 : result.status, output.held);
     } else if (incomplete) {
-      client.fail({ code: "node_lost", message: messages.node_lost });
+      client.fail({ code: "node_lost", message: failureMessages.node_lost });
     } else {
       for (const part of output.held) live.relayedBytes += part.length;
       client.end(output.held);
@@ -359,16 +453,26 @@ export class JobDesk {
     const { attempt, node } = live.last;
     log.info({ job, state, attempt, node, reason }, "job ended without a commit");
     metrics.ended.inc({ state });
-    const row = live.row({ state, attempt, node, finishedAt: clock.now(), error: reason });
-    this.#keep(store.write([{ put: "job", row }]));
-    if (code !== "cancelled") live.client.fail({ code, message: messages[code] });
-    else live.client.fail({ code: "unavailable", message: "the request was given up" });
+    const row = live.row({ state, attempt, node, finishedAt: clock.now(), endCode: code, error: reason });
+    const written = store.write([{ put: "job", row }]);
+    if (live.spec.durable) {
+      this.#keep(written.then(() => this.#forget(job)));
+      return;
+    }
+    this.#keep(written);
+    const told = code === "cancelled" ? "unavailable" : code;
+    live.client.fail({ code: told, message: failureMessages[told] });
     this.#forget(job);
   }
 
   #forget(job: JobId): void {
+    const live = this.#live.get(job);
     this.#live.delete(job);
-    if (this.#live.size === 0) for (const resolve of this.#idle.splice(0)) resolve();
+    for (const resolve of this.#settled.get(job) ?? []) resolve();
+    this.#settled.delete(job);
+    if (!live || live.spec.durable) return;
+    this.#waiting--;
+    if (this.#waiting === 0) for (const resolve of this.#idle.splice(0)) resolve();
   }
 
   /** A write that conflicts means that memory and store disagree: nothing after it could be trusted. */
@@ -380,11 +484,3 @@ export class JobDesk {
 function giveUp(job: JobId, reason: string): { readonly event: DispatchEvent; readonly payloads: Payloads } {
   return { event: { on: "abandon", job, reason }, payloads: {} };
 }
-
-const messages = {
-  node_lost: "the node that was answering was lost; what was sent so far is incomplete",
-  no_capacity: "no node was free for this model in time",
-  job_failed: "the request failed on several nodes",
-  timeout: "the request took longer than a request may",
-  output_too_large: "the answer is larger than an answer may be",
-} as const;

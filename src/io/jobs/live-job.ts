@@ -3,13 +3,13 @@ import type { Usage } from "../../protocol/messages.ts";
 import type { JobSpec } from "../dispatch/types.ts";
 import type { JobRow } from "../store/port.ts";
 import type { JobClient } from "./client.ts";
+import type { JobInput } from "./input.ts";
 import { Output } from "./output.ts";
 
-/** A job whose client waits, with what dispatch does not need: input, output, client. */
+/** A job that is not over, with what dispatch does not need: input, output, client. */
 export class LiveJob {
   readonly spec: JobSpec;
-  /** The client's body, as text for the offer. */
-  readonly body: string;
+  readonly input: JobInput;
   readonly client: JobClient;
   /** Wall time, ms. */
   readonly createdAt: number;
@@ -24,30 +24,26 @@ export class LiveJob {
   /** The attempt that was offered last. */
   last: { attempt: number; node: NodeId | null } = { attempt: 0, node: null };
 
-  constructor(spec: JobSpec, body: string, client: JobClient, createdAt: number, startedAt: number) {
+  constructor(spec: JobSpec, input: JobInput, client: JobClient, createdAt: number, startedAt: number) {
     this.spec = spec;
-    this.body = body;
+    this.input = input;
     this.client = client;
     this.createdAt = createdAt;
     this.startedAt = startedAt;
   }
 
-  get input(): Buffer {
-    return Buffer.from(this.body);
-  }
-
   /** The job as it is kept. */
   row(
     now: Pick<JobRow, "state" | "attempt" | "node"> &
-      Partial<Pick<JobRow, "finishedAt" | "outcome" | "error">>,
+      Partial<Pick<JobRow, "finishedAt" | "outcome" | "httpStatus" | "endCode" | "error">>,
   ): JobRow {
-    const { id, consumer, model, stream } = this.spec;
+    const { id, consumer, model, stream, durable } = this.spec;
     return {
       id,
       consumer,
       model,
       stream,
-      durable: false,
+      durable,
       createdAt: this.createdAt,
       finishedAt: null,
       outcome: null,

@@ -26,7 +26,8 @@ function startOfDone(data: Buffer): number {
  */
 export class Output {
   kind: OutputKind = "whole";
-  #hash: Hash = createHash("sha256");
+  /** Made with the first bytes: thousands of jobs wait without any. */
+  #hash: Hash | undefined;
   #bytes = 0;
   #held: Buffer[] = [];
 
@@ -37,7 +38,7 @@ export class Output {
 
   /** SHA-256 of the bytes so far, hex. May be asked again. */
   sha256(): string {
-    return this.#hash.copy().digest("hex");
+    return (this.#hash?.copy() ?? createHash("sha256")).digest("hex");
   }
 
   /** What is held back. */
@@ -47,6 +48,7 @@ export class Output {
 
   /** Takes bytes; returns those that the client may see now. */
   append(data: Buffer): Buffer | undefined {
+    this.#hash ??= createHash("sha256");
     this.#hash.update(data);
     this.#bytes += data.length;
     if (this.kind === "whole" || this.#held.length > 0) {
@@ -63,7 +65,7 @@ export class Output {
   /** Another attempt begins; nothing of this one was shown. */
   restart(): void {
     this.kind = "whole";
-    this.#hash = createHash("sha256");
+    this.#hash = undefined;
     this.#bytes = 0;
     this.#held = [];
   }

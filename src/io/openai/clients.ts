@@ -11,7 +11,8 @@ const keepAliveMs = 10_000;
 /** Called with the HTTP status of each answer. */
 export type OnAnswer = (status: number) => void;
 
-function apiError({ code, message }: JobFailure): ApiError {
+/** What a client is told where there is no answer. */
+export function failureError({ code, message }: JobFailure): ApiError {
   const base = { type: "server_error", param: null, code, message } as const;
   switch (code) {
     case "no_capacity":
@@ -65,7 +66,7 @@ export class PlainClient implements JobClient {
   }
 
   fail(failure: JobFailure): void {
-    const error = apiError(failure);
+    const error = failureError(failure);
     this.#onAnswer(error.status);
     if (!this.#response.destroyed && !this.#response.headersSent) sendError(this.#response, error);
   }
@@ -161,7 +162,7 @@ export class StreamClient implements JobClient {
   fail(failure: JobFailure): void {
     this.#timer.cancel();
     if (this.#response.destroyed) return;
-    const error = apiError(failure);
+    const error = failureError(failure);
     if (this.#response.headersSent) {
       this.#response.end(`data: ${errorText(error)}\n\n`);
       return;

@@ -1,3 +1,4 @@
+// oxlint-disable oxc/no-async-endpoint-handlers -- fastify awaits its handlers
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Clock } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
@@ -6,12 +7,14 @@ import type { JobId } from "../../protocol/fields.ts";
 import { maxInlineBytes } from "../../protocol/messages.ts";
 import type { NetworkConfig } from "../config/network-config.ts";
 import type { Dispatch } from "../dispatch/dispatch.ts";
+import type { AsyncJobs } from "../jobs/async-jobs.ts";
 import type { JobDesk } from "../jobs/desk.ts";
 import type { IoMetrics } from "../metrics.ts";
 import type { ApiKeys } from "./api-keys.ts";
 import { PlainClient, StreamClient } from "./clients.ts";
 import { type ApiError, errorText, invalid, tryLater } from "./errors.ts";
-import { isApiError, readCompletion, tooLarge } from "./validate.ts";
+import { jobObject, jobsRoutes } from "./jobs-routes.ts";
+import { type CompletionRequest, isApiError, readCompletion, tooLarge } from "./validate.ts";
 
 /** What the client API needs of the service. */
 export interface ApiParts {
@@ -21,6 +24,7 @@ export interface ApiParts {
   readonly keys: ApiKeys;
   readonly dispatch: Dispatch;
   readonly desk: JobDesk;
+  readonly asyncJobs: AsyncJobs;
   readonly metrics: IoMetrics;
   readonly newJobId: () => JobId;
   /** Why the service takes no requests now; undefined = it does. */
@@ -38,7 +42,7 @@ const unauthorized: ApiError = {
   message: "no valid API key: send `Authorization: Bearer <key>`",
 };
 
-/** `POST /v1/chat/completions` and `GET /v1/models`, as OpenAI's clients use them. */
+/** `POST /v1/chat/completions` and `GET /v1/models`, as OpenAI's clients use them; `/v1/jobs` (docs/client-api.md). */
 export function openaiRoutes(root: FastifyInstance, parts: ApiParts): void {
   // A scope of its own: bodies here stay bytes, errors have OpenAI's form.
   void root.register((app, _options, done) => {
@@ -61,7 +65,15 @@ export function openaiRoutes(root: FastifyInstance, parts: ApiParts): void {
         send(parts, reply, unauthorized);
       else go();
     });
-    app.post("/v1/chat/completions", (request, reply) => complete(parts, request, reply));
+    app.post("/v1/chat/completions", (request, reply) =>
+      wantsAsync(request) ? submit(parts, request, reply) : complete(parts, request, reply),
+    );
+    jobsRoutes(app, {
+      jobs: parts.asyncJobs,
+      consumerOf: (request) => parts.keys.consumerOf(request.headers.authorization) ?? "",
+      send: (reply, error) => send(parts, reply, error),
+      answered: (status) => parts.metrics.requests.inc({ status }),
+    });
     app.get("/v1/models", (request, reply) => listModels(parts, request, reply));
     done();
   });
@@ -82,16 +94,83 @@ function send(parts: ApiParts, reply: FastifyReply, error: ApiError): FastifyRep
   return reply.code(error.status).type("application/json").send(errorText(error));
 }
 
-function complete(parts: ApiParts, request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined {
+/** A request that may be taken, and whose it is. */
+interface Asked {
+  readonly consumer: string;
+  readonly body: Buffer;
+  readonly completion: CompletionRequest;
+}
+
+/** Reads a request for a completion; the error in the client's terms where it is not taken. */
+function read(parts: ApiParts, request: FastifyRequest): Asked | ApiError {
   const consumer = parts.keys.consumerOf(request.headers.authorization);
-  if (consumer === undefined) return send(parts, reply, unauthorized);
+  if (consumer === undefined) return unauthorized;
   const { body } = request;
-  if (!Buffer.isBuffer(body)) return send(parts, reply, invalid("the body is missing", null, "invalid_json"));
-  const asked = readCompletion(body);
+  if (!Buffer.isBuffer(body)) return invalid("the body is missing", null, "invalid_json");
+  const completion = readCompletion(body);
+  if (isApiError(completion)) return completion;
+  return refusedFor(parts, completion.model) ?? { consumer, body, completion };
+}
+
+/** `Prefer: respond-async` (RFC 7240 §4.1): do not wait for the answer. */
+function wantsAsync({ headers: { prefer } }: FastifyRequest): boolean {
+  const preferences = typeof prefer === "string" ? prefer.split(",") : (prefer ?? []);
+  return preferences.some((preference) => /^\s*respond-async\s*(;|$)/i.test(preference));
+}
+
+/** Takes a job without a client that waits. The answer comes when it is on the disk. */
+async function submit(parts: ApiParts, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
+  const asked = read(parts, request);
   if (isApiError(asked)) return send(parts, reply, asked);
-  const { model, stream, text } = asked;
-  const refusal = refusedFor(parts, consumer, model);
-  if (refusal) return send(parts, reply, refusal);
+  const { consumer, body, completion } = asked;
+  if (completion.stream)
+    return send(parts, reply, invalid("an asynchronous job has no stream: leave stream out", "stream"));
+  const idempotencyKey = request.headers["idempotency-key"];
+  if (idempotencyKey !== undefined && !/^[\x20-\x7e]{1,255}$/.test(String(idempotencyKey)))
+    return send(parts, reply, invalid("Idempotency-Key is 1 to 255 characters of ASCII", "idempotency-key"));
+  const submitted = await parts.asyncJobs.submit({
+    consumer,
+    model: completion.model,
+    body,
+    idempotencyKey: idempotencyKey === undefined ? undefined : String(idempotencyKey),
+  });
+  switch (submitted.is) {
+    case "differs": {
+      const message = "this Idempotency-Key was used for another request";
+      return send(parts, reply, invalid(message, "idempotency-key", "idempotency_key_reused", 409));
+    }
+    case "full":
+      return send(parts, reply, tryLater(429, "too_many_jobs", "too many of your jobs are not finished", 30));
+    case "known":
+    case "accepted": {
+      const { job } = submitted;
+      parts.metrics.requests.inc({ status: 202 });
+      return reply
+        .code(202)
+        .headers({
+          location: `/v1/jobs/${job.id}`,
+          "preference-applied": "respond-async",
+          "x-request-id": job.id,
+        })
+        .type("application/json")
+        .send(JSON.stringify(jobObject(job)));
+    }
+    default:
+      return submitted satisfies never;
+  }
+}
+
+function complete(parts: ApiParts, request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined {
+  const asked = read(parts, request);
+  if (isApiError(asked)) return send(parts, reply, asked);
+  const { consumer, completion } = asked;
+  const { model, stream, text } = completion;
+  if (!parts.dispatch.hasRoom(consumer, model))
+    return send(
+      parts,
+      reply,
+      tryLater(429, "queue_full", "too many requests wait for this model; try again later", 2),
+    );
 
   const id = parts.newJobId();
   const response = reply.raw;
@@ -105,19 +184,17 @@ function complete(parts: ApiParts, request: FastifyRequest, reply: FastifyReply)
     if (response.writableFinished) return;
     parts.clock.setTimer(() => parts.desk.abandon(id, "the client is gone"), goneMs);
   });
-  parts.desk.submit({ id, consumer, model, stream }, text, client);
+  parts.desk.submit({ id, consumer, model, stream, durable: false }, text, client);
   return undefined;
 }
 
 /** Why a well-formed request is not taken now. */
-function refusedFor(parts: ApiParts, consumer: string, model: string): ApiError | undefined {
+function refusedFor(parts: ApiParts, model: string): ApiError | undefined {
   const problem = parts.problem();
   if (problem !== undefined)
     return tryLater(503, "unavailable", `the service takes no requests now: ${problem}`, 2);
   if (!parts.config.models.has(model))
     return invalid(`the model \`${model}\` does not exist`, "model", "model_not_found", 404);
-  if (!parts.dispatch.hasRoom(consumer, model))
-    return tryLater(429, "queue_full", "too many requests wait for this model; try again later", 2);
   return undefined;
 }
 

@@ -2,6 +2,7 @@ import { ProtocolError } from "../../protocol/codes.ts";
 import { parseJson } from "../../protocol/json.ts";
 import { decodeUtf8 } from "../../protocol/jws.ts";
 import { maxInlineBytes } from "../../protocol/messages.ts";
+import { fitsOffer } from "../jobs/input.ts";
 import { type ApiError, invalid } from "./errors.ts";
 
 /** What the service reads of a request; the rest is between client and engine. */
@@ -14,10 +15,6 @@ export interface CompletionRequest {
 
 /** Most choices that one request may ask for. */
 const maxChoices = 128;
-/** Bodies up to here fit into an offer however much their JSON string escapes; larger ones are measured. */
-const surelyFits = 80 * 1024;
-/** Most bytes of the body as a JSON string, so that base64url of the offer stays under a frame. */
-const maxEscapedBytes = 190 * 1024;
 /**
  * Prompts nest deeper and hold more values than protocol messages (tool schemas, long chats), but not without end. Half a
  * surrogate pair, such as the cut of a text through an emoji leaves, stays an escape in the body and hurts nobody.
@@ -38,8 +35,7 @@ export function readCompletion(body: Buffer): CompletionRequest | ApiError {
   }
   if (typeof request !== "object" || request === null || Array.isArray(request))
     return invalid("the body must be a JSON object", null, "invalid_json");
-  if (body.length > surelyFits && Buffer.byteLength(JSON.stringify(text)) > maxEscapedBytes)
-    return tooLarge();
+  if (!fitsOffer(text, body.length)) return tooLarge();
   const fields = request as Readonly<Record<string, unknown>>;
   const { model, stream = false } = fields;
   if (typeof model !== "string" || model === "" || model.length > 256)
@@ -73,6 +69,6 @@ export function tooLarge(): ApiError {
 }
 
 /** Tells the two answers of {@link readCompletion} apart. */
-export function isApiError(answer: CompletionRequest | ApiError): answer is ApiError {
+export function isApiError(answer: object): answer is ApiError {
   return "status" in answer;
 }

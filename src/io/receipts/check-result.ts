@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { ProtocolError } from "../../protocol/codes.ts";
 import type { VerifyKey } from "../../protocol/keys.ts";
 import type { Payload, Usage } from "../../protocol/messages.ts";
@@ -9,12 +8,14 @@ import type { ResultVerdict } from "../dispatch/types.ts";
 export interface RelayedOutput {
   readonly network: string;
   readonly nodeId: string;
-  readonly nodeKey: VerifyKey;
+  /** Those whose signature on its receipt counts. */
+  readonly nodeKeys: readonly VerifyKey[];
   readonly account: string;
   readonly consumer: string;
   readonly model: string;
-  /** The client's body, as it was offered. */
-  readonly input: Buffer;
+  /** The client's body, as it was offered: SHA-256 in hex, bytes. */
+  readonly inputSha256: string;
+  readonly inputBytes: number;
   /** Bytes of output that came from this attempt, and their SHA-256 in hex. */
   readonly outputBytes: number;
   readonly outputSha256: string;
@@ -59,7 +60,7 @@ export function checkResult(result: Payload<"result">, relayed: RelayedOutput): 
 /** A token is at least one byte of text, so no honest count passes the bytes (and a template's own tokens). */
 function meter(claimed: Usage, relayed: RelayedOutput): Usage {
   return {
-    prompt_tokens: Math.min(claimed.prompt_tokens, relayed.input.length + templateTokens),
+    prompt_tokens: Math.min(claimed.prompt_tokens, relayed.inputBytes + templateTokens),
     completion_tokens: Math.min(claimed.completion_tokens, relayed.outputBytes),
   };
 }
@@ -67,7 +68,7 @@ function meter(claimed: Usage, relayed: RelayedOutput): Usage {
 function wrongInReceipt(result: Payload<"result">, relayed: RelayedOutput): string | undefined {
   let receipt: ReturnType<typeof openReceipt>;
   try {
-    receipt = openReceipt(result.receipt, relayed.nodeKey);
+    receipt = openReceipt(result.receipt, relayed.nodeKeys);
   } catch (error) {
     if (!(error instanceof ProtocolError)) throw error;
     return `receipt: ${error.code}`;
@@ -80,7 +81,7 @@ function wrongInReceipt(result: Payload<"result">, relayed: RelayedOutput): stri
     account: relayed.account,
     consumer: relayed.consumer,
     model: relayed.model,
-    input_sha256: createHash("sha256").update(relayed.input).digest("hex"),
+    input_sha256: relayed.inputSha256,
     output_sha256: result.output_sha256,
     prompt_tokens: result.usage.prompt_tokens,
     completion_tokens: result.usage.completion_tokens,

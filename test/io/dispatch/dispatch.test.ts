@@ -225,7 +225,7 @@ describe("a node that goes", () => {
     floor.pass(5_000);
     const back = floor.open("a");
     const held = { job, attempt: 1, token: offer.token, next_offset: 80, finished: false };
-    floor.let({ on: "resume", from: back, jobs: [held], last: true, committed: new Set() });
+    floor.let({ on: "resume", from: back, jobs: [held], last: true, committed: new Map() });
     expect(floor.of("verdict").at(-1)?.jobs).toEqual([{ job, attempt: 1, action: "keep", offset: 50 }]);
     expect(floor.chunk(offer, 40, 40, true, back)).toEqual([{ do: "relay", job, skip: 10 }]);
     floor.result(offer, back);
@@ -241,7 +241,7 @@ describe("a node that goes", () => {
     floor.let({ on: "close", from, orderly: false });
     const back = floor.open("a", "other-process");
     const held = { job, attempt: 1, token: offer.token, next_offset: 80, finished: true };
-    floor.let({ on: "resume", from: back, jobs: [held], last: true, committed: new Set() });
+    floor.let({ on: "resume", from: back, jobs: [held], last: true, committed: new Map() });
     expect(floor.of("verdict").at(-1)?.jobs).toMatchObject([{ action: "cancel" }]);
     expect(floor.of("end", job)).toMatchObject([{ state: "INTERRUPTED" }]);
   });
@@ -260,9 +260,9 @@ describe("a node that goes", () => {
     expect(floor.offers(waiting)).toEqual([]);
     expect(floor.dispatch.job(lost)?.leased).toBe(true);
     const held = { job: kept, attempt: 1, token: keptOffer.token, next_offset: 0, finished: false };
-    floor.let({ on: "resume", from: back, jobs: [held], last: false, committed: new Set() });
+    floor.let({ on: "resume", from: back, jobs: [held], last: false, committed: new Map() });
     expect(floor.dispatch.job(lost)?.leased).toBe(true);
-    floor.let({ on: "resume", from: back, jobs: [], last: true, committed: new Set() });
+    floor.let({ on: "resume", from: back, jobs: [], last: true, committed: new Map() });
     expect(floor.dispatch.job(kept)?.leased).toBe(true);
     expect(floor.dispatch.job(lost)).toMatchObject({ leased: false, state: "QUEUED" });
     expect(floor.result(lostOffer, back)).toMatchObject([{ do: "ack", status: "stale" }]);

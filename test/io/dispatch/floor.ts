@@ -5,6 +5,7 @@ import {
   type DispatchEvent,
   type DispatchOptions,
   type From,
+  type JobSpec,
 } from "../../../src/io/dispatch/types.ts";
 import type { ConfigDigest, JobId } from "../../../src/protocol/fields.ts";
 import type { NodeId } from "../../../src/protocol/keys.ts";
@@ -73,7 +74,7 @@ export class Floor {
   /** A node connects with a fresh epoch, resumes nothing, and reports. */
   connect(name: string, load: Parameters<typeof report>[0] = {}, instance = name): From {
     const from = this.open(name, instance);
-    this.let({ on: "resume", from, jobs: [], last: true, committed: new Set() });
+    this.let({ on: "resume", from, jobs: [], last: true, committed: new Map() });
     this.let({ on: "report", from, report: report(load) });
     return from;
   }
@@ -88,10 +89,10 @@ export class Floor {
     return from;
   }
 
-  submit(name: string | number, change: { consumer?: string; model?: string; stream?: boolean } = {}): JobId {
+  submit(name: string | number, change: Partial<JobSpec> = {}): JobId {
     const id = jobId(name);
-    const { consumer = "someone", model = "m", stream = true } = change;
-    this.let({ on: "submit", job: { id, consumer, model, stream } });
+    const job = { id, consumer: "someone", model: "m", stream: true, durable: false, ...change };
+    this.let({ on: "submit", job });
     return id;
   }
 

@@ -91,7 +91,7 @@ class Fleet {
       .filter(({ to }, index) => to.node === from.node && index % 2 === 0)
       .map(({ job, attempt, token }) => ({ job, attempt, token, next_offset: 0, finished: false }))
       .slice(-20);
-    this.floor.let({ on: "resume", from, jobs: held, last: true, committed: new Set() });
+    this.floor.let({ on: "resume", from, jobs: held, last: true, committed: new Map() });
     this.floor.let({ on: "report", from, report: report() });
   }
 
