@@ -9,7 +9,8 @@
  *   --version TEXT (answered by GET /version, written into each log line; default: $ENGINE_VERSION)
  * Switches while it runs: POST /__switch {"mode": …, "tokenDelayMs": …, "times": n} with mode
  *   ok | error (500) | reject (400) | hang (no answer) | stall (stops in mid-answer) | garbage | endless | huge (a right
- *   answer of 1 GiB) | crash (exit in mid-answer) | die (exit at once). `times` limits the mode to the next n requests.
+ *   answer of 1 GiB) | mute (no answer to anything) | crash (exit in mid-answer) | die (exit at once). `times` limits the mode to the next n requests.
+ *   "polls": "endless" | "ok" does that to health and lists of models, which a mode leaves alone.
  */
 import { appendFileSync } from "node:fs";
 import { once } from "node:events";
@@ -30,8 +31,20 @@ const { values: flags } = parseArgs({
   },
 });
 
-const state = { mode: "ok", times: Infinity, tokenDelayMs: Number(flags["token-delay-ms"]) };
-const modes = ["ok", "error", "reject", "hang", "stall", "garbage", "endless", "huge", "crash", "die"];
+const state = { polls: "ok", mode: "ok", times: Infinity, tokenDelayMs: Number(flags["token-delay-ms"]) };
+const modes = [
+  "ok",
+  "error",
+  "reject",
+  "hang",
+  "stall",
+  "garbage",
+  "endless",
+  "huge",
+  "mute",
+  "crash",
+  "die",
+];
 const maxBody = 64 * 1024 * 1024;
 
 function log(entry) {
@@ -159,6 +172,16 @@ async function answer(body, mode, request, response, signal) {
   return "completed";
 }
 
+/** Sends for as long as anyone reads. */
+function endless(response) {
+  response.writeHead(200, { "content-type": "application/json" });
+  const more = () => {
+    while (!response.destroyed && response.write(`"${"x".repeat(64 * 1024)}",`));
+  };
+  response.on("drain", more);
+  more();
+}
+
 /** An answer that is right in all but its size. */
 async function answerHuge(stream, response, signal) {
   const words = "word ".repeat(12_800);
@@ -190,6 +213,7 @@ async function change(request, response) {
     return;
   }
   if (wanted.mode !== undefined) Object.assign(state, { mode: wanted.mode, times: wanted.times ?? Infinity });
+  if (wanted.polls !== undefined) state.polls = wanted.polls;
   if (wanted.tokenDelayMs !== undefined) state.tokenDelayMs = Number(wanted.tokenDelayMs);
   json(response, 200, { mode: state.mode, tokenDelayMs: state.tokenDelayMs });
 }
@@ -197,6 +221,9 @@ async function change(request, response) {
 const server = createServer((request, response) => {
   const route = `${request.method} ${new URL(request.url ?? "/", "http://engine").pathname}`;
   const handle = async () => {
+    // The port stays open, and nobody answers.
+    if (state.mode === "mute" && route !== "POST /__switch") return undefined;
+    if (state.polls === "endless" && request.method === "GET") return endless(response);
     switch (route) {
       case "GET /health":
         return json(response, 200, {});
