@@ -43,6 +43,9 @@ export const nackCodes = [
 ] as const;
 export type NackCode = (typeof nackCodes)[number];
 
+/** Reason with which a process is closed (4409) whose node another process speaks for by now. */
+export const identityConflictReason = "identity conflict: another process holds this node's session";
+
 /** Why a message, a statement or a document was not believed. Closed: each code has a row in docs/protocol.md. */
 export type ProtocolErrorCode =
   | "malformed"

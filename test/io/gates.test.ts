@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { UsedNonces } from "../../src/io/feed/routes.ts";
+import { UsedNonces } from "../../src/io/account-requests.ts";
 import { ApiKeys } from "../../src/io/openai/api-keys.ts";
 import { RateLimit } from "../../src/io/rate.ts";
 import { nonceLifeMs, Nonces } from "../../src/io/registration/nonces.ts";

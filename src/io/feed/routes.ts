@@ -2,14 +2,9 @@ import type { ServerResponse } from "node:http";
 import type { FastifyInstance } from "fastify";
 import type { Clock, Timer } from "../../lib/clock.ts";
 import type { Logger } from "../../lib/logger.ts";
-import {
-  accountRequestMaxAgeMs,
-  checkAccountClaim,
-  parseAccountAuthorization,
-} from "../../protocol/binding.ts";
 import { type FeedLine, type FeedNode, feedPingMs } from "../../protocol/feed.ts";
 import { paths } from "../../protocol/http.ts";
-import type { Accounts } from "../accounts.ts";
+import type { AccountRequests } from "../account-requests.ts";
 import type { Dispatch } from "../dispatch/dispatch.ts";
 import type { KnownNode, Nodes } from "../nodes.ts";
 
@@ -17,7 +12,7 @@ import type { KnownNode, Nodes } from "../nodes.ts";
 export interface FeedParts {
   readonly clock: Clock;
   readonly log: Logger;
-  readonly accounts: Accounts;
+  readonly accountRequests: AccountRequests;
   readonly nodes: Nodes;
   readonly dispatch: Dispatch;
 }
@@ -26,34 +21,6 @@ export interface FeedParts {
 const maxUnreadBytes = 1024 * 1024;
 /** Changes of one node within this time become one line, ms. */
 const gatherMs = 50;
-/** Most nonces remembered of one account; its requests beyond are refused until some have aged out. */
-const maxNonces = 10_000;
-
-/** Nonces of account requests: each is good once. Every account has room of its own, which no other can use up. */
-export class UsedNonces {
-  readonly #seen = new Map<string, Map<string, number>>();
-  readonly #clock: Clock;
-
-  constructor(clock: Clock) {
-    this.#clock = clock;
-  }
-
-  /** False if the account has used it before, or if too many of its nonces are remembered. */
-  use(account: string, nonce: string): boolean {
-    const now = this.#clock.monotonic();
-    let seen = this.#seen.get(account);
-    if (!seen) this.#seen.set(account, (seen = new Map()));
-    // A claim is good for five minutes on either side of its time.
-    for (const [old, at] of seen) {
-      if (now - at <= 2 * accountRequestMaxAgeMs) break;
-      seen.delete(old);
-    }
-    if (seen.has(nonce) || seen.size >= maxNonces) return false;
-    seen.set(nonce, now);
-    return true;
-  }
-}
-
 /** All feeds that are being read. */
 export class Feeds {
   readonly #parts: FeedParts;
@@ -163,20 +130,12 @@ class FeedReader {
 
 /** `GET /v1/fleet/feed`: the network's view of an account's nodes. */
 export function feedRoutes(app: FastifyInstance, parts: FeedParts, feeds: Feeds): void {
-  const nonces = new UsedNonces(parts.clock);
   app.get(paths.feed, (request, reply) => {
-    const claim = parseAccountAuthorization(request.headers.authorization ?? "");
-    const key = claim && parts.accounts.keyOf(claim.account);
-    const now = parts.clock.now();
-    const genuine = claim && key && checkAccountClaim(key, claim, { method: "GET", path: request.url, now });
-    if (!genuine)
-      return reply
-        .code(401)
-        .send({ error: "authorization: not a request of a known account within five minutes of now" });
-    if (!nonces.use(claim.account, claim.nonce))
-      return reply.code(401).send({ error: "authorization: nonce used before" });
+    const { url: path, headers } = request;
+    const asked = parts.accountRequests.check({ method: "GET", path, authorization: headers.authorization });
+    if ("refused" in asked) return reply.code(401).send({ error: asked.refused });
     reply.hijack();
-    feeds.begin(claim.account, reply.raw);
+    feeds.begin(asked.account, reply.raw);
     return undefined;
   });
 }

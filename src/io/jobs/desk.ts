@@ -6,7 +6,7 @@ import type { NodeId } from "../../protocol/keys.ts";
 import { maxInlineBytes, type Payload } from "../../protocol/messages.ts";
 import type { Dispatch } from "../dispatch/dispatch.ts";
 import type { DispatchAction, DispatchEvent, From, JobSpec } from "../dispatch/types.ts";
-import type { Nodes } from "../nodes.ts";
+import { type Nodes, receiptKeys } from "../nodes.ts";
 import { checkResult } from "../receipts/check-result.ts";
 import type { Ledger } from "../receipts/ledger.ts";
 import type { Change, Store, UnfinishedJob } from "../store/port.ts";

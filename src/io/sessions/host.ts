@@ -31,6 +31,8 @@ export interface SessionHost {
   readonly rates: { readonly node: RateLimit };
   readonly heartbeatMs: number;
   readonly leaseMs: number;
+  /** True if another process has taken this one's place and holds it: then two have one identity. */
+  conflicts(node: KnownNode, instance: string): boolean;
   /** Resolves when the epoch is on the disk. */
   keepEpoch(node: KnownNode, epoch: number): Promise<void>;
   /** `ready` was sent. */

@@ -1,6 +1,12 @@
 import type { Clock } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
-import { CloseCode, closeReason, cutReason, ProtocolError } from "../../protocol/codes.ts";
+import {
+  CloseCode,
+  closeReason,
+  cutReason,
+  identityConflictReason,
+  ProtocolError,
+} from "../../protocol/codes.ts";
 import type { Statement } from "../../protocol/config/statement.ts";
 import type { VerifiedOf } from "../../protocol/frame.ts";
 import type { AgentKind, Body, Payload, ServiceKind } from "../../protocol/messages.ts";
@@ -202,7 +208,12 @@ export class Session implements NodeLine {
       });
       const node = nodes.get(hello.payload.node_id);
       if (!node) throw new ProtocolError("unknown_key", "no node is registered with this key");
+      const { key } = node;
       if (this.#banned(node)) return;
+      if (this.#host.conflicts(node, hello.payload.instance)) {
+        this.close(CloseCode.Superseded, identityConflictReason);
+        return;
+      }
       this.#state = { at: "opening" };
       const { payload } = hello;
       const epoch = ++node.epoch;
@@ -214,6 +225,8 @@ export class Session implements NodeLine {
         this.close(CloseCode.Superseded, "a newer session of this node has begun");
         return;
       }
+      if (nodes.byKey(key.kid) !== node)
+        throw new ProtocolError("unknown_key", "the node's key has changed meanwhile");
       const sid = this.#host.random.bytes(16);
       const { heartbeatMs, leaseMs } = this.#host;
       const ready = sealReady(
@@ -230,7 +243,7 @@ export class Session implements NodeLine {
         serviceKey.key,
       );
       this.epoch = epoch;
-      this.#state = { at: "open", channel: serviceChannel(sid, serviceKey.key, node.key), node };
+      this.#state = { at: "open", channel: serviceChannel(sid, serviceKey.key, key), node };
       this.deadline = this.#clock.monotonic() + resumeTimeoutMs;
       this.#transmit(ready);
       this.#host.opened(this, node, payload);

@@ -1,6 +1,7 @@
 import type { Clock, Timer } from "../../lib/clock.ts";
 import type { Logger } from "../../lib/logger.ts";
-import { CloseCode } from "../../protocol/codes.ts";
+import { CloseCode, closeReason, ProtocolError } from "../../protocol/codes.ts";
+import { conflictMs } from "../../protocol/feed.ts";
 import type { JobId } from "../../protocol/fields.ts";
 import type { NodeId } from "../../protocol/keys.ts";
 import type { Payload } from "../../protocol/messages.ts";
@@ -48,6 +49,7 @@ export class Sessions implements SessionHost {
   readonly #desk: () => JobDesk;
   readonly #all = new Set<Session>();
   readonly #open = new Map<NodeId, Session>();
+  readonly #conflicts = new Set<KnownNode>();
   #opening = 0;
   #closing = false;
   #sweep: Timer | undefined;
@@ -97,6 +99,21 @@ export class Sessions implements SessionHost {
     this.#all.add(new Session(wire, ip, this, delegation));
   }
 
+  conflicts(node: KnownNode, instance: string): boolean {
+    if (!this.#open.has(node.nodeId) || !node.instances.superseded(instance)) return false;
+    const { nodeId, account } = node;
+    if (node.conflictAt === null)
+      this.log.warn(
+        { node: nodeId, account, instance },
+        "two processes hold this node's identity: the one that was there before is turned away",
+      );
+    this.#parts.metrics.identityConflicts.inc();
+    node.conflictAt = this.clock.now();
+    this.#conflicts.add(node);
+    this.nodes.changed(node);
+    return true;
+  }
+
   async keepEpoch(node: KnownNode, epoch: number): Promise<void> {
     const { nodeId, releaseSequence } = node;
     await this.#parts.store.write([{ put: "epoch", nodeId, epoch, releaseSequence }]);
@@ -111,6 +128,7 @@ export class Sessions implements SessionHost {
     node.since = this.clock.now();
     node.heardAt = node.since;
     node.agentVersion = hello.agent_version;
+    node.instances.took(hello.instance);
     this.#parts.metrics.sessionsOpened.inc();
     this.log.info(
       { node: node.nodeId, account: node.account, epoch: session.epoch, version: hello.agent_version },
@@ -150,11 +168,12 @@ export class Sessions implements SessionHost {
 
   async resume(from: From, payload: Payload<"resume">): Promise<void> {
     const desk = this.#desk();
-    const committed = new Set<JobId>();
+    const committed = new Map<JobId, string>();
     for (const { job, attempt } of payload.jobs) {
       if (desk.live.has(job)) continue;
       const kept = await this.#parts.store.job(job);
-      if (kept?.receipt?.node === from.node && kept.receipt.attempt === attempt) committed.add(job);
+      if (kept?.receipt?.node === from.node && kept.receipt.attempt === attempt)
+        committed.set(job, kept.receipt.countersign);
     }
     desk.handle({ on: "resume", from, jobs: payload.jobs, last: payload.last, committed });
   }
@@ -206,8 +225,24 @@ export class Sessions implements SessionHost {
     this.#open.get(node)?.close(CloseCode.Banned, `banned: ${reason}`);
   }
 
+  /** Closes the session of a node whose key is no longer good, with `why` for people. */
+  endVoid(node: NodeId, why: string): void {
+    this.#open.get(node)?.close(CloseCode.Auth, closeReason(new ProtocolError("unknown_key", why)));
+  }
+
+  #forgetConflicts(): void {
+    for (const node of this.#conflicts) {
+      const since = this.clock.now() - (node.conflictAt ?? 0);
+      if (since >= 0 && since < conflictMs) continue;
+      this.#conflicts.delete(node);
+      node.conflictAt = null;
+      this.nodes.changed(node);
+    }
+  }
+
   #armSweep(): void {
     this.#sweep = this.clock.setTimer(() => {
+      this.#forgetConflicts();
       const now = this.clock.monotonic();
       for (const session of this.#all) if (session.deadline <= now) session.timedOut();
       this.#armSweep();

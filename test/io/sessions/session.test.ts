@@ -60,6 +60,7 @@ beforeEach(async () => {
     rates: { node: new RateLimit({ burst: 100, perSecond: 100 }, systemClock) },
     heartbeatMs: 1_000,
     leaseMs: 1_000,
+    conflicts: () => false,
     keepEpoch: () => new Promise((resolve) => (written = resolve)),
     opened: () => opened++,
     ended: () => {},
