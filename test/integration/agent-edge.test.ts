@@ -159,6 +159,13 @@ describe("files", () => {
     expect(readdirSync(dir).sort()).toEqual(["a", "b"]);
   });
 
+  it("that cannot be written leave nothing behind that would fill the disk", async () => {
+    const dir = processes.folder("files");
+    mkdirSync(join(dir, "taken", "by a folder"), { recursive: true });
+    await expect(diskFiles.write(join(dir, "taken"), "x".repeat(1000))).rejects.toThrow(/EISDIR|ENOTEMPTY/);
+    expect(readdirSync(dir)).toEqual(["taken"]);
+  });
+
   it("that are not there are undefined, those that cannot be read an error", async () => {
     const dir = processes.folder("files");
     expect(await diskFiles.read(join(dir, "none"))).toBeUndefined();

@@ -1,6 +1,7 @@
 import { constants, watch } from "node:fs";
-import { mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
+import { open, readdir, readFile, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { makeFolder, syncFolder } from "../../lib/folders.ts";
 import type { Files } from "../ports.ts";
 
 const hasCode = (thrown: unknown, ...codes: readonly string[]): boolean =>
@@ -41,24 +42,25 @@ export const diskFiles: Files = {
 
   async write(path, content, mode = 0o600) {
     const dir = dirname(path);
-    await mkdir(dir, { recursive: true });
+    await makeFolder(dir);
     const temporary = join(dir, `.${basename(path)}.new`);
-    const file = await open(temporary, "w", mode);
     try {
-      await file.writeFile(content);
-      // The umask has taken bits that the launcher's user needs.
-      await file.chmod(mode);
-      await file.sync();
-    } finally {
-      await file.close();
+      const file = await open(temporary, "w", mode);
+      try {
+        await file.writeFile(content);
+        // The umask has taken bits that the launcher's user needs.
+        await file.chmod(mode);
+        await file.sync();
+      } finally {
+        await file.close();
+      }
+      await rename(temporary, path);
+    } catch (thrown) {
+      // On a full disk the half that was written would keep it full.
+      await rm(temporary, { force: true }).catch(() => undefined);
+      throw thrown;
     }
-    await rename(temporary, path);
-    const folder = await open(dir, "r");
-    try {
-      await folder.sync();
-    } finally {
-      await folder.close();
-    }
+    await syncFolder(dir);
   },
 
   async list(path) {

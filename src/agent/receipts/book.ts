@@ -1,7 +1,8 @@
-import { type FileHandle, mkdir, open, readdir, rm } from "node:fs/promises";
+import { type FileHandle, open, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Clock, Timer } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
+import { makeFolder, syncFolder } from "../../lib/folders.ts";
 import type { Logger } from "../../lib/logger.ts";
 import type { Statement } from "../../protocol/config/statement.ts";
 import type { ReceiptKeeper } from "./keeper.ts";
@@ -147,14 +148,14 @@ export class ReceiptBook implements ReceiptKeeper {
 
   /** Opens the newest file, or makes `number`. A line that a crash has torn is cut off: nobody was told that it is kept. */
   async #begin(number: number | undefined): Promise<OpenFile> {
-    await mkdir(this.#dir, { recursive: true, mode: 0o700 });
+    await makeFolder(this.#dir, 0o700);
     const known = await numbersIn(this.#dir);
     const taken = number ?? known.at(-1) ?? 1;
     const path = join(this.#dir, nameOf(taken));
     const handle = await open(path, "a+", 0o600);
     try {
       const size = await cutTornLine(handle);
-      if (!known.includes(taken)) await this.#syncDir();
+      if (!known.includes(taken)) await syncFolder(this.#dir);
       this.#file = { handle, number: taken, size };
     } catch (thrown) {
       await handle.close();
@@ -163,15 +164,6 @@ export class ReceiptBook implements ReceiptKeeper {
     for (const old of known.filter((each) => each <= taken - this.#limits.files))
       await rm(join(this.#dir, nameOf(old)), { force: true });
     return this.#file;
-  }
-
-  async #syncDir(): Promise<void> {
-    const folder = await open(this.#dir, "r");
-    try {
-      await folder.sync();
-    } finally {
-      await folder.close();
-    }
   }
 
   async #shut(): Promise<void> {

@@ -1,6 +1,7 @@
-import { mkdir, open } from "node:fs/promises";
+import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { CodedError, messageOf } from "../../lib/errors.ts";
+import { makeFolder, syncFolder } from "../../lib/folders.ts";
 import { generateKey } from "../../protocol/keys.ts";
 import { diskFiles } from "../edge/files.ts";
 import { readNodeKey } from "../identity.ts";
@@ -39,7 +40,7 @@ async function makeKey(dir: string): Promise<boolean> {
   const path = join(dir, "key.jwk");
   const jwk = generateKey();
   try {
-    await mkdir(dir, { recursive: true, mode: 0o700 });
+    await makeFolder(dir, 0o700);
     const file = await open(path, "wx", 0o600);
     try {
       await file.writeFile(`${JSON.stringify(jwk)}\n`);
@@ -47,12 +48,7 @@ async function makeKey(dir: string): Promise<boolean> {
     } finally {
       await file.close();
     }
-    const folder = await open(dir, "r");
-    try {
-      await folder.sync();
-    } finally {
-      await folder.close();
-    }
+    await syncFolder(dir);
     return true;
   } catch (thrown) {
     if (thrown instanceof Error && "code" in thrown && thrown.code === "EEXIST") return false;

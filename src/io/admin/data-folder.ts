@@ -2,7 +2,6 @@ import {
   chmodSync,
   closeSync,
   existsSync,
-  mkdirSync,
   openSync,
   readFileSync,
   renameSync,
@@ -11,10 +10,11 @@ import {
 } from "node:fs";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
+import { makeFolderNow, syncFolderNow } from "../../lib/folders.ts";
 import { parseStatement } from "../../protocol/config/root.ts";
 import type { Statement } from "../../protocol/config/statement.ts";
 import { generateKey, type SigningKey } from "../../protocol/keys.ts";
-import { keyText, readKey, readText, syncFolder, writeNew } from "./key-files.ts";
+import { keyText, readKey, readText, writeNew } from "./key-files.ts";
 import { CommandError } from "./command.ts";
 
 /** Paths in the service's data folder. */
@@ -24,7 +24,7 @@ const waitingPath = (data: string, what: "root" | "delegation"): string => join(
 
 /** Makes the folder if need be, private to its owner, and reads or makes the service's key. */
 export function openDataFolder(data: string): SigningKey {
-  mkdirSync(data, { recursive: true, mode: 0o700 });
+  makeFolderNow(data, 0o700);
   chmodSync(data, 0o700);
   // SQLite gives its other files the mode of the first one; account keys are in there.
   closeSync(openSync(databasePath(data), "a", 0o600));
@@ -62,7 +62,7 @@ export function writeOffline(
     writeFileSync(`${path}.new`, JSON.stringify(statement), { mode: 0o600, flush: true });
     renameSync(`${path}.new`, path);
   }
-  syncFolder(data);
+  syncFolderNow(data);
 }
 
 /** What `io keys delegate` left while the service did not run; undefined = nothing. */

@@ -2,6 +2,7 @@ import { closeSync, existsSync, fsyncSync, openSync, readFileSync, writeSync } f
 import { dirname } from "node:path";
 import * as z from "zod/mini";
 import { messageOf } from "../../lib/errors.ts";
+import { syncFolderNow } from "../../lib/folders.ts";
 import { parsePayload } from "../../protocol/frame.ts";
 import { importPrivateKey, isBytes32, type PrivateJwk, type SigningKey } from "../../protocol/keys.ts";
 import { parseStatement } from "../../protocol/config/root.ts";
@@ -58,14 +59,7 @@ export function writeNew(path: string, text: string, mode: 0o600 | 0o644): void 
   writeSync(file, text);
   fsyncSync(file);
   closeSync(file);
-  syncFolder(dirname(path));
-}
-
-/** Makes a new name in a folder survive a power loss. */
-export function syncFolder(folder: string): void {
-  const handle = openSync(folder, "r");
-  fsyncSync(handle);
-  closeSync(handle);
+  syncFolderNow(dirname(path));
 }
 
 /** A private key as it lies in a file. */

@@ -1,5 +1,6 @@
-import { existsSync, mkdirSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
+import { makeFolderNow } from "../../../lib/folders.ts";
 import { ProtocolError } from "../../../protocol/codes.ts";
 import { generateKey, importPrivateKey, type SigningKey } from "../../../protocol/keys.ts";
 import { signDelegation } from "../../../protocol/config/delegation.ts";
@@ -30,7 +31,7 @@ export const keysInit: Command = {
   run({ args, out, now: _now }) {
     const folder = args.get("out");
     const network = args.get("network");
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    makeFolderNow(folder, 0o700);
     const taken = readdirSync(folder).find((name) => name.endsWith(".jwk") || name === "root.json");
     if (taken !== undefined)
       throw new CommandError("refused", `${join(folder, taken)} exists: --out must be a folder without keys`);
@@ -123,7 +124,7 @@ function delegationKey(folder: string, trusted: (kid: SigningKey["kid"]) => bool
 
 /** The service's own key; made here when the service has never run. */
 function ensureServiceKey(data: string): SigningKey {
-  mkdirSync(data, { recursive: true, mode: 0o700 });
+  makeFolderNow(data, 0o700);
   const path = serviceKeyPath(data);
   if (!existsSync(path)) writeNew(path, keyText(generateKey()), 0o600);
   return readKey(path);
