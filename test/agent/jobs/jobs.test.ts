@@ -6,7 +6,7 @@ import { openReceipt } from "../../../src/protocol/receipt.ts";
 import type { Offer } from "../../../src/agent/jobs/job.ts";
 import { type Capacity, Jobs, type JobsChange, refusal } from "../../../src/agent/jobs/jobs.ts";
 import { Results } from "../../../src/agent/jobs/results.ts";
-import type { Lease, Transfers } from "../../../src/agent/jobs/transfers.ts";
+import { type Lease, TransferError, type Transfers } from "../../../src/agent/jobs/transfers.ts";
 import type { JobFrame } from "../../../src/agent/session/terms.ts";
 import { type FakePorts, fakePorts } from "../fixture/fakes.ts";
 import { testIdentity, TestNetwork } from "../fixture/network.ts";
@@ -398,5 +398,274 @@ describe("refusal", () => {
     begin();
     expect(outbox.of("nack")).toMatchObject([{ code: "E_BUSY", reason: "the node is draining" }]);
     expect(ports.http.exchanges).toEqual([]);
+  });
+});
+
+/** Lets everything that waits for a promise of memory go on. */
+async function settled(): Promise<void> {
+  for (let turn = 0; turn < 50; turn++) await Promise.resolve();
+}
+
+const plainHead = () => ports.http.last.handlers.head({ status: 200, headers: {} });
+const answerPlain = (text: string) => {
+  plainHead();
+  data(text);
+  ports.http.last.handlers.end();
+};
+
+describe("a durable job", () => {
+  const file = "/state/results/job-00000001.1";
+
+  beforeEach(async () => jobs.takeUp());
+
+  it("says nothing of its output before the result is on the disk, and then sends it", async () => {
+    begin({ durable: true });
+    head();
+    data(delta("a"));
+    data(done);
+    ports.clock.advance(400);
+    ports.http.last.handlers.end();
+    expect(outbox.sent).toEqual([]);
+    expect(jobs.running).toBe(1);
+    await settled();
+    expect(ports.files.content.has(file)).toBe(true);
+    expect(outbox.output).toBe(delta("a") + done);
+    expect(outbox.of("result")).toHaveLength(1);
+    expect(jobs.running).toBe(0);
+  });
+
+  it("F19 is told, sent and acknowledged by the next process; its file goes with the ack, not before", async () => {
+    begin({ durable: true, stream: false });
+    answerPlain('{"a":1}');
+    await settled();
+    // The process is killed here: what it has sent is lost.
+    outbox = new FakeOutbox();
+    jobs = newJobs();
+    await jobs.takeUp();
+    expect(jobs.held()).toEqual([{ job: id, attempt: 1, token, next_offset: 7, finished: true }]);
+    expect(outbox.sent).toEqual([]);
+    verdict("keep");
+    expect(outbox.output).toBe('{"a":1}');
+    const [result] = outbox.of("result");
+    expect(result).toMatchObject({ outcome: "completed", output_bytes: 7, output_sha256: sha256('{"a":1}') });
+    expect(openReceipt(result?.receipt ?? "", identity.key)).toMatchObject({ job: id, consumer: "someone" });
+    expect(ports.files.content.has(file)).toBe(true);
+    jobs.sessionEnded();
+    verdict("keep", 7);
+    expect(outbox.of("result")).toHaveLength(2);
+    ack("committed");
+    expect(ports.files.content.has(file)).toBe(false);
+    expect(jobs.size).toBe(0);
+  });
+
+  it.each(["committed", "cancel"] as const)(
+    "is forgotten with its file when the verdict is %s",
+    async (action) => {
+      begin({ durable: true, stream: false });
+      answerPlain("{}");
+      await settled();
+      jobs = newJobs();
+      await jobs.takeUp();
+      verdict(action);
+      expect(jobs.size).toBe(0);
+      expect(ports.files.content.has(file)).toBe(false);
+      expect(outbox.of("result")).toHaveLength(1);
+    },
+  );
+
+  it("that is cancelled while its result is being written leaves no file behind", async () => {
+    begin({ durable: true, stream: false });
+    answerPlain("{}");
+    jobs.frame(frame("cancel", { job: id, attempt: 1, reason: "no" }));
+    await settled();
+    expect(ports.files.content.has(file)).toBe(false);
+    expect(outbox.sent).toEqual([]);
+    expect(jobs.size).toBe(0);
+  });
+
+  it("F26 is handed back with the reason when the disk is full, and none is taken until it is not", async () => {
+    ports.files.failing = true;
+    begin({ durable: true, stream: false });
+    answerPlain("{}");
+    await settled();
+    expect(outbox.of("nack")).toMatchObject([{ code: "E_BUSY", reason: expect.stringContaining("ENOSPC") }]);
+    begin({ durable: true, attempt: 2 });
+    expect(outbox.of("nack")).toHaveLength(2);
+    expect(outbox.of("nack")[1]?.reason).toMatch(/^results cannot be kept on disk: ENOSPC/);
+    // A job that needs no disk is welcome.
+    begin({ attempt: 3 });
+    expect(outbox.of("nack")).toHaveLength(2);
+    expect(jobs.running).toBe(1);
+  });
+
+  it("is refused while as many results wait as the node keeps", async () => {
+    for (const name of ["job-0000000a", "job-0000000b"]) {
+      begin({ durable: true, stream: false, job: jobIdField.parse(name) });
+      answerPlain("{}");
+      await settled();
+    }
+    begin({ durable: true });
+    expect(outbox.of("nack")).toMatchObject([{ job: id, code: "E_BUSY" }]);
+  });
+});
+
+describe("a large input", () => {
+  const input = { sha256: "a".repeat(64), size: 1_000 };
+  const large = () => begin({ body: undefined, input, stream: false } as Partial<Offer>);
+
+  it("is fetched, given to the engine as it came, and receipted by its hash", async () => {
+    large();
+    expect(ports.http.exchanges).toEqual([]);
+    expect(transfers.last.what).toBe("fetch");
+    ports.clock.advance(500);
+    expect(outbox.of("accept")).toHaveLength(1);
+    transfers.last.done(Buffer.from("bytes"));
+    await settled();
+    expect(ports.http.last.request.body).toEqual(Buffer.from("bytes"));
+    answerPlain("{}");
+    const [result] = outbox.of("result");
+    expect(openReceipt(result?.receipt ?? "", identity.key).input_sha256).toBe(input.sha256);
+  });
+
+  it.each([
+    ["E_SCHEMA", "mismatch"],
+    ["E_BUSY", "unavailable"],
+    ["E_BUSY", "stale"],
+  ] as const)("is handed back with %s when its transfer is %s", async (code, why) => {
+    large();
+    transfers.last.failed(new TransferError(why, "so"));
+    await settled();
+    expect(outbox.of("nack")).toMatchObject([{ code, reason: "input: so" }]);
+    expect(jobs.size).toBe(0);
+  });
+
+  it("is not fetched where there is no memory for it, and its memory is free again after each end", async () => {
+    capacity = { ...capacity, slots: 10 };
+    const size = 30 * 1024 * 1024;
+    const names = ["job-0000000a", "job-0000000b", "job-0000000c"];
+    const ask = (name: string) =>
+      begin({ body: undefined, job: jobIdField.parse(name), input: { ...input, size } } as Partial<Offer>);
+    names.forEach(ask);
+    expect(transfers.begun).toHaveLength(2);
+    expect(outbox.of("nack")).toMatchObject([{ job: names[2], code: "E_BUSY" }]);
+    transfers.begun[0]?.failed(new TransferError("unavailable", "so"));
+    await settled();
+    ask("job-0000000d");
+    expect(transfers.begun).toHaveLength(3);
+    transfers.begun[1]?.done(Buffer.alloc(0));
+    await settled();
+    ports.http.last.answer(404, "");
+    ask("job-0000000e");
+    expect(transfers.begun).toHaveLength(4);
+  });
+
+  it("that is still on its way ends with its job", async () => {
+    large();
+    jobs.frame(frame("cancel", { job: id, attempt: 1, reason: "no" }));
+    expect(transfers.last.signal.aborted).toBe(true);
+    await settled();
+    expect(outbox.of("nack")).toEqual([]);
+    expect(ports.http.exchanges).toEqual([]);
+  });
+});
+
+describe("a large output", () => {
+  const text = JSON.stringify({ a: "x".repeat(300_000) });
+
+  beforeEach(() => {
+    capacity = { ...capacity, maxOutputBytes: 1_000_000 };
+    begin({ stream: false });
+    answerPlain(text);
+  });
+
+  it("is brought whole, and then the result is sent", async () => {
+    expect(transfers.last.what).toBe("upload");
+    expect(Buffer.from(transfers.last.bytes ?? []).toString()).toBe(text);
+    expect(outbox.sent).toEqual([]);
+    transfers.last.done(Buffer.alloc(0));
+    await settled();
+    expect(outbox.of("chunk")).toEqual([]);
+    expect(outbox.of("result")).toMatchObject([{ output_bytes: text.length, output_sha256: sha256(text) }]);
+  });
+
+  it("is brought again on the next session, from the beginning", async () => {
+    const first = transfers.last;
+    jobs.sessionEnded();
+    expect(first.signal.aborted).toBe(true);
+    await settled();
+    ports.clock.advance(60_000);
+    expect(transfers.begun).toHaveLength(1);
+    verdict("keep", 0);
+    expect(transfers.begun).toHaveLength(2);
+    expect(transfers.last.bytes).toHaveLength(text.length);
+  });
+
+  it("that came in before is not brought again", () => {
+    jobs.sessionEnded();
+    verdict("keep", text.length);
+    expect(transfers.begun).toHaveLength(1);
+    expect(outbox.of("result")).toHaveLength(1);
+  });
+
+  it("is tried again when the service has no room, after as long as it says", async () => {
+    transfers.last.failed(new TransferError("busy", "full", 7_000));
+    await settled();
+    ports.clock.advance(6_999);
+    expect(transfers.begun).toHaveLength(1);
+    ports.clock.advance(1);
+    expect(transfers.begun).toHaveLength(2);
+  });
+
+  it("goes as chunks where uploads do not get through", async () => {
+    for (let failure = 1; failure <= 3; failure++) {
+      transfers.last.failed(new TransferError("unavailable", "413 of a proxy"));
+      await settled();
+      ports.clock.advance(1_000);
+    }
+    expect(transfers.begun).toHaveLength(3);
+    expect(outbox.output).toBe(text);
+    expect(outbox.of("result")).toHaveLength(1);
+  });
+
+  it("ends its upload with the job", async () => {
+    jobs.lost([{ job: id, attempt: 1 }]);
+    expect(transfers.last.signal.aborted).toBe(true);
+    await settled();
+    expect(outbox.sent).toEqual([]);
+    expect(ports.clock.pending).toBe(0);
+  });
+});
+
+describe("a service that reads slowly", () => {
+  const piece = delta("x".repeat(60_000));
+  const flood = (pieces: number) => {
+    for (let n = 0; n < pieces; n++) data(piece);
+  };
+
+  beforeEach(() => {
+    capacity = { ...capacity, maxOutputBytes: 30_000_000 };
+    begin();
+    head();
+  });
+
+  it("makes the engine wait once a megabyte of a stream is unsent, and lets it go on when that has left", () => {
+    outbox.writable = false;
+    flood(17);
+    expect(ports.http.last.paused).toBe(false);
+    flood(1);
+    expect(ports.http.last.paused).toBe(true);
+    outbox.writable = true;
+    ports.clock.advance(20);
+    expect(ports.http.last.paused).toBe(false);
+    expect(outbox.output).toBe(piece.repeat(18));
+  });
+
+  it("that has gone makes it wait too, until the next session has taken what there is", () => {
+    jobs.sessionEnded();
+    flood(18);
+    expect(ports.http.last.paused).toBe(true);
+    verdict("keep", 0);
+    expect(ports.http.last.paused).toBe(false);
+    expect(outbox.output).toBe(piece.repeat(18));
   });
 });
