@@ -4,6 +4,7 @@ import { messageOf } from "../lib/errors.ts";
 import type { Report } from "../protocol/messages.ts";
 import { sealStatus } from "../protocol/status.ts";
 import { ConfigLoop } from "./config/config.ts";
+import { weightsIn } from "./config/plan.ts";
 import {
   type DrainAction,
   type DrainCause,
@@ -18,6 +19,9 @@ import { Results } from "./jobs/results.ts";
 import { HttpTransfers } from "./jobs/transfers.ts";
 import { EngineControl, type RuntimeEvent } from "./launcher/engine-control.ts";
 import { LaunchDir } from "./launcher/launch-dir.ts";
+import { Models } from "./models/models.ts";
+import { modelStates, wantedModels } from "./models/states.ts";
+import type { ModelWorld } from "./models/world.ts";
 import type { GpuSource } from "./telemetry/gpu.ts";
 import { GpuWatch, reportedGpus } from "./telemetry/gpu-watch.ts";
 import type { Ports } from "./ports.ts";
@@ -46,6 +50,12 @@ export interface AgentOptions {
   readonly receipts?: ReceiptKeeper | undefined;
   /** How long a drain may take when nobody says (standalone without a wish). */
   readonly drainTimeoutMs: number;
+  /** Folder of models, which other agents may use too; undefined = /models. */
+  readonly modelsDir?: string | undefined;
+  /** Most bytes in it; undefined = as its disk has. */
+  readonly modelsMaxBytes?: number | undefined;
+  /** What keeps models on disk; undefined = nothing: configs that name files of models are not applied. */
+  readonly models?: ModelWorld | undefined;
   /** Who tells of the node's GPUs; undefined = nobody. */
   readonly gpus?: GpuSource | undefined;
 }
@@ -68,6 +78,7 @@ export class Agent {
   readonly #jobs: Jobs;
   readonly #results: Results;
   readonly #gpus: GpuWatch;
+  readonly #models: Models;
   readonly #drain = new DrainMachine();
   #drainTimer: Timer | undefined;
   #drainWaiters: (() => void)[] = [];
@@ -93,12 +104,18 @@ export class Agent {
       this.#watch,
       (event) => this.#runtime(event),
     );
+    const { stateDir, modelsDir = "/models", modelsMaxBytes } = options;
+    this.#models = new Models(ports, options.models, { stateDir, modelsDir, modelsMaxBytes }, () => {
+      this.#changed();
+      this.#config.poke();
+    });
     this.#config = new ConfigLoop(
       ports,
       { ...options, network: identity.network, root: identity.root },
       {
         launcherStarts: () => this.#control.launcher?.starts,
-        render: (config, when) => this.#control.render(config, when),
+        weights: this.#models,
+        render: (config, when) => this.#control.render(config, this.#models.folders(weightsIn(config)), when),
         live: (config) => this.#control.models(config),
         restore: () => this.#control.restore(),
         wantRestart: (reason) => this.#restartEngine(reason),
@@ -267,7 +284,7 @@ export class Agent {
 
   /** What heartbeats and status tell of the node. */
   report(): Report {
-    const { desired, applied, target, staged, releaseSequence } = this.#config.view;
+    const { desired, applied, coming, target, staged, releaseSequence } = this.#config.view;
     const engine = this.#watch.view;
     const capacity = this.#capacity();
     const whyNot = capacity.reason ?? this.#results.problem;
@@ -295,7 +312,11 @@ export class Agent {
         staged,
         release_sequence: releaseSequence,
       },
-      models: { installed: [...engine.installed], active: [...engine.active] },
+      models: {
+        installed: [...engine.installed],
+        active: [...engine.active],
+        states: modelStates(wantedModels(applied, coming), engine, (weights) => this.#models.view(weights)),
+      },
       load: {
         slots: capacity.slots,
         active: this.#jobs.running,

@@ -8,6 +8,8 @@ import { Agent } from "../agent/agent.ts";
 import { diskFiles } from "../agent/edge/files.ts";
 import { systemRandom, thisHost } from "../agent/edge/host.ts";
 import { nodeHttp } from "../agent/edge/http.ts";
+import { modelDisk } from "../agent/edge/model-disk.ts";
+import { modelFetch } from "../agent/edge/model-fetch.ts";
 import { wsTransport } from "../agent/edge/transport.ts";
 import { readNvidiaSmi } from "../agent/edge/nvidia-smi.ts";
 import { type MetricsText, serveEndpoints } from "../agent/endpoints/server.ts";
@@ -63,6 +65,7 @@ async function run(settings: AgentSettings): Promise<void> {
     ...settings,
     receipts,
     identity,
+    models: { disk: modelDisk, fetch: modelFetch(process.env, settings.modelSourceDirs) },
     gpus: gpuSource(settings, ports),
     agentVersion: version,
   });

@@ -5,13 +5,14 @@ import { ProtocolError } from "../../protocol/codes.ts";
 import { checkAllowed } from "../../protocol/config/release.ts";
 import type { TrustedRoot } from "../../protocol/config/root.ts";
 import { selectRuntime } from "../../protocol/config/select.ts";
-import { type Desired, parseDesired } from "../../protocol/desired.ts";
+import type { Weights } from "../../protocol/config/weights.ts";
+import { type Desired, type ModelMirror, parseDesired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import type { Latest } from "../../protocol/messages.ts";
 import type { Ports } from "../ports.ts";
 import { type Standalone, standaloneTarget } from "../standalone/wish.ts";
 import { Asking } from "./asking.ts";
-import { type ConfigStep, type NodeConfig, planStep, versionAtLeast, wishOf } from "./plan.ts";
+import { type ConfigStep, type NodeConfig, planStep, versionAtLeast, weightsIn, wishOf } from "./plan.ts";
 import { type ConfigProblem, ConfigProblems } from "./problems.ts";
 import { Releases } from "./releases.ts";
 import { ConfigSources } from "./sources.ts";
@@ -24,13 +25,28 @@ export interface ConfigView {
   readonly target: ConfigDigest | null;
   readonly staged: ConfigDigest | null;
   readonly applied: NodeConfig | undefined;
+  /** Verified configs that are to come: the target, the one to stage. Their weights may still be on their way. */
+  readonly coming: readonly NodeConfig[];
   /** Why no jobs may be taken under the applied config; undefined = they may. */
   readonly invalid: string | undefined;
   readonly problem: ConfigProblem | null;
 }
 
+/** Keeps weights on disk, as `models/models.ts` does. */
+export interface WeightsKeeper {
+  /** Wants these from now on, the first ones first, and no others. */
+  want(weights: readonly Weights[], mirrors: readonly ModelMirror[]): void;
+  /** Resolves when all that is wanted has been looked for on disk. */
+  looked(): Promise<void>;
+  /** True when all of these are on disk and verified. */
+  ready(weights: readonly Weights[]): boolean;
+  /** Why some of these cannot be had. */
+  problem(weights: readonly Weights[]): string | undefined;
+}
+
 /** What the config does to the engine. */
 export interface ConfigHooks {
+  readonly weights: WeightsKeeper;
   /** Starts of the runtime container so far; undefined = not known. */
   launcherStarts(): number | undefined;
   /** Has the engine started with this config: `now`, or when its container begins anew. */
@@ -77,16 +93,20 @@ export class ConfigLoop {
   #desired: Desired | undefined;
   #desiredText: string | undefined;
   #applied: NodeConfig | undefined;
+  /** What the process before ran, until its weights are found again or something else is applied. */
+  #lastGood: { readonly config: NodeConfig; readonly record: AppliedRecord } | undefined;
   #record: AppliedRecord | undefined;
   /** Applied before the last render for a stop. */
   #previous: { config: NodeConfig; record: AppliedRecord } | undefined;
   #wanted: NodeConfig | undefined;
+  #toStage: NodeConfig | undefined;
   #view: ConfigView = {
     desired: undefined,
     releaseSequence: 0,
     target: null,
     staged: null,
     applied: undefined,
+    coming: [],
     invalid: "no verified config yet",
     problem: null,
   };
@@ -171,7 +191,7 @@ export class ConfigLoop {
   /** The node is drained for a restart of the engine: applies what is wanted. */
   restartNow(): Promise<void> {
     return this.#exclusive(async () => {
-      if (this.#wanted) await this.#apply(this.#wanted, "now");
+      if (this.#wanted && this.#isReady(this.#wanted)) await this.#apply(this.#wanted, "now");
     });
   }
 
@@ -233,20 +253,58 @@ export class ConfigLoop {
         gpuProduct: record.gpu_product ?? undefined,
         models: record.models,
       });
-      const applied = {
+      const config = {
         digest: record.digest,
         snapshot,
         selection,
         args: record.args,
         gpuCount: record.gpu_count,
       };
-      await this.#hooks.render(applied, "now");
-      this.#applied = applied;
-      this.#record = record;
+      this.#lastGood = { config, record };
+      this.#wantWeights();
+      await this.#hooks.weights.looked();
+      await this.#resume();
     } catch (thrown) {
+      this.#lastGood = undefined;
       this.#ports.log.warn({ why: messageOf(thrown) }, "the last good config cannot be taken up again");
     }
     this.#show();
+  }
+
+  /** Takes up what the process before ran, once its weights are found. */
+  async #resume(): Promise<void> {
+    if (!this.#lastGood || !this.#isReady(this.#lastGood.config)) return;
+    const { config, record } = this.#lastGood;
+    this.#lastGood = undefined;
+    await this.#hooks.render(config, "now");
+    this.#applied = config;
+    this.#record = record;
+  }
+
+  /** Weights of what runs come first, then of what is to come. */
+  #wantWeights(): void {
+    const configs = [
+      this.#applied,
+      this.#previous?.config,
+      this.#lastGood?.config,
+      this.#wanted,
+      this.#toStage,
+    ];
+    const mirrors = this.#desired?.mirrors ?? this.#options.standalone?.mirrors ?? [];
+    this.#hooks.weights.want(
+      configs.flatMap((config) => (config ? weightsIn(config) : [])),
+      mirrors,
+    );
+  }
+
+  #isReady(config: NodeConfig): boolean {
+    return this.#hooks.weights.ready(weightsIn(config));
+  }
+
+  /** Weights that cannot be had are a problem of the config that needs them; weights that are on their way are none. */
+  #noteWeights(what: "target" | "stage", config: NodeConfig | undefined): void {
+    const problem = config && this.#hooks.weights.problem(weightsIn(config));
+    if (problem !== undefined) this.#problems.note(what, config?.digest ?? null, new Error(problem));
   }
 
   /** @param ask false: without asking the service for anything. */
@@ -259,18 +317,28 @@ export class ConfigLoop {
     const target = this.#target();
     this.#wanted = await this.#evaluate("target", target);
     const stage = this.#desired?.stage ?? null;
-    const staged = await this.#evaluate("stage", stage);
+    this.#toStage = await this.#evaluate("stage", stage);
+    this.#wantWeights();
+    await this.#hooks.weights.looked();
+    this.#noteWeights("target", this.#wanted);
+    this.#noteWeights("stage", this.#toStage);
     await this.#noteStarts();
+    if (!this.#applied) await this.#resume();
     await this.#take(this.#step());
     await this.#sources.keep(
-      [target, stage, this.#applied?.digest, this.#previous?.config.digest].filter(
-        (digest) => digest != null,
-      ),
+      [
+        target,
+        stage,
+        this.#applied?.digest,
+        this.#lastGood?.config.digest,
+        this.#previous?.config.digest,
+      ].filter((digest) => digest != null),
     );
     if (this.#problems.first === null) this.#asking.reset();
     this.#problems.settle();
     this.#lastFailure = "";
-    this.#view = { ...this.#view, target, staged: staged?.digest ?? null };
+    const staged = this.#toStage && this.#isReady(this.#toStage) ? this.#toStage.digest : null;
+    this.#view = { ...this.#view, target, staged };
     this.#show();
     this.#schedule(pollMs);
   }
@@ -292,7 +360,7 @@ export class ConfigLoop {
   }
 
   #target(): ConfigDigest | null {
-    const applied = this.#applied?.digest ?? null;
+    const applied = (this.#applied ?? this.#lastGood?.config)?.digest ?? null;
     if (this.#options.podDir === undefined) {
       const { standalone = { pin: undefined, windows: [] } } = this.#options;
       return standaloneTarget(standalone, this.#releases.current, applied, this.#ports.clock.now());
@@ -342,6 +410,8 @@ export class ConfigLoop {
 
   /** The step towards what is wanted. A container that was replaced without a drain counts as the stop awaited. */
   #step(): ConfigStep {
+    // What runs goes on until all that comes after it is there.
+    if (this.#wanted && !this.#isReady(this.#wanted)) return { do: "nothing" };
     const plannedStop = this.#desired?.plannedStop ?? null;
     const step = planStep(this.#applied, this.#wanted, plannedStop);
     if (step.do !== "await-stop" || !this.#record) return step;
@@ -405,6 +475,7 @@ export class ConfigLoop {
     await this.#store.saveApplied(record);
     this.#applied = config;
     this.#record = record;
+    this.#lastGood = undefined;
   }
 
   /** While no stop is awaited, the container that runs is the one that the applied config is for. */
@@ -425,10 +496,11 @@ export class ConfigLoop {
       desired: this.#desired,
       releaseSequence: this.#releases.known,
       applied: this.#applied,
+      coming: [this.#lastGood?.config, this.#wanted, this.#toStage].filter((config) => config !== undefined),
       invalid: this.#invalid(),
       problem,
     };
-    const { target, staged, applied, invalid, releaseSequence } = this.#view;
+    const { target, staged, applied, coming, invalid, releaseSequence } = this.#view;
     const selected = applied && [applied.digest, applied.selection.models, applied.args];
     const key = JSON.stringify([
       this.#desiredText,
@@ -436,6 +508,7 @@ export class ConfigLoop {
       target,
       staged,
       selected,
+      coming.map(({ digest }) => digest),
       invalid,
       problem,
     ]);
@@ -445,7 +518,12 @@ export class ConfigLoop {
   }
 
   #invalid(): string | undefined {
-    if (!this.#applied) return "no verified config yet";
+    if (!this.#applied) {
+      const [next] = this.#view.coming;
+      return next
+        ? `the weights of config ${next.snapshot.version} are not there yet`
+        : "no verified config yet";
+    }
     const release = this.#releases.current;
     if (!release) return "no verified release yet";
     try {

@@ -2,6 +2,7 @@ import { type NodeInputs, planChange } from "../../protocol/config/change.ts";
 import { abilitiesOf } from "../../protocol/config/engines.ts";
 import type { RuntimeWish, Selection } from "../../protocol/config/select.ts";
 import type { Snapshot } from "../../protocol/config/snapshot.ts";
+import { modelIdentities, type Weights, weightsOf } from "../../protocol/config/weights.ts";
 import type { Desired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 
@@ -13,6 +14,11 @@ export interface NodeConfig {
   readonly args: readonly string[];
   /** GPUs that the node's spec gives; null = no spec says (standalone). A change of it is a new pod. */
   readonly gpuCount: number | null;
+}
+
+/** The weights that must be on disk before the engine of this config is started. */
+export function weightsIn({ snapshot, selection }: NodeConfig): readonly Weights[] {
+  return weightsOf(snapshot, selection.models);
 }
 
 /**
@@ -55,7 +61,7 @@ export function inputsOf({ snapshot, selection, args }: NodeConfig): NodeInputs 
     engine: runtime.engine,
     command: runtime.command,
     args,
-    models,
+    models: modelIdentities(snapshot, models),
     live: {
       participation: snapshot.participation,
       subclouds: snapshot.subclouds,

@@ -7,6 +7,8 @@ export interface EngineCommand {
   /** Arguments of the node's spec. */
   readonly args: readonly string[];
   readonly models: readonly string[];
+  /** Folders with the files of those models that the network names files of. */
+  readonly modelPaths: Readonly<Record<string, string>>;
   /** GPUs that the node has; null = unknown (standalone). */
   readonly gpuCount: number | null;
   readonly port: number;

@@ -10,28 +10,30 @@ export const engineHost = "127.0.0.1";
 type Rendered = Omit<EngineCommand, "gpuCount">;
 
 /**
- * Renders a command line. In the runtime's command and the node's arguments `{host}`, `{port}` and `{model}` (the first
- * model) are replaced; an element with `{models}` is repeated for each model.
+ * Renders a command line. In the runtime's command and the node's arguments `{host}`, `{port}`, `{model}` (the first
+ * model) and `{model_path}` (the folder of its files) are replaced; an element with `{models}` is repeated for each model,
+ * with that one's folder.
  *
- * @throws {EngineError} `no_command` when the snapshot's entry has none, `no_model` when `{model}` has nothing to stand for.
+ * @throws {EngineError} `no_command` when the snapshot's entry has none, `no_model` when `{model}` or `{model_path}` has
+ *   nothing to stand for.
  */
-export function renderTemplate({ command, args, models, port }: Rendered): readonly string[] {
+export function renderTemplate({ command, args, models, modelPaths, port }: Rendered): readonly string[] {
   if (command.length === 0) {
     throw new EngineError(
       "no_command",
       "the config's runtime entry has no command: the launcher needs one (runtimes[].command)",
     );
   }
+  const [first] = models;
   return [...command, ...args].flatMap((element) =>
     element.includes("{models}")
       ? models.map((model) =>
           fill(
             element.replaceAll("{models}", () => model),
-            models,
-            port,
+            { first, of: model, modelPaths, port },
           ),
         )
-      : [fill(element, models, port)],
+      : [fill(element, { first, of: first, modelPaths, port })],
   );
 }
 
@@ -58,12 +60,28 @@ export function hasFlag(argv: readonly string[], ...flags: readonly string[]): b
   });
 }
 
-function fill(element: string, models: readonly string[], port: number): string {
-  if (element.includes("{model}") && models.length === 0) {
+interface Fillings {
+  readonly first: string | undefined;
+  /** Model whose folder `{model_path}` is. */
+  readonly of: string | undefined;
+  readonly modelPaths: Readonly<Record<string, string>>;
+  readonly port: number;
+}
+
+function fill(element: string, { first, of, modelPaths, port }: Fillings): string {
+  if (element.includes("{model}") && first === undefined) {
     throw new EngineError("no_model", `the engine's command line asks for {model}, but no model is approved`);
+  }
+  const path = of === undefined || !Object.hasOwn(modelPaths, of) ? undefined : modelPaths[of];
+  if (element.includes("{model_path}") && path === undefined) {
+    throw new EngineError(
+      "no_model",
+      `the engine's command line asks for {model_path}, but the config names no files of ${of ?? "any model"} (models[].files)`,
+    );
   }
   return element
     .replaceAll("{host}", engineHost)
     .replaceAll("{port}", String(port))
-    .replaceAll("{model}", () => models[0] ?? "");
+    .replaceAll("{model_path}", () => path ?? "")
+    .replaceAll("{model}", () => first ?? "");
 }

@@ -35,6 +35,8 @@ export class LiveLoader {
   #attempt = 0;
   #retry: Timer | undefined;
   #problem: string | undefined;
+  readonly #faults = new Map<string, string>();
+  #pulling: string | undefined;
   /** Counts engine processes: what an older one answers is of no interest. */
   #process = 0;
 
@@ -55,9 +57,21 @@ export class LiveLoader {
     return this.#problem;
   }
 
+  /** Why models could not be pulled or loaded, by model. */
+  get faults(): Readonly<Record<string, string>> {
+    return Object.fromEntries(this.#faults);
+  }
+
+  /** Model that the engine pulls now. */
+  get pulling(): string | undefined {
+    return this.#pulling;
+  }
+
   /** A new engine process has nothing loaded. */
   reset(): void {
     this.#process++;
+    this.#faults.clear();
+    this.#pulling = undefined;
     this.#loaded.clear();
     this.#wish = undefined;
     this.#problem = undefined;
@@ -71,6 +85,7 @@ export class LiveLoader {
   want(wish: LiveWish): void {
     this.#wish = wish;
     for (const model of this.#loaded) if (!wish.models.includes(model)) this.#loaded.delete(model);
+    for (const model of this.#faults.keys()) if (!wish.models.includes(model)) this.#faults.delete(model);
     if (!this.#busy && !this.#retry) void this.#round(this.#process);
   }
 
@@ -106,20 +121,33 @@ export class LiveLoader {
     for (const model of models.filter((name) => !this.#loaded.has(name))) {
       if (process !== this.#process) return;
       try {
-        if (!installed.some((name) => same(name, model)))
-          await this.#tell(port, this.#live.pull(model), `model ${model}: pull`);
+        if (!installed.some((name) => same(name, model))) await this.#pull(process, port, model);
         await this.#tell(port, this.#live.load(model), `model ${model}: load`);
       } catch (thrown) {
+        if (process !== this.#process) return;
         // One that cannot be had takes nothing from the others.
         failures.push(thrown);
+        this.#faults.set(model, messageOf(thrown).slice(0, 300));
         continue;
       }
       if (process !== this.#process) return;
+      this.#faults.delete(model);
       if (this.#wish?.models.includes(model)) this.#loaded.add(model);
       this.#ports.log.info({ model }, "model loaded");
       this.#changed();
     }
     if (failures.length > 0) throw failures[0];
+  }
+
+  async #pull(process: number, port: number, model: string): Promise<void> {
+    this.#pulling = model;
+    this.#ports.log.info({ model }, "the engine pulls a model");
+    this.#changed();
+    try {
+      await this.#tell(port, this.#live.pull(model), `model ${model}: pull`);
+    } finally {
+      if (process === this.#process) this.#pulling = undefined;
+    }
   }
 
   async #tell(port: number, { path, body }: EngineRequest, what: string): Promise<void> {

@@ -6,6 +6,7 @@ import type { Ports } from "../ports.ts";
 import type { EngineAdapter, EngineLoad } from "./adapter.ts";
 import { engineHost } from "./argv.ts";
 import { LiveLoader } from "./live.ts";
+import { ModelProofs } from "./proof.ts";
 
 export type EngineHealth = (typeof engineHealth)[number];
 
@@ -17,8 +18,12 @@ export interface EngineView {
   readonly version: string | null;
   /** Models that it listed last, also if it is not healthy now. */
   readonly installed: readonly string[];
-  /** Wanted models that it serves now; empty unless healthy. */
+  /** Wanted models that it serves now, each of which has answered a test request; empty unless healthy. */
   readonly active: readonly string[];
+  /** Why wanted models that it lists cannot be loaded or do not answer, by model. */
+  readonly faults: Readonly<Record<string, string>>;
+  /** Model that it is pulling now. */
+  readonly pulling: string | undefined;
 }
 
 /** Where the engine is and what it is to serve. */
@@ -39,6 +44,8 @@ const loadEveryMs = 10_000;
 /** An engine that was healthy and does not answer for this long is taken for hung. */
 export const hungAfterMs = 60_000;
 
+const nothingServed = { installed: [], active: [], faults: {}, pulling: undefined } as const;
+
 /** Polls the engine's health and models. */
 export class EngineWatch {
   readonly #ports: Ports;
@@ -47,9 +54,10 @@ export class EngineWatch {
   #place: EnginePlace | undefined;
   /** Of engines that load models while they serve; for the place that is watched. */
   #loader: LiveLoader | undefined;
+  readonly #proofs: ModelProofs;
   #load: EngineLoad | null = null;
   #loadAt = Number.NEGATIVE_INFINITY;
-  #view: EngineView = { health: "stopped", version: null, installed: [], active: [] };
+  #view: EngineView = { health: "stopped", version: null, ...nothingServed };
   #failures = 0;
   /** Monotonic time of the last good answer of this place's engine. */
   #lastGood: number | undefined;
@@ -66,6 +74,7 @@ export class EngineWatch {
     this.#ports = ports;
     this.#changed = changed;
     this.#hung = hung;
+    this.#proofs = new ModelProofs(ports, () => this.look());
   }
 
   get view(): EngineView {
@@ -87,12 +96,13 @@ export class EngineWatch {
     this.#place = place;
     if (moved || !place) {
       this.#loader?.reset();
+      this.#proofs.reset();
       const live = place?.adapter.live;
       this.#loader = live && new LiveLoader(this.#ports, live, () => this.look());
       this.#forgetLoad();
       this.#lastGood = undefined;
       this.#failures = 0;
-      this.#show({ health: place ? "starting" : "stopped", version: null, installed: [], active: [] });
+      this.#show({ health: place ? "starting" : "stopped", version: null, ...nothingServed });
     }
     this.look();
   }
@@ -101,6 +111,7 @@ export class EngineWatch {
   restarted(): void {
     this.#lastGood = undefined;
     this.#loader?.reset();
+    this.#proofs.reset();
     this.#forgetLoad();
     this.look();
   }
@@ -117,6 +128,7 @@ export class EngineWatch {
   stop(): void {
     this.#place = undefined;
     this.#loader?.reset();
+    this.#proofs.reset();
     this.#round++;
     this.#timer?.cancel();
   }
@@ -149,18 +161,27 @@ export class EngineWatch {
     if (round !== this.#round) return;
     const loader = this.#loader;
     loader?.want({ port: place.port, models: place.models, installed: listed });
-    const serves = (model: string) => listed.includes(model) && (loader?.has(model) ?? true);
-    const missing = place.models.filter((model) => !serves(model));
-    const active = place.models.filter(serves);
-    const why = loader?.problem === undefined ? "" : `: ${loader.problem}`;
+    const loaded = place.models.filter((model) => listed.includes(model) && (loader?.has(model) ?? true));
+    this.#proofs.want(place.port, loaded);
+    const active = loaded.filter((model) => this.#proofs.has(model));
+    const missing = place.models.filter((model) => !active.includes(model));
+    const faults = { ...loader?.faults, ...this.#proofs.faults };
+    const [fault] = Object.values(faults);
+    const why = fault ?? loader?.problem;
     this.#show({
       health: this.#healthWith(active, missing),
       ...(missing.length > 0 && {
-        reason: `engine does not serve ${missing.slice(0, 3).join(", ")} yet${why}`.slice(0, 500),
+        reason:
+          `engine does not serve ${missing.slice(0, 3).join(", ")} yet${why === undefined ? "" : `: ${why}`}`.slice(
+            0,
+            500,
+          ),
       }),
       version,
       installed: listed,
       active,
+      faults,
+      pulling: loader?.pulling,
     });
   }
 
@@ -174,8 +195,9 @@ export class EngineWatch {
     this.#failures++;
     const wasGood = this.#lastGood !== undefined;
     if (wasGood && this.#view.health === "healthy" && this.#failures < failuresAllowed) return;
-    const { version, installed } = this.#view;
-    this.#show({ health: wasGood ? "unhealthy" : "starting", reason, version, installed, active: [] });
+    const { version, installed, faults, pulling } = this.#view;
+    const health = wasGood ? "unhealthy" : "starting";
+    this.#show({ health, reason, version, installed, active: [], faults, pulling });
     const silentFor = this.#ports.clock.monotonic() - (this.#lastGood ?? Number.POSITIVE_INFINITY);
     if (silentFor >= hungAfterMs && this.#hung) {
       // The replacement gets a full start's patience.

@@ -77,12 +77,17 @@ export class EngineControl {
    * Renders the engine's command line and points the launcher at it. What is the same but for the port stays as it is,
    * so an agent that starts anew finds its engine running.
    *
+   * @param modelPaths folders of the models that have files.
    * @param when `now`: the running engine is replaced. `next`: it is left alone until its container begins anew.
    */
-  async render(config: NodeConfig, when: "now" | "next"): Promise<void> {
+  async render(
+    config: NodeConfig,
+    modelPaths: Readonly<Record<string, string>>,
+    when: "now" | "next",
+  ): Promise<void> {
     const { runtime, models } = config.selection;
     const { engine, command } = runtime;
-    const wanted = { engine, command, args: config.args, models, gpuCount: config.gpuCount };
+    const wanted = { engine, command, args: config.args, models, modelPaths, gpuCount: config.gpuCount };
     this.#previous = this.#current;
     if (!this.#current || !sameEngine(this.#current, wanted)) await this.#begin(wanted, when);
     else await this.#serve(models);

@@ -18,6 +18,8 @@ const record = z.object({
   command: words,
   args: words,
   models: words,
+  /** Absent in generations of an agent that did not know it. */
+  modelPaths: z._default(z.record(z.string(), z.string()), {}),
   gpuCount: z.nullable(z.int()),
   port: z.int(),
 });

@@ -21,6 +21,7 @@ const name = /^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$/i;
 const nameForm = "a name of letters, digits and . _ -";
 const folder = /^\/[^\0]*$/;
 const folderForm = "an absolute path";
+const mirrorText = /^(https?|file):\/\/[^\s=?#@]+=(https?|file):\/\/[^\s=?#@]+$/;
 const url = /^https?:\/\/[^\s/@?#]+(\/[^\s@?#]*)?$/;
 
 /** Every setting of the agent, in the order in which the usage lists them. Flag, environment and config file share it. */
@@ -83,6 +84,14 @@ export const agentSettings = {
     "DIR",
     "shared with the launcher (default /run/resultity)",
   ),
+  modelsDir: text(
+    folder,
+    folderForm,
+    "dirs.models",
+    "models-dir",
+    "DIR",
+    "weights of models; agents may share it (default /models)",
+  ),
   receiptsDir: text(
     folder,
     folderForm,
@@ -122,6 +131,30 @@ export const agentSettings = {
     "arg",
     "ARG",
     "argument added to the engine's command line: --arg=--max-model-len=8192",
+  ),
+  modelsMaxBytes: whole(
+    0,
+    Number.MAX_SAFE_INTEGER,
+    "models.maxBytes",
+    "models-max-bytes",
+    "BYTES",
+    "most bytes of weights (default: what the disk has); models that nobody uses make room",
+  ),
+  modelSourceDirs: list(
+    folder,
+    folderForm,
+    "models.sourceDirs",
+    "models-source-dir",
+    "DIR",
+    "folder in which file: sources of the network's config may be (default: none)",
+  ),
+  modelMirrors: list(
+    mirrorText,
+    "SOURCE=MIRROR, both http, https or file URLs",
+    "models.mirrors",
+    "models-mirror",
+    "SOURCE=MIRROR",
+    "take weights that the config has below SOURCE from below MIRROR first",
   ),
   gpuProduct: text(
     /^.{1,200}$/,
@@ -207,6 +240,11 @@ export interface AgentSettings {
   readonly launchDir: string;
   /** Undefined = receipts are not kept. */
   readonly receiptsDir: string | undefined;
+  readonly modelsDir: string;
+  /** Undefined = as the disk has. */
+  readonly modelsMaxBytes: number | undefined;
+  /** Folders that `file:` sources may be in. */
+  readonly modelSourceDirs: readonly string[];
   readonly level: LogLevel;
   /** Time for running jobs at SIGTERM where no operator says, ms. */
   readonly drainTimeoutMs: number;
@@ -229,7 +267,13 @@ const needEngine: readonly Setting<unknown>[] = [
   agentSettings.subclouds,
   agentSettings.drainTimeout,
 ];
-const standaloneOnly = [agentSettings.engine, agentSettings.pin, agentSettings.windows, ...needEngine];
+const standaloneOnly = [
+  agentSettings.engine,
+  agentSettings.pin,
+  agentSettings.windows,
+  agentSettings.modelMirrors,
+  ...needEngine,
+];
 
 /**
  * Puts the settings together: flags over environment over config file over defaults.
@@ -255,6 +299,9 @@ export function resolveSettings(sources: SettingSources): AgentSettings {
     stateDir,
     launchDir: settings.find(known.launchDir) ?? "/run/resultity",
     receiptsDir: settings.find(known.receiptsDir) ?? (standalone ? `${stateDir}/receipts` : undefined),
+    modelsDir: settings.find(known.modelsDir) ?? "/models",
+    modelsMaxBytes: settings.find(known.modelsMaxBytes),
+    modelSourceDirs: settings.find(known.modelSourceDirs) ?? [],
     level: settings.find(known.level) ?? "info",
     drainTimeoutMs: stopTimeoutMs,
     gpuCount: settings.find(known.gpuCount),
@@ -271,7 +318,22 @@ function standaloneOf(settings: Settings, stopTimeoutMs: number): Standalone {
     if (window) return window;
     throw new SettingsError("wrong", `--config-window is wrong: ${text} is no span of hours of a day`);
   });
-  return { pin: settings.find(known.pin), windows, wish: wishOf(settings, stopTimeoutMs) };
+  return {
+    pin: settings.find(known.pin),
+    windows,
+    mirrors: mirrorsOf(settings.find(known.modelMirrors) ?? []),
+    wish: wishOf(settings, stopTimeoutMs),
+  };
+}
+
+/** Mirrors of one source, in the order in which they are given. */
+function mirrorsOf(texts: readonly string[]): Standalone["mirrors"] {
+  const mirrors = new Map<string, string[]>();
+  for (const text of texts) {
+    const [source = "", mirror = ""] = text.split("=");
+    mirrors.set(source, [...(mirrors.get(source) ?? []), mirror]);
+  }
+  return [...mirrors].map(([source, ofSource]) => ({ source, mirrors: ofSource }));
 }
 
 function wishOf(settings: Settings, stopTimeoutMs: number): Standalone["wish"] {

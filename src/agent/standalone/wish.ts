@@ -1,5 +1,5 @@
 import { checkAllowed, type Release } from "../../protocol/config/release.ts";
-import type { Desired } from "../../protocol/desired.ts";
+import type { Desired, ModelMirror } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import { type DailyWindow, inWindows } from "./windows.ts";
 
@@ -11,6 +11,8 @@ export interface Standalone {
   readonly pin: ConfigDigest | undefined;
   /** Hours in which it may move to another config; empty = always. */
   readonly windows: readonly DailyWindow[];
+  /** Other places of the weights. */
+  readonly mirrors: readonly ModelMirror[];
 }
 
 /** What a standalone node's config file can say of the node itself. */

@@ -108,7 +108,7 @@ const rows: readonly Row[] = [
 
 describe("start", () => {
   it.each(rows)("$what", ({ engine, command, over, argv, env = {}, envDefaults = {} }) => {
-    const given = { command, args: [], models: ["m1"], gpuCount: 1, port: 20_123, ...over };
+    const given = { command, args: [], models: ["m1"], modelPaths: {}, gpuCount: 1, port: 20_123, ...over };
     expect(adapterOf(engine).start(given)).toEqual({ argv, env, envDefaults });
   });
 

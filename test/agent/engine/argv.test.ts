@@ -2,11 +2,13 @@ import { describe, expect, it } from "vitest";
 import { renderArgv } from "../../../src/agent/engine/argv.ts";
 import { quote } from "../../../src/agent/launcher/launch-dir.ts";
 
+const modelPaths = { a: "/models/sha256/aa", b: "/models/sha256/b$&" };
+
 const render = (
   command: readonly string[],
   args: readonly string[] = [],
   models: readonly string[] = ["a", "b"],
-) => renderArgv({ command, args, models, port: 20_123 });
+) => renderArgv({ command, args, models, modelPaths, port: 20_123 });
 
 describe("renderArgv", () => {
   it.each([
@@ -14,6 +16,12 @@ describe("renderArgv", () => {
       "placeholders",
       ["e", "--host={host}", "--port", "{port}", "{model}"],
       ["e", "--host=127.0.0.1", "--port", "20123", "a"],
+    ],
+    ["the first model's folder", ["e{port}", "{model_path}"], ["e20123", "/models/sha256/aa"]],
+    [
+      "each model's folder",
+      ["e{port}", "--lora={models}={model_path}"],
+      ["e20123", "--lora=a=/models/sha256/aa", "--lora=b=/models/sha256/b$&"],
     ],
     [
       "host and port where the command names none",

@@ -47,12 +47,12 @@ beforeEach(() => {
 describe("EngineControl", () => {
   it("starts the engine as its adapter says, with variables and GPUs", async () => {
     const vllm = await control();
-    await vllm.render(configOf({ engine: "vllm", gpuCount: 2 }), "now");
+    await vllm.render(configOf({ engine: "vllm", gpuCount: 2 }), {}, "now");
     expect(start(1)).toBe(
       "exec 'serve' '--host' '127.0.0.1' '--port' '20000' '--tensor-parallel-size' '2' '--served-model-name' 'm1'\n",
     );
     const ollama = await control();
-    await ollama.render(configOf({ engine: "ollama" }), "now");
+    await ollama.render(configOf({ engine: "ollama" }), {}, "now");
     expect(start(2)).toMatch(/^export OLLAMA_HOST='127\.0\.0\.1:20001'$/m);
     expect(start(2)).toMatch(/^exec 'serve'$/m);
   });
@@ -77,16 +77,16 @@ describe("EngineControl", () => {
       "1 now\n",
     ],
   ] as const)("after a restart of the agent, %s: generation", async (_, engine, then, expected) => {
-    await (await control()).render(configOf({ engine }), "now");
+    await (await control()).render(configOf({ engine }), {}, "now");
     const restarted = await control();
-    await restarted.render(configOf(then), "now");
+    await restarted.render(configOf(then), {}, "now");
     expect(pointedAt()).toBe(expected);
     expect(watch.place).toMatchObject({ models: "models" in then ? then.models : ["m1"] });
   });
 
   it("has models loaded live without a new generation, and a restarted agent knows them", async () => {
     const ollama = await control();
-    await ollama.render(configOf({ engine: "ollama" }), "now");
+    await ollama.render(configOf({ engine: "ollama" }), {}, "now");
     const moved = configOf({ engine: "ollama", models: ["m1", "m2"] });
     await ollama.models(moved);
     expect(pointedAt()).toBe("1 now\n");
@@ -96,7 +96,7 @@ describe("EngineControl", () => {
 
   it("leaves engines alone whose models come with the command line", async () => {
     const vllm = await control();
-    await vllm.render(configOf({ engine: "vllm" }), "now");
+    await vllm.render(configOf({ engine: "vllm" }), {}, "now");
     await vllm.models(configOf({ engine: "vllm", models: ["m2"] }));
     expect(watch.place?.models).toEqual(["m1"]);
     expect(vllm.current?.models).toEqual(["m1"]);

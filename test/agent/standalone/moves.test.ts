@@ -44,10 +44,16 @@ async function start(standalone: Partial<Standalone>): Promise<void> {
       stateDir: "/state",
       networkDir: "/network",
       podDir: undefined,
-      standalone: { wish, pin: undefined, windows: [], ...standalone },
+      standalone: { wish, pin: undefined, windows: [], mirrors: [], ...standalone },
       agentVersion: "1.0.0",
     },
     {
+      weights: {
+        want: () => {},
+        looked: () => Promise.resolve(),
+        ready: () => true,
+        problem: () => undefined,
+      },
       launcherStarts: () => starts,
       render: ({ snapshot, args }, when) => {
         done.push(`${when} ${snapshot.version} ${args.join(" ")}`);

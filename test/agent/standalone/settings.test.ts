@@ -44,10 +44,13 @@ describe("settings of the agent", () => {
       stateDir: "/var/lib/resultity",
       launchDir: "/run/resultity",
       receiptsDir: "/var/lib/resultity/receipts",
+      modelsDir: "/models",
+      modelsMaxBytes: undefined,
+      modelSourceDirs: [],
       level: "info",
       drainTimeoutMs: 30_000,
       gpuCount: undefined,
-      standalone: { pin: undefined, windows: [], wish: undefined },
+      standalone: { pin: undefined, windows: [], mirrors: [], wish: undefined },
     });
   });
 
@@ -66,6 +69,20 @@ describe("settings of the agent", () => {
       receiptsDir: undefined,
       standalone: undefined,
     });
+  });
+
+  it("mirrors of one source keep their order", async () => {
+    const mirrors = [
+      "https://a.test=http://one:80",
+      "file:///srv=https://x.test/y",
+      "https://a.test=http://two:80",
+    ];
+    const { standalone } = await resolve(least, {}, { "models-mirror": mirrors });
+    expect(standalone?.mirrors).toEqual([
+      { source: "https://a.test", mirrors: ["http://one:80", "http://two:80"] },
+      { source: "file:///srv", mirrors: ["https://x.test/y"] },
+    ]);
+    expect(await refused(least, {}, { "models-mirror": ["https://a.test"] })).toMatch(/SOURCE=MIRROR/);
   });
 
   it("says all that an operator could", async () => {
