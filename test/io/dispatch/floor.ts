@@ -37,17 +37,39 @@ export function report(
 /** Dispatch under a clock that is moved by hand, with the actions of all events kept. */
 export class Floor {
   readonly clock = new FakeClock();
-  readonly dispatch: Dispatch;
+  dispatch: Dispatch;
+  readonly #options: DispatchOptions;
+  readonly #number: () => number;
   readonly actions: DispatchAction[] = [];
   #tokens = 0;
   #epochs = new Map<NodeId, number>();
 
   constructor(options: Partial<DispatchOptions> = {}, number: () => number = () => 0) {
-    this.dispatch = new Dispatch(
-      { ...dispatchDefaults, ...options },
-      { number, token: () => `token-${++this.#tokens}` },
-    );
+    this.#options = { ...dispatchDefaults, ...options };
+    this.#number = number;
+    this.dispatch = this.#start();
+    this.#release();
+  }
+
+  #start(): Dispatch {
+    return new Dispatch(this.#options, { number: this.#number, token: () => `token-${++this.#tokens}` });
+  }
+
+  #release(): void {
     this.let({ on: "release", allowed: [{ digest, expires: this.clock.now() + 86_400_000 }] });
+  }
+
+  /** The service is killed and starts again; what it restores is the test's to say. */
+  reboot(): void {
+    this.dispatch = this.#start();
+    this.#release();
+  }
+
+  /** The disk has every attempt that is on its way there; gives what follows. */
+  keepAttempts(): readonly DispatchAction[] {
+    const from = this.actions.length;
+    for (const { job, attempt } of this.of("keep-attempt")) this.let({ on: "attempt-kept", job, attempt });
+    return this.actions.slice(from);
   }
 
   /** Lets an event happen and gives the actions that it has caused. */

@@ -6,7 +6,7 @@ import { Floor, nodeId, report } from "./floor.ts";
 
 /** One thing that a fleet under faults does; numbers pick nodes, jobs and offers among those that there are. */
 type Step =
-  | { readonly step: "submit"; readonly stream: boolean }
+  | { readonly step: "submit"; readonly stream: boolean; readonly durable: boolean }
   | { readonly step: "connect" | "vanish" | "leave" | "restart" | "ban"; readonly node: number }
   | { readonly step: "chunk" | "result" | "refuse" | "engine-error" | "busy"; readonly offer: number }
   | { readonly step: "abandon"; readonly offer: number }
@@ -17,7 +17,14 @@ const nodes = 4;
 const node = fc.nat(nodes - 1);
 const offer = fc.nat(50);
 const anyStep: fc.Arbitrary<Step> = fc.oneof(
-  { weight: 4, arbitrary: fc.record({ step: fc.constant("submit" as const), stream: fc.boolean() }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      step: fc.constant("submit" as const),
+      stream: fc.boolean(),
+      durable: fc.boolean(),
+    }),
+  },
   {
     weight: 4,
     arbitrary: fc.record({
@@ -61,15 +68,21 @@ type Offer = Extract<DispatchAction, { do: "offer" }>;
 
 /** A fleet of agents that do what the steps say, honest about what they hold. */
 class Fleet {
-  readonly floor = new Floor({ queueMs: 300_000, jobMs: 3_600_000 }, () => 0.3);
+  readonly floor = new Floor({ queueMs: 300_000, jobMs: 3_600_000, asyncJobMs: 3_600_000 }, () => 0.3);
   readonly sessions = new Map<number, From>();
   readonly instances = new Map<number, number>();
   readonly banned = new Set<number>();
   readonly sent = new Map<string, number>();
   readonly jobs: JobId[] = [];
+  readonly durable = new Set<JobId>();
 
   get offers(): readonly Offer[] {
     return this.floor.of("offer");
+  }
+
+  /** Whether a client sees the job's output as it comes. */
+  isShown(job: JobId): boolean {
+    return this.jobs.indexOf(job) % 2 === 0 && !this.durable.has(job);
   }
 
   pick(index: number): Offer | undefined {
@@ -95,11 +108,17 @@ class Fleet {
     this.floor.let({ on: "report", from, report: report() });
   }
 
+  submit(stream: boolean, durable: boolean): void {
+    const job = this.floor.submit(this.jobs.length, { stream: stream && !durable, durable });
+    this.jobs.push(job);
+    if (durable) this.durable.add(job);
+  }
+
   take(step: Step): void {
     const { floor } = this;
     switch (step.step) {
       case "submit":
-        this.jobs.push(floor.submit(this.jobs.length, { stream: step.stream }));
+        this.submit(step.stream, step.durable);
         return;
       case "connect":
         this.connect(step.node);
@@ -128,6 +147,7 @@ class Fleet {
         return;
       case "durable":
         for (const { job } of floor.of("commit")) floor.let({ on: "durable", job });
+        floor.keepAttempts();
         return;
       default:
         this.say(step);
@@ -143,7 +163,7 @@ class Fleet {
       floor.let({ on: "abandon", job: chosen.job, reason: "gone" });
     } else if (step === "chunk") {
       const offset = floor.dispatch.job(chosen.job)?.received ?? 0;
-      floor.chunk(chosen, offset, 10, this.jobs.indexOf(chosen.job) % 2 === 0, from);
+      floor.chunk(chosen, offset, 10, this.isShown(chosen.job), from);
     } else if (step === "result") {
       const committed = floor.result(chosen, from).some((action) => action.do === "commit");
       // The fence: only the newest attempt's own token commits.
@@ -159,7 +179,8 @@ class Fleet {
   }
 }
 
-function checkInvariants({ floor, jobs }: Fleet): void {
+function checkInvariants(fleet: Fleet): void {
+  const { floor, jobs, durable } = fleet;
   const commits = new Map<JobId, number>();
   const ended = new Map<JobId, number>();
   const attempts = new Map<JobId, number>();
@@ -171,14 +192,19 @@ function checkInvariants({ floor, jobs }: Fleet): void {
       expect(action.attempt).toBe(attempts.get(action.job));
     } else if (action.do === "end") {
       ended.set(action.job, (ended.get(action.job) ?? 0) + 1);
-    } else if (action.do === "offer") {
+    } else if (action.do === "keep-attempt") {
       expect(action.attempt).toBe((attempts.get(action.job) ?? 0) + 1);
+      expect(commits.has(action.job) || ended.has(action.job)).toBe(false);
+      attempts.set(action.job, action.attempt);
+    } else if (action.do === "offer") {
+      const kept = durable.has(action.job) ? 0 : 1;
+      expect(action.attempt).toBe((attempts.get(action.job) ?? 0) + kept);
       expect(commits.has(action.job) || ended.has(action.job)).toBe(false);
       expect(pinned.has(action.job)).toBe(false);
       attempts.set(action.job, action.attempt);
     } else if (action.do === "relay") {
       expect(commits.has(action.job) || ended.has(action.job)).toBe(false);
-      if (jobs.indexOf(action.job) % 2 === 0) pinned.add(action.job);
+      if (fleet.isShown(action.job)) pinned.add(action.job);
     }
   }
   let queued = 0;
@@ -191,7 +217,7 @@ function checkInvariants({ floor, jobs }: Fleet): void {
     const holders = [0, 1, 2, 3, 9].filter((at) => floor.dispatch.node(nodeId(`n${at}`))?.leases.has(job));
     expect(holders.length).toBe(held?.leased ? 1 : 0);
   }
-  expect(floor.dispatch.queued).toBe(queued);
+  expect(floor.dispatch.queued + floor.dispatch.asyncQueued).toBe(queued);
 }
 
 describe("dispatch under faults", () => {
@@ -208,6 +234,7 @@ describe("dispatch under faults", () => {
         const { floor } = fleet;
         const from = floor.connect("n9", { slots: 100 });
         for (let round = 0; round < 100; round++) {
+          floor.keepAttempts();
           for (const given of fleet.offers) if (given.to.node === from.node) floor.result(given, from);
           floor.pass(5_000);
           floor.let({ on: "report", from, report: report({ slots: 100 }) });
