@@ -1,3 +1,4 @@
+import { whyNoStrace } from "../test/lib/traced.ts";
 import { whyUnavailable } from "../test/testbed/binaries.ts";
 import { whyNoProcessKubelet } from "../test/testbed/kubelet/process/isolation.ts";
 
@@ -24,5 +25,10 @@ export const needs: readonly Need[] = [
     what: "hosts that run pods as processes",
     files: ["test/integration/loop-*.test.ts", "test/testbed/kubelet/process/hosts.test.ts"],
     missing: () => Promise.resolve(whyNoProcessKubelet()),
+  },
+  {
+    what: "strace",
+    files: ["test/integration/durability-strace.test.ts"],
+    missing: () => Promise.resolve(whyNoStrace()),
   },
 ];
