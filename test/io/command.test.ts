@@ -23,6 +23,17 @@ describe("arguments of a command", () => {
     }
   });
 
+  it("stay in their order, whichever of them begin with a dash", () => {
+    const [node, kid] = [`-0${"A".repeat(41)}`, `0${"B".repeat(42)}`];
+    const grant = { ...ban, positionals: ["NODE_ID", "KID"] };
+    for (const ids of [
+      [node, kid],
+      [kid, node],
+      [node, node],
+    ])
+      expect(readArguments(grant, [...ids, "--reason", "why"], {}).positionals).toEqual(ids);
+  });
+
   it("are refused where a flag is not known", () => {
     expect(() => readArguments(ban, ["id", "--reasons", "why"], {})).toThrow("--reasons");
   });

@@ -82,8 +82,10 @@ export interface Command {
   readonly run: (context: CommandContext) => Promise<void> | void;
 }
 
-/** Id of a node that begins with a dash, as one in 64 does: no flag is that long. */
+/** Id of a node or key that begins with a dash, as one in 64 does: no flag is that long. It is marked so as to be taken for none. */
 const idPattern = /^-[A-Za-z0-9_][A-Za-z0-9_-]{41}$/;
+const idMark = "id:";
+const unmarked = (word: string): string => (word.startsWith(`${idMark}-`) ? word.slice(idMark.length) : word);
 
 /**
  * Reads a command's arguments; flags win over the environment, that over defaults.
@@ -102,10 +104,8 @@ export function readArguments(
   );
   let parsed: ReturnType<typeof parseArgs>;
   try {
-    const ids = argv.filter((word) => idPattern.test(word));
-    const words = argv.filter((word) => !idPattern.test(word));
     parsed = parseArgs({
-      args: ids.length > 0 && !argv.includes("--") ? [...words, "--", ...ids] : [...argv],
+      args: argv.map((word) => (idPattern.test(word) ? `${idMark}${word}` : word)),
       options,
       allowPositionals: true,
     });
@@ -125,14 +125,14 @@ export function readArguments(
       if (given === true) switches.add(flag.name);
       continue;
     }
-    const values = Array.isArray(given) ? given.map(String) : fallback(flag, env);
+    const values = Array.isArray(given) ? given.map((value) => unmarked(String(value))) : fallback(flag, env);
     if (values.length > 1 && !flag.multiple)
       throw new CommandError("usage", `--${flag.name} may be given once`);
     if (flag.required && values.length === 0)
       throw new CommandError("usage", `--${flag.name} ${flag.value} is missing: ${flag.help}`);
     flags.set(flag.name, values);
   }
-  return new Arguments(flags, switches, parsed.positionals);
+  return new Arguments(flags, switches, parsed.positionals.map(unmarked));
 }
 
 function fallback(flag: Flag, env: Readonly<Record<string, string | undefined>>): readonly string[] {

@@ -4,9 +4,16 @@ import { createHash } from "node:crypto";
 import { type FastifyInstance, fastify } from "fastify";
 import * as z from "zod/mini";
 import { messageOf } from "../../lib/errors.ts";
-import { mintBinding } from "../../protocol/binding.ts";
+import { mintBinding, mintGrant } from "../../protocol/binding.ts";
 import { ProtocolError } from "../../protocol/codes.ts";
-import { jobIdField, nameField, nodeIdField, textField } from "../../protocol/fields.ts";
+import {
+  jobIdField,
+  keyIdField,
+  nameField,
+  nodeIdField,
+  seqField,
+  textField,
+} from "../../protocol/fields.ts";
 import { statementField } from "../../protocol/messages.ts";
 import { PublishError } from "../config/network-config.ts";
 import type { IoService } from "../service.ts";
@@ -18,6 +25,13 @@ const bodyLimit = 32 * 1024 * 1024;
 const delegateBody = z.object({ root: statementField, delegation: statementField });
 const accountBody = z.object({ id: nameField });
 const bindingBody = z.object({ account: nameField, node_id: nodeIdField });
+const grantBody = z.object({
+  account: nameField,
+  node_id: nodeIdField,
+  kid: keyIdField,
+  generation: z.nullable(seqField),
+});
+const revokeBody = z.object({ id: nodeIdField });
 const apiKeyBody = z.object({ consumer: nameField });
 const publishBody = z.object({
   release: statementField,
@@ -47,6 +61,12 @@ export interface NodeView {
   readonly jobs: number;
   readonly committed: number;
   readonly banned: string | null;
+  /** Its key now, and how often its account has granted it one. */
+  readonly kid: string;
+  readonly generation: number;
+  readonly revoked: boolean;
+  /** When two processes were last seen to hold its identity; null = not lately. */
+  readonly conflict: string | null;
 }
 
 /** A job as `io jobs list --json` shows it. */
@@ -110,6 +130,22 @@ export function adminServer(service: IoService): FastifyInstance {
     return reply.send(mintBinding(key, service.config.network, account, node));
   });
 
+  app.post("/grants", (request, reply) => {
+    const { account, node_id, kid, generation } = parse(grantBody, request.body);
+    const key = service.accounts.keyOf(account);
+    const known = service.nodes.get(node_id);
+    if (!key || (known && known.account !== account)) {
+      const error = key
+        ? `node ${node_id} is not of account ${account}: see \`io nodes list\``
+        : `no account ${account}: add it with \`io accounts add\``;
+      return reply.code(404).send({ error, code: "not_found" });
+    }
+    const { network } = service.config;
+    const next = generation ?? (known?.generation ?? 0) + 1;
+    log.info({ account, node: node_id, kid, generation: next }, "key granted to node");
+    return reply.send(mintGrant(key, { network, account, node_id, kid, generation: next }));
+  });
+
   app.post("/apikeys", async (request) => {
     const { consumer } = parse(apiKeyBody, request.body);
     const key = `rk-${randomBytes(32).toString("base64url")}`;
@@ -140,6 +176,10 @@ export function adminServer(service: IoService): FastifyInstance {
       jobs: service.dispatch.node(node.nodeId)?.leases.size ?? 0,
       committed: node.jobsCommitted,
       banned: node.banned,
+      kid: node.key.kid,
+      generation: node.generation,
+      revoked: node.revocation !== 0,
+      conflict: node.conflictAt === null ? null : iso(node.conflictAt),
     }));
     return reply.send(views);
   });
@@ -150,6 +190,14 @@ export function adminServer(service: IoService): FastifyInstance {
       return reply.code(404).send({ error: `no node ${id}: see \`io nodes list\``, code: "not_found" });
     log.info({ node: id, reason }, reason === null ? "node let in again" : "node banned");
     return { id, banned: reason };
+  });
+
+  app.post("/nodes/revoke", async (request, reply) => {
+    const { id } = parse(revokeBody, request.body);
+    const node = await service.revoke(id);
+    if (!node)
+      return reply.code(404).send({ error: `no node ${id}: see \`io nodes list\``, code: "not_found" });
+    return { id, kid: node.key.kid, generation: node.generation };
   });
 
   app.get("/jobs", async (request) => {

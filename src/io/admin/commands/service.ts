@@ -44,6 +44,31 @@ export const accountsBind: Command = {
   },
 };
 
+export const accountsGrant: Command = {
+  name: "accounts grant",
+  positionals: ["ACCOUNT", "NODE_ID", "KID"],
+  summary: "Grants a node another key and prints grant.json: for a key that is lost, stolen or revoked.",
+  details:
+    "KID is what `agent identity init` prints for a fresh key; the node keeps its id, its name and what it has earned. grant.json\n" +
+    "goes beside that key.jwk and the node's binding.json. The key before is void when the new one has registered.",
+  flags: [
+    dataFlag,
+    { name: "generation", value: "N", help: "number of the grant; default: one more than the node's" },
+  ],
+  async run({ args, out }) {
+    const given = args.find("generation");
+    if (given !== undefined && !/^[1-9]\d{0,14}$/.test(given))
+      throw new CommandError("usage", `--generation: ${given} is no number from 1 on`);
+    const body = {
+      account: args.at(0),
+      node_id: args.at(1),
+      kid: args.at(2),
+      generation: given === undefined ? null : Number(given),
+    };
+    out(JSON.stringify(await askService(args.get("data"), "POST", "/grants", body)));
+  },
+};
+
 export const apikeysAdd: Command = {
   name: "apikeys add",
   positionals: ["CONSUMER"],
@@ -79,7 +104,20 @@ export const nodesList: Command = {
     }
     out(
       table(
-        ["NODE", "ACCOUNT", "CONNECTED", "SINCE", "CONFIG", "MODELS", "JOBS", "COMMITTED", "BANNED"],
+        [
+          "NODE",
+          "ACCOUNT",
+          "CONNECTED",
+          "SINCE",
+          "CONFIG",
+          "MODELS",
+          "JOBS",
+          "COMMITTED",
+          "BANNED",
+          "KEY",
+          "GENERATION",
+          "CONFLICT",
+        ],
         nodes.map((node) => [
           node.id,
           node.account,
@@ -90,6 +128,9 @@ export const nodesList: Command = {
           String(node.jobs),
           String(node.committed),
           node.banned ?? "-",
+          node.revoked ? "revoked" : node.kid.slice(0, 12),
+          String(node.generation),
+          node.conflict ?? "-",
         ]),
       ),
     );
@@ -123,6 +164,20 @@ export const nodesUnban: Command = {
   async run({ args, out }) {
     await askService(args.get("data"), "POST", "/nodes/ban", { id: args.at(0), reason: null });
     out(`unbanned ${args.at(0)}`);
+  },
+};
+
+export const nodesRevoke: Command = {
+  name: "nodes revoke",
+  positionals: ["ID"],
+  summary: "Makes a node's key void: its session is closed, its jobs go elsewhere.",
+  details: "For a key that may be stolen. The node comes back with another key and `io accounts grant`.",
+  flags: [dataFlag],
+  async run({ args, out }) {
+    const answer = await askService(args.get("data"), "POST", "/nodes/revoke", { id: args.at(0) });
+    out(
+      `revoked key ${fieldOf(answer, "kid")} of ${args.at(0)} (generation ${fieldOf(answer, "generation")})`,
+    );
   },
 };
 
