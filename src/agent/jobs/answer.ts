@@ -1,6 +1,6 @@
 import type { Usage } from "../../protocol/messages.ts";
 import type { HttpHead } from "../ports.ts";
-import type { ByteBudget } from "./budget.ts";
+import type { ByteBudget } from "../../lib/byte-budget.ts";
 import { EventCutter, eventData, maxEventChars } from "./events.ts";
 import { JobOutput } from "./output.ts";
 import { countDeltas, parseObject, usageOf } from "./usage.ts";

@@ -149,7 +149,7 @@ export class Delivery {
   #pump(): void {
     const held = this.#way.holdBack && !this.#ended;
     if (this.#stopped || !this.#wanted || held || this.#upload) return;
-    if (this.#goesWhole) return this.#beginUpload(this.#ended);
+    if (this.#ended && this.#goesWhole) return void this.#beginUpload(this.#ended);
     const { outbox } = this.#ports;
     for (;;) {
       const piece = this.#output.piece(this.#sent);
@@ -175,38 +175,34 @@ export class Delivery {
   }
 
   get #goesWhole(): boolean {
-    return (
-      this.#way.whole &&
-      this.#ended !== undefined &&
-      this.unsent > maxInlineBytes &&
-      this.#uploadFailures < maxUploadFailures
-    );
+    return this.#way.whole && this.unsent > maxInlineBytes && this.#uploadFailures < maxUploadFailures;
   }
 
-  #beginUpload(ended: Ended | undefined): void {
-    if (!ended) return;
+  async #beginUpload(ended: Ended): Promise<void> {
     const upload = new AbortController();
     this.#upload = upload;
-    const { lease } = this.#way;
-    const { transfers, log } = this.#ports;
-    const sha256 = ended.receipt.output_sha256;
-    transfers.upload(lease, this.#output.bytes, sha256, upload.signal).then(
-      () => {
-        if (this.#upload !== upload) return;
-        this.#upload = undefined;
-        this.#left(this.#output.size);
-        this.#pump();
-      },
-      (thrown: unknown) => {
-        // Stopped, or of a session before.
-        if (this.#upload !== upload) return;
-        this.#upload = undefined;
-        const code = thrown instanceof TransferError ? thrown.code : "unavailable";
-        if (code === "unavailable" || code === "mismatch") this.#uploadFailures++;
-        log.warn({ job: lease.job, why: messageOf(thrown) }, "output not brought; trying again");
-        const asked = thrown instanceof TransferError ? thrown.retryMs : undefined;
-        this.#pumpIn(asked ?? uploadAgainMs[code]);
-      },
-    );
+    const { bytes } = this.#output;
+    let failure: unknown;
+    try {
+      await this.#ports.transfers.upload(this.#way.lease, bytes, ended.receipt.output_sha256, upload.signal);
+    } catch (thrown) {
+      failure = thrown;
+    }
+    // Else it was stopped, or is of a session before.
+    if (this.#upload === upload) this.#uploadEnded(failure);
+  }
+
+  #uploadEnded(failure: unknown): void {
+    this.#upload = undefined;
+    if (failure === undefined) {
+      this.#left(this.#output.size);
+      return this.#pump();
+    }
+    const { code, retryMs: asked } =
+      failure instanceof TransferError ? failure : { code: "unavailable" as const, retryMs: undefined };
+    if (code === "unavailable" || code === "mismatch") this.#uploadFailures++;
+    const { job } = this.#way.lease;
+    this.#ports.log.warn({ job, why: messageOf(failure) }, "output not brought; trying again");
+    this.#pumpIn(asked ?? uploadAgainMs[code]);
   }
 }

@@ -8,7 +8,7 @@ import { engineHost } from "../engine/argv.ts";
 import type { NodeIdentity } from "../identity.ts";
 import type { Http, HttpExchange, HttpHandlers } from "../ports.ts";
 import { AnswerError, AnswerReader } from "./answer.ts";
-import type { ByteBudget } from "./budget.ts";
+import type { ByteBudget } from "../../lib/byte-budget.ts";
 import { Delivery, type DeliveryPorts } from "./delivery.ts";
 import type { HeldJob } from "./held-job.ts";
 import type { Ended } from "./kept-result.ts";
@@ -48,6 +48,10 @@ export interface JobPorts extends DeliveryPorts {
   readonly budget: ByteBudget;
   readonly results: Results;
 }
+
+/** How often an input is asked for, and how soon again where the service does not say, ms. */
+const maxFetches = 4;
+const fetchAgainMs = 1_000;
 
 const codeOfAnswer = { engine: "E_ENGINE", busy: "E_BUSY", model: "E_MODEL" } as const;
 
@@ -143,16 +147,37 @@ export class Job implements HeldJob {
 
   /** Fetches an input that was too large for the offer, then asks the engine. */
   async #fetch(input: NonNullable<Offer["input"]>): Promise<void> {
-    const { budget, transfers } = this.#ports;
-    if (!budget.take(input.size))
+    if (!this.#ports.budget.take(input.size))
       return this.#fault("E_BUSY", "the node holds as much input and output as it has memory for");
     this.#inputBytes = input.size;
     try {
-      const bytes = await transfers.fetch(this.ref, input, this.#stopping.signal);
+      const bytes = await this.#fetched(input);
       if (this.running) this.#ask(bytes);
     } catch (thrown) {
       const mismatch = thrown instanceof TransferError && thrown.code === "mismatch";
       this.#fault(mismatch ? "E_SCHEMA" : "E_BUSY", `input: ${messageOf(thrown)}`);
+    }
+  }
+
+  /** Asks again while the service has no room or cannot be reached: the lease is renewed meanwhile. */
+  async #fetched(input: NonNullable<Offer["input"]>): Promise<Uint8Array> {
+    const { transfers, clock } = this.#ports;
+    for (let tries = 1; ; tries++) {
+      try {
+        return await transfers.fetch(this.ref, input, this.#stopping.signal);
+      } catch (thrown) {
+        const passing =
+          thrown instanceof TransferError && (thrown.code === "busy" || thrown.code === "unavailable");
+        if (!passing || tries === maxFetches || !this.running) throw thrown;
+        const waitMs = thrown.retryMs ?? fetchAgainMs;
+        await new Promise<void>((resolve) => {
+          const timer = clock.setTimer(resolve, waitMs);
+          this.#stopping.signal.addEventListener("abort", () => {
+            timer.cancel();
+            resolve();
+          });
+        });
+      }
     }
   }
 

@@ -6,7 +6,7 @@ import type { NodeIdentity } from "../identity.ts";
 import type { Ports } from "../ports.ts";
 import type { ReceiptKeeper } from "../receipts/keeper.ts";
 import type { JobFrame } from "../session/terms.ts";
-import { ByteBudget } from "./budget.ts";
+import { ByteBudget } from "../../lib/byte-budget.ts";
 import type { Outbox } from "./delivery.ts";
 import type { HeldJob } from "./held-job.ts";
 import { Job, type JobEnd, type JobPorts, type Offer } from "./job.ts";

@@ -1,5 +1,5 @@
 import type { Payload } from "../../protocol/messages.ts";
-import type { ByteBudget } from "./budget.ts";
+import type { ByteBudget } from "../../lib/byte-budget.ts";
 import { Delivery, type DeliveryPorts } from "./delivery.ts";
 import type { HeldJob } from "./held-job.ts";
 import type { KeptResult } from "./kept-result.ts";

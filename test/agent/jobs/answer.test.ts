@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ByteBudget } from "../../../src/agent/jobs/budget.ts";
+import { ByteBudget } from "../../../src/lib/byte-budget.ts";
 import { AnswerError, AnswerReader } from "../../../src/agent/jobs/answer.ts";
 
 const events = { "content-type": "text/event-stream; charset=utf-8" };

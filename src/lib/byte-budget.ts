@@ -1,4 +1,4 @@
-/** Bytes that all jobs together may hold in memory: however many slots a config gives, the agent stays small. */
+/** Bytes that may be held in memory at once, whoever wants them: what is taken is given back. */
 export class ByteBudget {
   readonly #max: number;
   #used = 0;
