@@ -120,8 +120,14 @@ function scheduling({ spec }: ResultityNode): Partial<PodSpec> {
   });
 }
 
+/**
+ * Memory of the agent's container, MiB. It holds up to 64 MiB of answers until they are acknowledged; an engine that sends as
+ * fast as it can on several jobs takes it to some 450 MiB (measured) before what was read is collected.
+ */
+export const agentMemoryMib = 512;
+
 function agentOf({ node, config, agentImage }: PodInputs): Container {
-  const size = { cpu: "500m", memory: "256Mi" };
+  const size = { cpu: "500m", memory: `${agentMemoryMib}Mi` };
   return {
     name: agentContainer,
     image: agentImage,
