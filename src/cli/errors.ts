@@ -22,7 +22,9 @@ export function explain(thrown: unknown, server: string): string {
     case "Unauthorized":
       return `${message}: ${server} does not accept your credentials; log in again, or choose others with --context`;
     case "Forbidden":
-      return `${message}: ask an administrator of the namespace for the ClusterRole view, of which resultity-view is a part`;
+      return thrown.verb === "patch"
+        ? `${message}: ask an administrator of the namespace for the ClusterRole edit (of which resultity-edit is a part), or for a network for admin`
+        : `${message}: ask an administrator of the namespace for the ClusterRole view, of which resultity-view is a part`;
     case "NotFound":
       return thrown.verb === "list"
         ? `${message}: ${server} does not serve ${group}/v1alpha1; install it (kubectl apply -f manifests/install.yaml), or choose another cluster with --context`

@@ -1,7 +1,8 @@
-import { networkKind, nodeKind, poolKind } from "../api/v1alpha1/kinds.ts";
+import { kinds, networkKind, nodeKind, poolKind } from "../api/v1alpha1/kinds.ts";
 import type { ResultityNetwork } from "../api/v1alpha1/network.ts";
 import type { ResultityNode } from "../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../api/v1alpha1/pool.ts";
+import type { Resource } from "../kube/resources.ts";
 import { CliError } from "./errors.ts";
 import type { Reader } from "./read.ts";
 import { networks, nodes, pools } from "./resources.ts";
@@ -33,20 +34,22 @@ export async function findSubject(reader: Reader, subject: Subject, namespace: s
   return first;
 }
 
-/** The pool that the subject means. @throws CliError NotFound, Usage */
-export async function findPool(
+/** The object of one kind that the subject means. @throws CliError NotFound, Usage */
+export async function findOne<T extends Found>(
   reader: Reader,
-  subject: Subject,
+  { kind, name }: Subject,
   namespace: string,
-): Promise<ResultityNodePool> {
-  const { kind, name } = subject;
-  if (kind !== undefined && kind !== poolKind.kind) {
+  wanted: Resource<T>,
+): Promise<T> {
+  const found = kinds.find((candidate) => candidate.kind === wanted.kind);
+  if (!found) throw new Error(`${wanted.kind} is not one of the kinds`);
+  if (kind !== undefined && kind !== found.kind) {
     throw new CliError(
       "Usage",
-      `${shortRef(kind, name)} is no pool: plan takes a pool's name; why tells about the others`,
+      `${shortRef(kind, name)} is no ${found.shortName}, which this command takes: write ${shortRef(found.kind, "NAME")}`,
     );
   }
-  const pool = await reader.find(pools, { namespace, name });
-  if (!pool) throw notFound({ kind: poolKind.kind, name }, namespace);
-  return pool;
+  const object = await reader.find(wanted, { namespace, name });
+  if (!object) throw notFound({ kind: found.kind, name }, namespace);
+  return object;
 }

@@ -3,13 +3,21 @@ import { messageOf } from "../lib/errors.ts";
 import { CliError } from "./errors.ts";
 import { type Subject, subjectOf } from "./subject.ts";
 
-export const commands = ["status", "why", "plan"] as const;
+export const commands = ["status", "why", "plan", "approve", "rollout", "park", "unpark"] as const;
 export type CommandName = (typeof commands)[number];
+
+/** What `rollout` does with a pool. */
+export const rolloutVerbs = ["status", "history", "pause", "resume", "undo", "follow"] as const;
+export type RolloutVerb = (typeof rolloutVerbs)[number];
 
 /** The command line, read and checked. */
 export interface Options {
   readonly command: CommandName;
   readonly subject: Subject | undefined;
+  /** Of `rollout` alone. */
+  readonly verb: RolloutVerb | undefined;
+  /** Config that is meant; undefined = the one that the command finds. */
+  readonly digest: string | undefined;
   /** `-n`; undefined = the kubeconfig's. */
   readonly namespace: string | undefined;
   readonly allNamespaces: boolean;
@@ -25,8 +33,8 @@ const flags = `flags:
   -o, --output json      all that is known, for programs
   -h, --help
 
-It only reads, with your own rights (ClusterRole view is enough). Exit code 0; 1 when something cannot be read or is not
-there; 2 for a wrong command line.`;
+With your own rights: ClusterRole view is enough for what only reads, edit for rollout, park and unpark, admin for approve.
+Exit code 0; 1 when something cannot be read or written or is not there; 2 for a wrong command line.`;
 
 const usages: Readonly<Record<CommandName | "", string>> = {
   "": `usage: kubectl resultity COMMAND [flags]
@@ -34,6 +42,10 @@ const usages: Readonly<Record<CommandName | "", string>> = {
   status [NAME]            networks, pools and nodes on one screen
   why NODE|POOL|NETWORK    what is wrong, what to do about it, and what the operator does next
   plan POOL                what the operator does next with a pool, in which order, and what stays in service
+  approve NETWORK          let the config that waits for approval through
+  rollout VERB POOL        status, history, pause, resume, undo or follow: the updates of a pool
+  park NODE                drain a node and keep its identity
+  unpark NODE              let it run again
 
 ${flags}`,
   status: `usage: kubectl resultity status [NAME] [flags]
@@ -54,6 +66,33 @@ ${flags}`,
 
 What the operator does next with a pool, by the operator's own planner; the order in which the nodes move, as long as
 each one that moves arrives; and how many nodes stay in service meanwhile.
+
+${flags}`,
+  approve: `usage: kubectl resultity approve NETWORK [--digest DIGEST] [flags]
+
+Lets the config in the network's status.pending through, and says what it changes. Sets spec.config.approved.
+
+      --digest DIGEST    only if this is the one that waits
+${flags}`,
+  rollout: `usage: kubectl resultity rollout VERB POOL [flags]
+
+  status     how far the pool is, and which node it waits for
+  history    configs of its network, newest first
+  pause      hold updates; nodes that were told to move still do
+  resume     let updates go on
+  undo       go back to the config before this one, and stay there
+  follow     end the stay: go to what the network is at
+
+      --digest DIGEST    with undo: the config to go to
+${flags}`,
+  park: `usage: kubectl resultity park NODE [flags]
+
+Drains the node, deletes its pod and keeps its identity. Its pool makes no other in its place. Sets spec.replicas to 0.
+
+${flags}`,
+  unpark: `usage: kubectl resultity unpark NODE [flags]
+
+Lets a parked node run again, as the same node. Sets spec.replicas to 1.
 
 ${flags}`,
 };
@@ -77,8 +116,19 @@ export function parseOptions(argv: readonly string[]): Options | string {
   if (values.output !== undefined && values.output !== "json") {
     throw new CliError("Usage", `--output "${values.output}" is unknown: use json, or leave it out`);
   }
-  if (rest.length === 0 && command !== "status") {
+  const [verb, names] = command === "rollout" ? rolloutOf(rest) : [undefined, rest];
+  if (names.length === 0 && command !== "status") {
     throw new CliError("Usage", `${command} needs the name of an object`);
+  }
+  const { digest } = values;
+  if (digest !== undefined && command !== "approve" && verb !== "undo") {
+    throw new CliError("Usage", "--digest goes with approve and with rollout undo");
+  }
+  if (digest !== undefined && !/^sha256:[0-9a-f]{64}$/.test(digest)) {
+    throw new CliError(
+      "Usage",
+      `--digest "${digest}" is no digest: write sha256: and 64 lower-case hex digits`,
+    );
   }
   if (allNamespaces && (command !== "status" || rest.length > 0)) {
     throw new CliError(
@@ -88,13 +138,25 @@ export function parseOptions(argv: readonly string[]): Options | string {
   }
   return {
     command,
-    subject: rest.length === 0 ? undefined : subjectOf(rest),
+    subject: names.length === 0 ? undefined : subjectOf(names),
+    verb,
+    digest,
     namespace: unequal(values.namespace) || undefined,
     allNamespaces,
     output: values.output ?? "text",
     context: values.context || undefined,
     kubeconfig: values.kubeconfig || undefined,
   };
+}
+
+function rolloutOf(words: readonly string[]): readonly [RolloutVerb, readonly string[]] {
+  const [word, ...names] = words;
+  const verb = rolloutVerbs.find((known) => known === word);
+  if (!verb) {
+    const said = word === undefined ? "rollout needs a verb" : `rollout has no verb "${word}"`;
+    throw new CliError("Usage", `${said}: use one of ${rolloutVerbs.join(", ")}`);
+  }
+  return [verb, names];
 }
 
 function parse(argv: readonly string[]) {
@@ -106,6 +168,7 @@ function parse(argv: readonly string[]) {
         namespace: { type: "string", short: "n" },
         "all-namespaces": { type: "boolean", short: "A" },
         output: { type: "string", short: "o" },
+        digest: { type: "string" },
         context: { type: "string" },
         kubeconfig: { type: "string" },
         help: { type: "boolean", short: "h" },

@@ -5,13 +5,16 @@ import { isKubeError } from "../kube/errors.ts";
 import { keyOf, type KubeObject } from "../kube/object.ts";
 import { type Pod, podDisruptionBudgets, pods } from "../kube/resources.ts";
 import { byOwnerUid, Store } from "../kube/store.ts";
+import { restartsAt } from "../operator/network/plan.ts";
 import { observePool } from "../operator/pool/observe.ts";
 import { isLeaving, type PoolObservation } from "../operator/pool/plan.ts";
 import { type AnyEvent, events, networks, nodeLabel, nodes, pools } from "./resources.ts";
 import type { Listed } from "./status/view.ts";
 
-/** All that the commands ask of the API server: they read. */
+/** What the commands read of the API server. */
 export type Reader = Pick<Client, "find" | "list">;
+/** What those that change a spec write. */
+export type Writer = Pick<Client, "jsonPatch">;
 
 /** The three kinds, in one namespace or in all. */
 export async function listAll(reader: Reader, namespace: string | undefined): Promise<Listed> {
@@ -77,6 +80,7 @@ export async function readPool(
     progress?.reason === "NetworkNotTrusted" && progress.status === "False"
       ? undefined
       : network?.status?.config?.digest;
+  const { allowed, until } = restartsAt(network?.spec.config.maintenanceWindows ?? [], now);
   const seen = observePool(
     {
       caches: {
@@ -86,7 +90,8 @@ export async function readPool(
         pods: { store: storeOf(podList) },
         budgets: { store: storeOf(budget ? [budget] : []) },
       },
-      configs: { get: () => ({ current }) },
+      // Without the snapshots each move counts as one that interrupts jobs.
+      configs: { get: () => ({ current, mayRestart: allowed, restartsUntil: until, snapshots: new Map() }) },
       clock: { now: () => now },
     },
     keyOf(pool),

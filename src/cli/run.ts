@@ -1,9 +1,14 @@
-import { findPool, findSubject } from "./find.ts";
+import type { ResultityNodePool } from "../api/v1alpha1/pool.ts";
+import type { KubeObject } from "../kube/object.ts";
+import type { Resource } from "../kube/resources.ts";
+import { approve, type Change, follow, park, pause, undo } from "./change.ts";
+import { findOne, findSubject } from "./find.ts";
 import type { Options } from "./options.ts";
 import { renderPlan } from "./plan/render.ts";
 import { planView } from "./plan/view.ts";
-import { listAll, type Reader, readEvents, readPod, readPool } from "./read.ts";
-import { networks, nodes } from "./resources.ts";
+import { listAll, type Reader, readEvents, readPod, readPool, type Writer } from "./read.ts";
+import { networks, nodes, pools } from "./resources.ts";
+import { historyView, renderHistory, renderRollout, rolloutView } from "./rollout.ts";
 import { renderStatus } from "./status/render.ts";
 import { narrow, statusView } from "./status/view.ts";
 import type { Subject } from "./subject.ts";
@@ -17,6 +22,7 @@ import type { WhyView } from "./why/view.ts";
 /** What every command works with. */
 export interface Session {
   readonly reader: Reader;
+  readonly writer: Writer;
   /** Of the objects, where the command is not about all namespaces. */
   readonly namespace: string;
   /** Wall time, ms. */
@@ -38,12 +44,69 @@ export async function run(options: Options, session: Session): Promise<Answer> {
   if (command === "status") return status(options, session);
   if (!subject) throw new Error(`${command} was given no object`);
   const { reader, namespace, now, screen } = session;
-  if (command === "plan") {
-    const view = planView(await readPool(reader, await findPool(reader, subject, namespace), now));
-    return output === "json" ? json(view) : { text: renderPlan(view, screen) };
+  switch (command) {
+    case "plan": {
+      const view = planView(await readPool(reader, await findOne(reader, subject, namespace, pools), now));
+      return output === "json" ? json(view) : { text: renderPlan(view, screen) };
+    }
+    case "approve": {
+      const network = await findOne(reader, subject, namespace, networks);
+      return make(approve(network, options.digest), networks, network, session);
+    }
+    case "park":
+    case "unpark": {
+      const node = await findOne(reader, subject, namespace, nodes);
+      return make(park(node, command === "park"), nodes, node, session);
+    }
+    case "rollout":
+      return rollout(options, await findOne(reader, subject, namespace, pools), session);
+    case "why":
+      break;
+    default:
+      command satisfies never;
   }
   const view = await why(subject, session);
   return output === "json" ? json(view) : { text: renderWhy(view, { now, screen }) };
+}
+
+async function rollout(
+  { verb, digest, output }: Options,
+  pool: ResultityNodePool,
+  session: Session,
+): Promise<Answer> {
+  const { reader, namespace, now, screen } = session;
+  const name = pool.spec.template.spec.networkRef.name;
+  const network = await reader.find(networks, { namespace, name });
+  switch (verb) {
+    case "pause":
+    case "resume":
+      return make(pause(pool, verb === "pause"), pools, pool, session);
+    case "undo":
+      return make(undo(pool, network, digest), pools, pool, session);
+    case "follow":
+      return make(follow(pool, network), pools, pool, session);
+    case "history": {
+      const view = historyView(pool, network);
+      return output === "json" ? json(view) : { text: renderHistory(view, { now, screen }) };
+    }
+    case "status":
+    case undefined: {
+      const view = rolloutView(pool);
+      return output === "json" ? json(view) : { text: renderRollout(view, now) };
+    }
+  }
+}
+
+/** Writes one field, or nothing where all is as asked. @throws KubeError */
+async function make<T extends KubeObject>(
+  { patch, says }: Change,
+  resource: Resource<T>,
+  object: T,
+  { writer }: Session,
+): Promise<Answer> {
+  const { namespace, name } = object.metadata;
+  if (patch.length > 0) await writer.jsonPatch(resource, { namespace, name }, patch);
+  return { text: says };
 }
 
 async function status(

@@ -1,6 +1,6 @@
 /**
  * `kubectl-resultity`: kubectl runs it as `kubectl resultity`. Reads networks, pools and nodes with the user's own rights,
- * and says how they are, why, and what the operator does next.
+ * says how they are, why, and what the operator does next; some commands change one field of a spec.
  *
  * Environment: KUBECONFIG and HOME as kubectl has them; NO_COLOR. Without a kubeconfig, in a pod, the pod's
  * ServiceAccount. Exit code 0; 1 when something cannot be read or is not there; 2 for a wrong command line.
@@ -48,8 +48,10 @@ async function answer(options: Options, env: NodeJS.ProcessEnv): Promise<number>
   const connection = await connect(options, env);
   const transport = new Transport({ connection, userAgent: `kubectl-resultity/${version}` });
   try {
+    const client = new Client(transport);
     const { text, remark } = await run(options, {
-      reader: new Client(transport),
+      reader: client,
+      writer: client,
       namespace: options.namespace ?? connection.namespace ?? "default",
       now: Date.now(),
       screen: screenOf(process, env),

@@ -27,6 +27,10 @@ export interface NetworkConfig {
   readonly current: ConfigDigest | undefined;
   /** Verified snapshots that the ConfigMap `<network>-config` holds: current, and what is target or applied of a node. */
   readonly snapshots: ReadonlyMap<ConfigDigest, Snapshot>;
+  /** Whether nodes in service may be restarted for what the network brings: false outside of its maintenance windows. */
+  readonly mayRestart: boolean;
+  /** Wall time, ms, at which `mayRestart` changes by itself; undefined = never. */
+  readonly restartsUntil: number | undefined;
 }
 
 /** The networks' configs, as everyone but the network controller sees them. */

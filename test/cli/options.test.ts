@@ -17,6 +17,11 @@ describe("the command line of kubectl resultity", () => {
     ["why rnode/chat-0", { subject: { kind: "ResultityNode", name: "chat-0" } }],
     ["why resultitynodepools.resultity.com/chat", { subject: { kind: "ResultityNodePool", name: "chat" } }],
     ["why rnet testnet", { subject: { kind: "ResultityNetwork", name: "testnet" } }],
+    ["approve testnet", { command: "approve", subject: { name: "testnet" }, digest: undefined }],
+    [`approve testnet --digest sha256:${"a".repeat(64)}`, { digest: `sha256:${"a".repeat(64)}` }],
+    ["rollout undo chat", { command: "rollout", verb: "undo", subject: { name: "chat" } }],
+    ["rollout status rpool/chat", { verb: "status", subject: { kind: "ResultityNodePool" } }],
+    ["park chat-0", { command: "park", subject: { name: "chat-0" } }],
     ["plan chat --context prod --kubeconfig /k", { command: "plan", context: "prod", kubeconfig: "/k" }],
   ])("reads %j", (line, expected) => {
     expect(parsed(line)).toMatchObject(expected);
@@ -34,6 +39,11 @@ describe("the command line of kubectl resultity", () => {
     ["why -A chat", "--all-namespaces does not go with a name"],
     ["status -o yaml", '--output "yaml" is unknown: use json'],
     ["status --wide", "'--wide'"],
+    ["rollout", "rollout needs a verb: use one of status"],
+    ["rollout back chat", 'rollout has no verb "back"'],
+    ["rollout undo", "rollout needs the name of an object"],
+    ["rollout pause chat --digest x", "--digest goes with approve and with rollout undo"],
+    ["approve testnet --digest v2", '--digest "v2" is no digest'],
     ["status -n", "-n"],
   ])("refuses %j", (line, message) => {
     expect(() => parsed(line)).toThrow(message);

@@ -75,9 +75,7 @@ describe("the forecast of a pool", () => {
     fleet.current = digest("b");
     const text = renderPlan(planView(fleet.observe()), plainScreen);
     expect(text).toContain("updates are paused: chat-0, chat-1 have yet to move");
-    expect(text).toContain(
-      `kubectl -n inference patch rpool chat --type=merge -p '{"spec":{"strategy":{"paused":false}}}'`,
-    );
+    expect(text).toContain("kubectl resultity rollout resume chat -n inference");
   });
 
   it("counts a node that was told before, and says what it is waited for", () => {

@@ -221,9 +221,7 @@ describe("advice", () => {
       expect(adviceOf(table, "FromTheFuture", object)).toBeUndefined();
       expect(adviceOf(table, "toString", object)).toBeUndefined();
     }
-    expect(adviceOf(nodeAdvice, "Parked", object)).toBe(
-      "to run it: kubectl -n ns scale rnode x --replicas=1",
-    );
+    expect(adviceOf(nodeAdvice, "Parked", object)).toBe("to run it: kubectl resultity unpark x -n ns");
   });
 });
 

@@ -357,6 +357,67 @@ describe("kubectl resultity", () => {
   });
 });
 
+describe("kubectl resultity that changes a spec", () => {
+  const poolPath = `${group}/resultitynodepools/chat`;
+  const specOf = async (path: string) =>
+    (await kube.get<KubeObject & { spec: Record<string, unknown> }>(path))?.spec;
+  let admin: string;
+
+  beforeAll(async () => {
+    admin = bed.kubeconfigForUser("owner");
+    const binding = ["create", "rolebinding", "owner", "--clusterrole=admin", "--user=owner"];
+    await bed.kubectlOk(["-n", namespace, ...binding]);
+    await until(
+      "the owner's rights",
+      async () => (await resultity(["status", "-n", namespace], { kubeconfig: admin })).code === 0,
+    );
+  });
+
+  it("pauses and resumes a pool, in one write each, and none where it is so already", async () => {
+    const how = { kubeconfig: admin };
+    const mark = await bed.audit.mark();
+    expect(await said(["rollout", "pause", "chat", "-n", namespace], how)).toContain("are paused");
+    expect(await specOf(poolPath)).toMatchObject({ strategy: { paused: true } });
+    expect(await said(["rollout", "pause", "chat", "-n", namespace], how)).toContain("already");
+    expect(await said(["rollout", "status", "chat", "-n", namespace], how)).toContain("pool chat:");
+    await said(["rollout", "resume", "chat", "-n", namespace], how);
+    expect(await specOf(poolPath)).toMatchObject({ strategy: { paused: false } });
+    const writes = (await bed.audit.since(mark)).filter((entry) => entry.user === "owner" && isWrite(entry));
+    expect(writes).toHaveLength(2);
+  });
+
+  it("approves what waits for approval, and takes a pool back and forth", async () => {
+    const how = { kubeconfig: admin };
+    const network = `${group}/resultitynetworks/testnet`;
+    await kube.patch(network, "merge", { spec: { config: { apply: "Approve" } } });
+    const since = "2026-01-01T00:00:00Z";
+    await writeStatus(network, {
+      pending: { digest: digest("c"), version: "3.0.0", changes: ["model x added"] },
+      history: ["b", "a"].map((letter) => ({ digest: digest(letter), version: letter, since })),
+    });
+    const refused = await resultity(["approve", "testnet", "-n", namespace]);
+    expect(refused).toMatchObject({ code: 1, stdout: "" });
+    expect(refused.stderr).toContain("or for a network for admin");
+    expect(await said(["approve", "testnet", "-n", namespace], how)).toContain("model x added");
+    expect(await specOf(network)).toMatchObject({ config: { approved: digest("c") } });
+    expect(await said(["rollout", "history", "chat", "-n", namespace], how)).toContain(digest("a"));
+    await said(["rollout", "undo", "chat", "-n", namespace], how);
+    expect(await specOf(poolPath)).toMatchObject({
+      template: { spec: { config: { pin: digest("a") } } },
+    });
+    await said(["rollout", "follow", "chat", "-n", namespace], how);
+    expect(JSON.stringify(await specOf(poolPath))).not.toContain('"pin"');
+  });
+
+  it("parks a node and lets it run again", async () => {
+    const how = { kubeconfig: admin };
+    await said(["park", "chat-1", "-n", namespace], how);
+    expect(await specOf(`${group}/resultitynodes/chat-1`)).toMatchObject({ replicas: 0 });
+    await said(["unpark", "rnode/chat-1", "-n", namespace], how);
+    expect(await specOf(`${group}/resultitynodes/chat-1`)).toMatchObject({ replicas: 1 });
+  });
+});
+
 describe("kubectl resultity that cannot answer", () => {
   const cases: readonly (readonly [string, readonly string[], number, string])[] = [
     [
@@ -371,7 +432,7 @@ describe("kubectl resultity that cannot answer", () => {
       1,
       "there is no rpool/chat-0 in namespace inference",
     ],
-    ["a kind that has no plan", ["plan", "rnode/chat-0", "-n", namespace], 2, "rnode/chat-0 is no pool"],
+    ["a kind that has no plan", ["plan", "rnode/chat-0", "-n", namespace], 2, "rnode/chat-0 is no rpool"],
     ["a wrong flag", ["status", "--wide"], 2, "see kubectl resultity --help"],
     ["no rights", ["status", "-n", "default"], 1, 'cannot list resource "resultity'],
     [

@@ -278,6 +278,28 @@ describe("a network that is well", () => {
     );
   });
 
+  test("with apply: Approve a new config waits, says what it changes, and moves when it is approved", async () => {
+    const patch = (config: object) =>
+      admin.mergePatch(networks, { namespace: scene.namespace, name: "testnet" }, { spec: { config } });
+    await patch({ apply: "Approve" });
+    const third = scene.authority.snapshot("3.0.0");
+    await scene.publish(third, scene.authority.release(third));
+    await scene.says("Fresh", "ApprovalNeeded");
+    await until(
+      "what it changes",
+      async () => (await scene.network()).status?.pending?.digest === third.digest,
+    );
+    expect(scene.config?.current).toBe(second.digest);
+    await patch({ approved: third.digest });
+    await until("the approved config", () => scene.config?.current === third.digest);
+    await scene.says("Fresh", "Current");
+    const { status } = await scene.network();
+    expect(status?.pending).toBeUndefined();
+    expect(status?.config?.digest).toBe(third.digest);
+    await patch({ apply: "Automatic", approved: null, pin: second.digest });
+    await until("the pin", () => scene.config?.current === second.digest);
+  });
+
   test("writes nothing and lists nothing in 10 s of steady state, in which IO answers that nothing changed", async () => {
     await scene.says("Ready", "AllWell");
     const asked = scene.io.log.length;

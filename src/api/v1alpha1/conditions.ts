@@ -42,6 +42,7 @@ export const networkReasons = [
   // Fresh
   "Current",
   "ExpiresSoon",
+  "ApprovalNeeded",
   "Expired",
   // Ready
   "AllWell",
@@ -125,6 +126,8 @@ export const poolReasons = [
   "RollingOut",
   "Scaling",
   "Paused",
+  "Partitioned",
+  "MaintenanceWindow",
   "WaitingForNode",
   "Stalled",
   "NetworkNotFound",

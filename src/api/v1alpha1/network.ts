@@ -51,6 +51,23 @@ const trust = withRules(
   "The signed root statement of the network, which names the keys that may sign its config. Take it from a place that you trust; whoever can write it decides what the nodes run.",
 );
 
+const maintenanceWindow = z.strictObject({
+  schedule: withRules(
+    z.string().min(9).max(128),
+    matching(
+      /^[0-9A-Za-z*,\/#?-]+( [0-9A-Za-z*,\/#?-]+){4}$/,
+      'must be five cron fields separated by one space (minute, hour, day of month, month, day of week), for example "0 2 * * 6"',
+    ),
+  ).describe("When the window opens, in cron's five fields: minute, hour, day of month, month, day of week."),
+  durationMinutes: z.int().min(1).max(10_080).describe("How long it stays open, in minutes."),
+  timeZone: withRules(
+    z.string().min(1).max(64),
+    matching(/^[A-Za-z0-9_+/-]+$/, 'must be an IANA time zone, for example "Europe/Berlin"'),
+  )
+    .describe("IANA name of the time zone of the schedule.")
+    .default("UTC"),
+});
+
 export const networkSpec = z
   .strictObject({
     environment: withRules(
@@ -78,6 +95,22 @@ export const networkSpec = z
             "Digest of the config to stay at, in place of the one that the network's newest release calls current. It must be one that the release allows.",
           )
           .optional(),
+        apply: z
+          .enum(["Automatic", "Approve"])
+          .describe(
+            "Whether nodes move by themselves to each config that the network's newest release calls current, or wait until a person has approved it. A pin needs no approval.",
+          )
+          .default("Automatic"),
+        approved: digest()
+          .describe(
+            "With `apply: Approve`, the config that may be moved to. `kubectl resultity approve` sets it to the one in status.pending.",
+          )
+          .optional(),
+        maintenanceWindows: listAtomic(maintenanceWindow, 16)
+          .describe(
+            "When nodes in service may be restarted for what the network brings: a new config, agent image or endpoint. Empty: at all times. What needs no restart moves at once, as do nodes that are not in service; edits of pools and nodes do not wait.",
+          )
+          .default([]),
         refreshIntervalSeconds: z
           .int()
           .min(5)
@@ -117,6 +150,16 @@ export const networkStatus = z
         models: listSet(modelName(), 256).describe("The models that this config lists.").optional(),
       })
       .describe("The verified config of the network.")
+      .optional(),
+    pending: z
+      .strictObject({
+        digest: observedDigest().describe("Digest of the config."),
+        version: z.string().max(128).describe("Its version, as the network calls it."),
+        changes: listAtomic(z.string().max(256), 32).describe(
+          "What it changes against the config that nodes move to now, a line each.",
+        ),
+      })
+      .describe("The config that waits for approval.")
       .optional(),
     history: listMap(
       z.strictObject({

@@ -50,6 +50,14 @@ export const poolSpec = z
                 "Most nodes that may be out of service for an update at once: a number, or a percentage of replicas, rounded down and at least 1.",
               )
               .default(1),
+            partition: z
+              .int()
+              .min(0)
+              .max(maxPoolReplicas)
+              .describe(
+                "Nodes whose number is less than this are left as they are: a new config or template is tried on the others first. 0: all are updated.",
+              )
+              .default(0),
           })
           .describe("How an update goes from node to node.")
           .prefault({}),

@@ -298,8 +298,9 @@ function arrive({ seen, children, pods, told }: Paper, name: string): void {
 function heldBack(paper: Paper): string[] {
   const seen = observation(paper);
   const { pool } = seen;
-  const strategy = { rollingUpdate: { maxUnavailable: "100%" }, paused: false };
-  const free = planPool({ ...seen, pool: { ...pool, spec: { ...pool.spec, strategy } } });
+  const { partition } = pool.spec.strategy.rollingUpdate;
+  const strategy = { rollingUpdate: { maxUnavailable: "100%", partition }, paused: false };
+  const free = planPool({ ...seen, mayRestart: true, pool: { ...pool, spec: { ...pool.spec, strategy } } });
   return [...byNode(free, paper).keys()];
 }
 

@@ -36,7 +36,15 @@ export function waitsOf(seen: PoolObservation, { held, unwell }: Forecast): read
   }
   if (held.length > 0 && pool.spec.strategy.paused) {
     waits.push(
-      `updates are paused: ${listed(held)} ${held.length === 1 ? "has" : "have"} yet to move; to go on: kubectl -n ${namespace} patch rpool ${name} --type=merge -p '{"spec":{"strategy":{"paused":false}}}'`,
+      `updates are paused: ${listed(held)} ${held.length === 1 ? "has" : "have"} yet to move; to go on: kubectl resultity rollout resume ${name} -n ${namespace}`,
+    );
+  } else if (held.length > 0 && !seen.mayRestart) {
+    const opens =
+      seen.restartsUntil === undefined
+        ? ""
+        : `, which opens at ${new Date(seen.restartsUntil).toISOString().slice(0, 19)}Z`;
+    waits.push(
+      `${listed(held)} ${held.length === 1 ? "waits" : "wait"} for the network's maintenance window${opens}`,
     );
   } else if (held.length > 0) {
     const cause =

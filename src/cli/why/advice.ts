@@ -10,7 +10,7 @@ export const nodeAdvice: Readonly<Partial<Record<NodeReason, Advice>>> = {
   PodNotCreated: ({ namespace, name }) =>
     `it is made once the config is there (see ConfigApplied); if nothing else is wrong: kubectl -n ${namespace} get events --field-selector regarding.name=${name}`,
   Unschedulable: ({ namespace, name }) => `kubectl -n ${namespace} describe pod ${name}`,
-  Parked: ({ namespace, name }) => `to run it: kubectl -n ${namespace} scale rnode ${name} --replicas=1`,
+  Parked: ({ namespace, name }) => `to run it: kubectl resultity unpark ${name} -n ${namespace}`,
   StageFailed: ({ namespace, name }) => `kubectl -n ${namespace} logs ${name} -c agent`,
   ImagePullFailed: ({ namespace, name }) => `kubectl -n ${namespace} describe pod ${name}`,
   AgentStarting: ({ namespace, name }) => `kubectl -n ${namespace} logs ${name} -c agent`,
@@ -35,8 +35,7 @@ export const nodeAdvice: Readonly<Partial<Record<NodeReason, Advice>>> = {
 export const poolAdvice: Readonly<Partial<Record<PoolReason, Advice>>> = {
   MinimumUnavailable: ({ namespace, name }) =>
     `see which nodes are out: kubectl resultity status ${name} -n ${namespace}`,
-  Paused: ({ namespace, name }) =>
-    `kubectl -n ${namespace} patch rpool ${name} --type=merge -p '{"spec":{"strategy":{"paused":false}}}'`,
+  Paused: ({ namespace, name }) => `kubectl resultity rollout resume ${name} -n ${namespace}`,
   Stalled: ({ namespace, name }) => `kubectl resultity status ${name} -n ${namespace}`,
   NotYetKnown: () => operatorLog,
   PermissionMissing: () => "apply the operator's rights again: kubectl apply -f manifests/install.yaml",

@@ -46,6 +46,12 @@ export function whyNetwork(
           ]
         : []),
       ...(spec.config.pin === undefined ? [] : [["pinned to", spec.config.pin] as const]),
+      ...(status?.pending
+        ? [
+            ["waits for approval", `${status.pending.digest} (${status.pending.version})`] as const,
+            ...status.pending.changes.map((line) => ["which changes", line] as const),
+          ]
+        : []),
       ...usesOf(network, nodes),
     ],
     next: [

@@ -11,6 +11,9 @@ export const mostDigests = 3;
 export interface Choosing {
   readonly release: Release | undefined;
   readonly pin: string | undefined;
+  /** With `Approve` a config that nobody has pinned waits until it is the approved one. */
+  readonly apply: "Automatic" | "Approve";
+  readonly approved: string | undefined;
   /** Digest that nodes were moved to so far. */
   readonly previous: string | undefined;
   readonly nodes: readonly NodeUse[];
@@ -29,6 +32,8 @@ export interface Choice {
   readonly held: readonly ConfigDigest[];
   /** Digests for which there is no room. */
   readonly waiting: readonly ConfigDigest[];
+  /** Digest that waits to be approved. */
+  readonly pending?: ConfigDigest;
   /** Why nodes do not move to the pin, or to what the release calls current. */
   readonly pinFinding?: Finding;
   readonly expired?: Finding;
@@ -51,9 +56,22 @@ export function chooseDigests(seen: Choosing): Choice {
   const wanted = listed(release, pin ?? release.current)?.digest;
   if (wanted === undefined)
     return { ...settle(seen, previous, undefined, inUse), pinFinding: notAllowed(release, pin) };
-  const expired = valid(wanted) ? {} : { expired: expiredFinding(release, wanted, pin) };
+  const fix =
+    pin === undefined
+      ? "the network has to publish a new release"
+      : "remove spec.config.pin, or wait for a release that renews it";
+  const expired = valid(wanted) ? {} : { expired: expiredFinding(release, wanted, fix) };
   if (!valid(wanted) && wanted !== previous)
     return { ...settle(seen, previous, undefined, inUse), ...expired };
+
+  if (pin === undefined && needsApproval(seen, wanted)) {
+    const over = previous !== undefined && !valid(previous);
+    return {
+      ...settle(seen, previous, undefined, inUse),
+      pending: wanted,
+      ...(over && { expired: expiredFinding(release, previous, `approve config ${wanted}`) }),
+    };
+  }
 
   const busy = inUse.filter(valid);
   if (wanted !== previous && !busy.includes(wanted) && busy.length >= mostDigests) {
@@ -69,6 +87,11 @@ export function chooseDigests(seen: Choosing): Choice {
     ...expired,
     ...(waiting.length > 0 && { tooMany: tooManyFinding(waiting, settled.held) }),
   };
+}
+
+/** What nodes move to already needs none: it was approved, or it was there before approval was asked for. */
+function needsApproval({ apply, approved, previous }: Choosing, wanted: ConfigDigest): boolean {
+  return apply === "Approve" && wanted !== previous && wanted !== approved;
 }
 
 function listed(release: Release, digest: string) {
@@ -135,12 +158,8 @@ function notAllowed(release: Release, pin: string | undefined): Finding {
   };
 }
 
-function expiredFinding(release: Release, digest: ConfigDigest, pin: string | undefined): Finding {
+function expiredFinding(release: Release, digest: ConfigDigest, fix: string): Finding {
   const at = timeText(expiryOf(release, digest) ?? 0);
-  const fix =
-    pin === undefined
-      ? "the network has to publish a new release"
-      : "remove spec.config.pin, or wait for a release that renews it";
   return {
     reason: "Expired",
     message: `config ${digest} expired at ${at} by release ${release.sequence}: nodes take no new jobs under it and none moves to it; ${fix}`,

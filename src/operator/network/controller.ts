@@ -154,10 +154,11 @@ class NetworkReconciler {
       await refreshDocuments(network, knowledge, this.#fetching, signal);
     }
     await this.#carryOut(into, ["fetch-snapshot"], signal);
-    const { current, next, held } = await this.#carryOut(into, ["apply-config-map", "publish"], signal);
-    knowledge.current = current ?? knowledge.current;
+    const choice = await this.#carryOut(into, ["apply-config-map", "publish"], signal);
+    knowledge.current = choice.current ?? knowledge.current;
+    const wanted = new Set([choice.next, choice.pending, ...choice.held]);
     for (const digest of knowledge.snapshots.keys()) {
-      if (digest !== next && !held.includes(digest)) knowledge.snapshots.delete(digest);
+      if (!wanted.has(digest)) knowledge.snapshots.delete(digest);
     }
   }
 

@@ -7,6 +7,10 @@ import { type Choice, chooseDigests } from "./choose.ts";
 import { entriesOf, isOurs } from "./entries.ts";
 import type { Knowledge } from "./knowledge.ts";
 import type { NodeUse } from "./observe.ts";
+import { type Restarts, restartsAt } from "./windows.ts";
+
+// `kubectl resultity plan` asks it about the spec that it has read.
+export { restartsAt } from "./windows.ts";
 
 /** All that the plan of a network depends on. */
 export interface NetworkObservation {
@@ -30,9 +34,10 @@ export type NetworkAction =
     }
   | { readonly type: "publish"; readonly config: NetworkConfig; readonly reason: string };
 
-/** What is to be done, and the choice that it follows from. */
+/** What is to be done, and what it follows from. */
 export interface NetworkPlan {
   readonly choice: Choice;
+  readonly restarts: Restarts;
   readonly actions: readonly NetworkAction[];
 }
 
@@ -42,24 +47,33 @@ export function planNetwork(seen: NetworkObservation): NetworkPlan {
   const choice = chooseDigests({
     release: knowledge.release?.release,
     pin: network.spec.config.pin,
+    apply: network.spec.config.apply,
+    approved: network.spec.config.approved,
     previous: knowledge.current ?? network.status?.config?.digest,
     nodes,
     has: (digest) => knowledge.snapshots.has(digest),
     now,
   });
+  const restarts = restartsAt(network.spec.config.maintenanceWindows, now);
   return {
     choice,
-    actions: [...planFetches(seen, choice), ...planConfigMap(seen, choice), ...planPublish(seen, choice)],
+    restarts,
+    actions: [
+      ...planFetches(seen, choice),
+      ...planConfigMap(seen, choice),
+      ...planPublish(seen, choice, restarts),
+    ],
   };
 }
 
 /** Snapshots that are wanted, that the release still lists, and that are not there. */
 export function missingOf(
   { release, snapshots }: Readonly<Knowledge>,
-  { next, held }: Choice,
+  { next, held, pending }: Choice,
 ): readonly ConfigDigest[] {
   const allowed = new Set(release?.release.allowed.map(({ digest }) => digest));
-  const wanted = new Set(next === undefined ? held : [next, ...held]);
+  // What waits for approval is fetched too: a person approves what it changes.
+  const wanted = new Set([next, ...held, pending].filter((digest) => digest !== undefined));
   return [...wanted].filter((digest) => allowed.has(digest) && !snapshots.has(digest));
 }
 
@@ -71,7 +85,11 @@ function planFetches({ knowledge, monotonic }: NetworkObservation, choice: Choic
       type: "fetch-snapshot",
       digest,
       reason:
-        digest === choice.next ? "nodes are to move to it" : "a node of the network runs it or moves to it",
+        digest === choice.next
+          ? "nodes are to move to it"
+          : digest === choice.pending
+            ? "it waits for approval"
+            : "a node of the network runs it or moves to it",
     }));
 }
 
@@ -101,7 +119,11 @@ function difference(
   ].join("; ");
 }
 
-function planPublish({ network, knowledge, published }: NetworkObservation, choice: Choice): NetworkAction[] {
+function planPublish(
+  { network, knowledge, published }: NetworkObservation,
+  choice: Choice,
+  restarts: Restarts,
+): NetworkAction[] {
   const { root, accountKey } = knowledge;
   if (!root || !accountKey) return [];
   const snapshots = new Map<ConfigDigest, Snapshot>();
@@ -118,6 +140,8 @@ function planPublish({ network, knowledge, published }: NetworkObservation, choi
     release: knowledge.release?.release,
     current: choice.current,
     snapshots,
+    mayRestart: restarts.allowed,
+    restartsUntil: restarts.until,
   };
   if (published && sameConfig(published, config)) return [];
   const reason = published
@@ -135,6 +159,8 @@ function sameConfig(a: NetworkConfig, b: NetworkConfig): boolean {
     canonical(a.endpoints) === canonical(b.endpoints) &&
     a.release === b.release &&
     a.current === b.current &&
+    a.mayRestart === b.mayRestart &&
+    a.restartsUntil === b.restartsUntil &&
     canonical([...a.snapshots.keys()].sort()) === canonical([...b.snapshots.keys()].sort())
   );
 }

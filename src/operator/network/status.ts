@@ -6,6 +6,7 @@ import {
 } from "../../api/v1alpha1/conditions.ts";
 import type { NetworkStatus } from "../../api/v1alpha1/network.ts";
 import { timeText } from "./choose.ts";
+import { snapshotDifference } from "../../protocol/config/difference.ts";
 import { missingOf, type NetworkObservation, type NetworkPlan } from "./plan.ts";
 import type { Finding } from "./refusal.ts";
 import { expiryOf } from "./trust.ts";
@@ -51,9 +52,11 @@ export function networkStatusOf(inputs: StatusInputs): NetworkStatus {
     );
   }
   const history = historyOf(seen, config);
+  const pending = pendingOf(inputs);
   return {
     observedGeneration: generation,
     ...(config && { config }),
+    ...(pending && { pending }),
     ...(history.length > 0 && { history }),
     nodes: {
       total: nodes.length,
@@ -128,12 +131,42 @@ function trustedOf(inputs: StatusInputs): Verdict {
 function freshOf({ seen, plan }: StatusInputs): Verdict {
   const { expired, current } = plan.choice;
   if (expired) return failed(expired);
+  const approval = approvalOf({ seen, plan });
+  if (approval && current === undefined) return failed(approval);
   const release = seen.knowledge.release?.release;
   const expires = expiryOf(release, current);
   if (!release || expires === undefined) return unknown("no config of the network is in force yet");
   const until = `config ${current} is valid until ${timeText(expires)} by release ${release.sequence}`;
-  if (seen.now < expiresSoonAt(release.released_at, expires)) return well("Current", until);
+  if (seen.now < expiresSoonAt(release.released_at, expires))
+    return approval ? well("ApprovalNeeded", approval.message) : well("Current", until);
   return well("ExpiresSoon", `${until}, which is soon: the network has to publish a new release before`);
+}
+
+/** That a config waits for a person, and how to let it through. */
+function approvalOf({ seen, plan }: Pick<StatusInputs, "seen" | "plan">): Finding | undefined {
+  const { pending, current } = plan.choice;
+  if (pending === undefined) return undefined;
+  const { name, namespace } = seen.network.metadata;
+  const stay = current === undefined ? "no node runs until then" : `nodes stay at ${current} until then`;
+  return {
+    reason: "ApprovalNeeded",
+    message: `config ${pending} waits for approval (status.pending says what it changes): kubectl resultity approve ${name} -n ${namespace}; ${stay}`,
+  };
+}
+
+function pendingOf({ seen, plan }: StatusInputs): NetworkStatus["pending"] {
+  const { pending, current } = plan.choice;
+  if (pending === undefined) return undefined;
+  const { snapshots } = seen.knowledge;
+  const snapshot = snapshots.get(pending)?.snapshot;
+  // Until it has been fetched nobody can say what it changes.
+  if (!snapshot) return undefined;
+  const before = current === undefined ? undefined : snapshots.get(current)?.snapshot;
+  return {
+    digest: pending,
+    version: snapshot.version,
+    changes: [...snapshotDifference(before, snapshot)],
+  };
 }
 
 /** Wall time, ms, from which a config counts as one that expires soon. */
@@ -141,12 +174,13 @@ function expiresSoonAt(released: number, expires: number): number {
   return expires - expiresSoonShare * Math.max(0, expires - released);
 }
 
-/** Wall times, ms, at which conditions change by themselves. */
+/** Wall times, ms, at which something changes by itself. */
 export function turningPoints({ seen, plan }: Pick<StatusInputs, "seen" | "plan">): readonly number[] {
   const release = seen.knowledge.release?.release;
   const expires = expiryOf(release, plan.choice.current);
-  if (!release || expires === undefined) return [];
-  return [expiresSoonAt(release.released_at, expires), expires];
+  const windows = plan.restarts.until === undefined ? [] : [plan.restarts.until];
+  if (!release || expires === undefined) return windows;
+  return [...windows, expiresSoonAt(release.released_at, expires), expires];
 }
 
 function readyOf({ seen, plan, refusal }: StatusInputs, others: readonly Verdict[]): Verdict {
@@ -162,9 +196,10 @@ function readyOf({ seen, plan, refusal }: StatusInputs, others: readonly Verdict
     return failed({ reason: "SpecInvalid", message });
   }
   if (plan.choice.tooMany) return failed(plan.choice.tooMany);
+  if (plan.restarts.finding) return failed(plan.restarts.finding);
   const open = others.find(({ status }) => status === "Unknown");
   if (open) return open;
-  const soon = others.find(({ reason }) => reason === "ExpiresSoon");
+  const soon = others.find(({ reason }) => reason === "ExpiresSoon" || reason === "ApprovalNeeded");
   return well("AllWell", soon ? soon.message : `nodes move to config ${plan.choice.current}`);
 }
 

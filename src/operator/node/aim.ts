@@ -1,10 +1,11 @@
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
-import type { NodeReason } from "../../api/v1alpha1/conditions.ts";
+import { isTrue, type NodeReason } from "../../api/v1alpha1/conditions.ts";
 import { messageOf } from "../../lib/errors.ts";
 import { ProtocolError } from "../../protocol/codes.ts";
 import { checkAllowed } from "../../protocol/config/release.ts";
 import { type Selection, selectRuntime } from "../../protocol/config/select.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
+import { moveInterrupts } from "../move.ts";
 import type { NetworkConfig } from "../views.ts";
 import type { Note } from "./plan.ts";
 
@@ -32,12 +33,26 @@ export interface AimInputs {
 }
 
 /** Digest that the node should run, whether or not it can be had: DESIGN §4, "No target: keep what is applied". */
-export function wantedDigest({ node, inPool, config, running }: AimInputs): ConfigDigest | undefined {
+export function wantedDigest(inputs: AimInputs): ConfigDigest | undefined {
+  const { node, inPool, config, running } = inputs;
   const pin = digestOf(node.spec.config?.pin);
-  if (!inPool) return pin ?? config.current ?? running;
+  if (!inPool) return pin ?? (waitsForWindow(inputs) ? running : config.current) ?? running;
   const target = digestOf(node.status?.config?.target);
   const applied = running ?? digestOf(node.status?.config?.applied);
   return target ?? applied ?? pin ?? config.current;
+}
+
+/**
+ * Whether a node without a pool stays at what it runs until the network's maintenance window opens: it serves, the move
+ * would interrupt it, and what it runs may still be run.
+ */
+function waitsForWindow({ node, config, running, now }: AimInputs): boolean {
+  const { current, release, snapshots } = config;
+  if (config.mayRestart || running === undefined || current === undefined || current === running)
+    return false;
+  if (!isTrue(node.status?.conditions, "Ready")) return false;
+  if ((release?.allowed.find(({ digest }) => digest === running)?.expires ?? 0) <= now) return false;
+  return moveInterrupts(node.spec, snapshots.get(running), snapshots.get(current));
 }
 
 /** The CRD has checked the form. */

@@ -362,11 +362,13 @@ function order(
 
 /**
  * A config moves when the pool says so, and a node's own spec when its owner changes it. What all nodes share (agent
- * image, endpoints) has no such conductor, so they take turns; a node that does not serve loses nothing.
+ * image, endpoints) has no such conductor, so they take turns, within the network's maintenance windows; a node that does
+ * not serve loses nothing.
  */
 function mayDisturb({ o, pod, desired, steps }: Scene): boolean {
   const begun = desired.plannedStop === "agent-image" || desired.plannedStop === "recreate";
-  if (begun || o.turn || !pod.ready || !o.config) return true;
+  if (begun || !pod.ready || !o.config) return true;
+  if (o.turn && o.config.mayRestart) return true;
   const recreate = steps.some(({ action }) => action === "recreate");
   return recreate && !onlySharedDiffers(pod.inputsHash, podInputsHash(o.node, o.config));
 }
@@ -374,7 +376,9 @@ function mayDisturb({ o, pod, desired, steps }: Scene): boolean {
 function awaitTurn(scene: Scene, step: ChangeStep): Decision {
   // A move to another config waits too: it would take an image patch that the new pod makes needless.
   const { actions, note } = settle(scene, scene.desired.target);
-  const wait: Action = { type: "wait", ms: turnMs, reason: `${step.reason}: another node goes first` };
+  const whom =
+    scene.o.config?.mayRestart === false ? "the maintenance window is closed" : "another node goes first";
+  const wait: Action = { type: "wait", ms: turnMs, reason: `${step.reason}: ${whom}` };
   return { actions: [...actions, wait], ...(note ? { note } : {}) };
 }
 

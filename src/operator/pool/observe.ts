@@ -4,18 +4,27 @@ import { controllerOf, keyOf } from "../../kube/object.ts";
 import type { PodDisruptionBudget } from "../../kube/resources.ts";
 import type { ReadStore } from "../../kube/store.ts";
 import type { Caches, OperatorContext } from "../context.ts";
+import type { Snapshot } from "../../protocol/config/snapshot.ts";
+import { moveInterrupts } from "../move.ts";
 import { poolLabel } from "../names.ts";
+import type { NetworkConfig } from "../views.ts";
 import type { PoolObservation } from "./plan.ts";
 
 type Cached<T> = T extends { readonly store: ReadStore<infer Object> }
   ? { readonly store: Pick<ReadStore<Object>, "get" | "byIndex"> }
   : never;
 
+/** What a pool's plan needs to know of its network's config. */
+export type PoolConfig = Pick<NetworkConfig, "mayRestart" | "restartsUntil"> & {
+  readonly current: string | undefined;
+  readonly snapshots: ReadonlyMap<string, Snapshot>;
+};
+
 /** What a look at a pool takes: the operator's context has it, and so has who has just read the objects. */
 export interface PoolSight {
   readonly caches: { readonly [Kind in keyof Caches]: Cached<Caches[Kind]> };
   readonly configs: {
-    get(networkKey: string): { readonly current: string | undefined } | undefined;
+    get(networkKey: string): PoolConfig | undefined;
   };
   readonly clock: Pick<OperatorContext["clock"], "now">;
 }
@@ -35,8 +44,28 @@ export function observePool(sight: PoolSight, key: string): PoolObservation | un
     hasPod: (child) => caches.pods.store.get(keyOf(child)) !== undefined,
     networkKnown: caches.networks.store.get(networkKey) !== undefined,
     current: config?.current,
+    mayRestart: config?.mayRestart ?? true,
+    restartsUntil: config?.restartsUntil,
+    interrupts: interruptsWith(config?.snapshots),
     budget: budgetOf(caches.budgets.store.get(`${namespace}/${name}`), pool),
     now: clock.now(),
+  };
+}
+
+/** Many children move between the same two configs: each pair of spec and configs is worked out once. */
+function interruptsWith(snapshots: ReadonlyMap<string, Snapshot> | undefined): PoolObservation["interrupts"] {
+  const known = new Map<string, boolean>();
+  return ({ spec, status }, digest) => {
+    const applied = status?.config?.applied;
+    if (applied === undefined) return true;
+    const { runtime, gpu, models } = spec;
+    const key = JSON.stringify([applied, digest, runtime.engine, runtime.image, gpu.product, models]);
+    let answer = known.get(key);
+    if (answer === undefined) {
+      answer = moveInterrupts(spec, snapshots?.get(applied), snapshots?.get(digest));
+      known.set(key, answer);
+    }
+    return answer;
   };
 }
 

@@ -28,6 +28,12 @@ export interface PoolObservation {
   readonly networkKnown: boolean;
   /** Digest that the network's nodes move to; undefined while none is verified. */
   readonly current: string | undefined;
+  /** False outside of the network's maintenance windows: then no node in service is restarted for a config. */
+  readonly mayRestart: boolean;
+  /** Wall time, ms, at which `mayRestart` changes by itself; undefined = never. */
+  readonly restartsUntil: number | undefined;
+  /** Whether the child's jobs are interrupted when it moves from the config that it applied to `digest`. */
+  readonly interrupts: (child: ResultityNode, digest: string) => boolean;
   /** The PodDisruptionBudget of the pool's name. `ours`: we made it. `intact`: it selects the pool's pods. */
   readonly budget:
     | { readonly ours: boolean; readonly intact: boolean; readonly minAvailable: unknown }
@@ -137,8 +143,9 @@ export function budgetSize(pool: ResultityNodePool, children: readonly Resultity
 
 /**
  * The rolling update: a window of at most `maxUnavailable` nodes that are out of service, for whatever reason, or told to
- * go. What is out of service already, or parked, moves for nothing; the others wait until the window has room. A
- * node that was told to move is told nothing new until it has arrived, unless the target itself changed.
+ * go. What is out of service already, or parked, moves for nothing, as does every node where the move interrupts no job;
+ * the others wait until the window has room, and for a config until restarts are allowed. A node that was told to move is
+ * told nothing new until it has arrived, unless the target itself changed.
  */
 function planUpdate(seen: PoolObservation, leaves: (child: ResultityNode) => boolean): PoolAction[] {
   const { pool } = seen;
@@ -152,8 +159,13 @@ function planUpdate(seen: PoolObservation, leaves: (child: ResultityNode) => boo
   for (const child of staying) {
     const steps = stepsOf(seen, child, wanted);
     if (steps.length === 0) continue;
-    const costsService = inService.has(child);
-    if (costsService && steps.some((step) => !isFree(pool, step))) {
+    const costly = inService.has(child) ? steps.filter((step) => !isFree(seen, step)) : [];
+    if (costly.length > 0) {
+      // An edit of the pool is somebody's wish for now; a config that the network brings can wait.
+      if (!seen.mayRestart && costly.every(({ type }) => type === "target")) {
+        actions.push(...steps.filter((step) => !costly.includes(step)));
+        continue;
+      }
       if (room <= 0) continue;
       room--;
     }
@@ -162,16 +174,22 @@ function planUpdate(seen: PoolObservation, leaves: (child: ResultityNode) => boo
   return actions;
 }
 
-/** Labels and annotations interrupt nothing. */
-function isFree(pool: ResultityNodePool, step: PoolAction): boolean {
-  return step.type === "update" && hasSpec(pool, step.child);
+/** Labels and annotations interrupt nothing, nor do configs that differ in what is applied live. */
+function isFree({ pool, interrupts }: PoolObservation, step: PoolAction): boolean {
+  if (step.type === "update") return hasSpec(pool, step.child);
+  return step.type === "target" && !interrupts(step.child, step.digest);
+}
+
+/** True where the update leaves a child as it is, unless it has no config yet: its number is under the partition. */
+export function isHeldBack(pool: ResultityNodePool, child: ResultityNode): boolean {
+  return ordinalOf(pool, child) < pool.spec.strategy.rollingUpdate.partition;
 }
 
 function stepsOf(seen: PoolObservation, child: ResultityNode, wanted: string | undefined): PoolAction[] {
   const { pool } = seen;
   const target = child.status?.config?.target;
   const steps: PoolAction[] = [];
-  if (pool.spec.strategy.paused) {
+  if (pool.spec.strategy.paused || isHeldBack(pool, child)) {
     const first = target === undefined ? (commonDigest(seen) ?? wanted) : undefined;
     if (first !== undefined)
       steps.push({ type: "target", child, digest: first, reason: "a new node needs a config" });
@@ -188,7 +206,7 @@ function stepsOf(seen: PoolObservation, child: ResultityNode, wanted: string | u
   return steps;
 }
 
-/** What most nodes run: a node that joins a paused pool runs what its siblings run. */
+/** What most nodes run: a node that joins a pool that stands still runs what its siblings run. */
 function commonDigest({ children }: PoolObservation): string | undefined {
   const counts = new Map<string, number>();
   for (const child of children) {

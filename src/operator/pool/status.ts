@@ -10,7 +10,7 @@ import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { PoolStatus } from "../../api/v1alpha1/pool.ts";
 import { poolLabel } from "../names.ts";
 import { hasSpec, isLeaving, isMoving, isParked, isReady } from "./child.ts";
-import { budgetSize, type PoolObservation, wantedDigest } from "./plan.ts";
+import { budgetSize, isHeldBack, type PoolObservation, wantedDigest } from "./plan.ts";
 import { minAvailableOf } from "./window.ts";
 
 /** The pool's status as it follows from what is seen; what was there before lends only its times. */
@@ -227,6 +227,19 @@ function progressOf(seen: PoolObservation, { wanted, staying, updated }: Counted
       "False",
       "Paused",
       `${updated.length} of ${staying.length} nodes are updated; set strategy.paused to false to go on`,
+    );
+  const held = staying.filter((child) => isHeldBack(pool, child) && !updated.includes(child)).length;
+  if (held > 0 && held === staying.length - updated.length)
+    return say(
+      "True",
+      "Partitioned",
+      `${updated.length} of ${staying.length} nodes are updated; the others are under strategy.rollingUpdate.partition, which is ${pool.spec.strategy.rollingUpdate.partition}`,
+    );
+  if (!seen.mayRestart && !waiting)
+    return say(
+      "True",
+      "MaintenanceWindow",
+      `${updated.length} of ${staying.length} nodes are updated; the others wait for the network's maintenance window${seen.restartsUntil === undefined ? ", and none is to come" : ` at ${new Date(seen.restartsUntil).toISOString().slice(0, 19)}Z`}`,
     );
   return say(
     "True",

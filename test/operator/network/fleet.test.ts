@@ -58,6 +58,8 @@ const config = (endpoints: readonly string[], secret = accountKey): NetworkConfi
   endpoints,
   release: undefined,
   current: undefined,
+  mayRestart: true,
+  restartsUntil: undefined,
   snapshots: new Map(),
 });
 const feedNumber = (count: number): Promise<OpenFeed> => until(`feed ${count}`, () => io.feeds[count - 1]);

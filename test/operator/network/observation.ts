@@ -34,7 +34,12 @@ export function networkObject(
       endpoints: [...endpoints],
       trust: { rootConfigMap: { name: "root", key: "root.json" } },
       account: { id: "acme", secretName: "account" },
-      config: { refreshIntervalSeconds: 30, ...(pin !== undefined && { pin }) },
+      config: {
+        apply: "Automatic",
+        maintenanceWindows: [],
+        refreshIntervalSeconds: 30,
+        ...(pin !== undefined && { pin }),
+      },
       agent: { image: "agent@sha256:1" },
     },
     ...(status && { status }),

@@ -33,6 +33,9 @@ describe("which digests nodes move to and the ConfigMap holds", () => {
     readonly next?: string;
     readonly held: string;
     readonly waiting?: string;
+    /** With it configs wait for approval, and this one has it; "" = none has. */
+    readonly approved?: string;
+    readonly pending?: string;
     readonly finding?: string;
   }
   const rows: readonly Row[] = [
@@ -182,6 +185,71 @@ describe("which digests nodes move to and the ConfigMap holds", () => {
       waiting: "D",
       finding: "TooManyDigests",
     },
+    {
+      name: "a new one waits for approval",
+      allowed: "BA",
+      previous: "A",
+      nodes: ["A A"],
+      approved: "",
+      current: "A",
+      held: "A",
+      pending: "B",
+    },
+    {
+      name: "another one is approved",
+      allowed: "CBA",
+      previous: "A",
+      approved: "B",
+      current: "A",
+      held: "A",
+      pending: "C",
+    },
+    {
+      name: "the approved one goes on",
+      allowed: "BA",
+      previous: "A",
+      nodes: ["A A"],
+      approved: "B",
+      current: "B",
+      held: "BA",
+    },
+    {
+      name: "what nodes are at needs no approval",
+      allowed: "A",
+      previous: "A",
+      approved: "",
+      current: "A",
+      held: "A",
+    },
+    {
+      name: "nor does a pin",
+      allowed: "BA",
+      pin: "B",
+      previous: "A",
+      approved: "",
+      current: "B",
+      held: "B",
+    },
+    {
+      name: "the first one of all waits too",
+      allowed: "A",
+      approved: "",
+      current: "-",
+      next: "-",
+      held: "",
+      pending: "A",
+    },
+    {
+      name: "what nodes are at expires while the next one waits",
+      allowed: "Ba",
+      previous: "A",
+      nodes: ["A A"],
+      approved: "",
+      current: "A",
+      held: "A",
+      pending: "B",
+      finding: "Expired",
+    },
   ];
   test.each(rows)("$name", (row) => {
     const nodes: NodeUse[] = (row.nodes ?? []).map((text) => {
@@ -202,6 +270,8 @@ describe("which digests nodes move to and the ConfigMap holds", () => {
       },
       pin: row.pin && digestOf(row.pin),
       previous: row.previous && digestOf(row.previous),
+      apply: row.approved === undefined ? "Automatic" : "Approve",
+      approved: row.approved === "" || row.approved === undefined ? undefined : digestOf(row.approved),
       nodes,
       has: (digest) => row.has === undefined || row.has.includes(lettersOf([digest])),
       now,
@@ -212,12 +282,14 @@ describe("which digests nodes move to and the ConfigMap holds", () => {
       next: lettersOf([choice.next]),
       held: lettersOf(choice.held),
       waiting: lettersOf(choice.waiting),
+      pending: lettersOf([choice.pending]),
       finding: (pinFinding ?? expired ?? tooMany)?.reason,
     }).toEqual({
       current: row.current,
       next: row.next ?? row.current,
       held: row.held,
       waiting: row.waiting ?? "",
+      pending: row.pending ?? "-",
       finding: row.finding,
     });
   });
@@ -226,6 +298,8 @@ describe("which digests nodes move to and the ConfigMap holds", () => {
     const choice = chooseDigests({
       release: undefined,
       pin: digestOf("A"),
+      apply: "Automatic",
+      approved: undefined,
       previous: digestOf("A"),
       nodes: [],
       has: () => true,

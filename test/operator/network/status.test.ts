@@ -224,3 +224,62 @@ describe("the status", () => {
     expect(turningPoints({ seen, plan: planNetwork(seen) })).toEqual([now + 22.5 * day, now + 30 * day]);
   });
 });
+
+describe("approval and maintenance windows", () => {
+  const newer = authority.release(second, { sequence: 2 });
+  const asking = (status?: Parameters<typeof networkObject>[1]) => {
+    const network = networkObject(undefined, status);
+    return {
+      ...network,
+      spec: { ...network.spec, config: { ...network.spec.config, apply: "Approve" as const } },
+    };
+  };
+  const at = (knowledge: Knowledge) => Object.assign(knowledge, { current: first.digest });
+
+  test("a config that waits is told with what it changes, and nodes stay", () => {
+    const knowledge = at(knowledgeOf(authority, newer, [first, second]));
+    const seen = observed({ knowledge, network: asking(statusOf(observed({ knowledge: good() }))) });
+    const status = statusOf(seen);
+    expect(networkStatus.parse(status)).toEqual(status);
+    expect(status.config?.digest).toBe(first.digest);
+    expect(status.pending).toMatchObject({ digest: second.digest, version: "2.0.0" });
+    expect(verdictsOf(seen)).toMatchObject({ Fresh: "True ApprovalNeeded", Ready: "True AllWell" });
+    expect(verdictsOf(seen).messages.Ready.message).toContain(
+      "kubectl resultity approve testnet -n inference",
+    );
+  });
+
+  test("its snapshot is fetched, or nobody could say what it changes", () => {
+    const seen = observed({ knowledge: at(knowledgeOf(authority, newer, [first])), network: asking() });
+    expect(planNetwork(seen).actions).toContainEqual({
+      type: "fetch-snapshot",
+      digest: second.digest,
+      reason: "it waits for approval",
+    });
+  });
+
+  test("a first config that waits makes the network not ready", () => {
+    const seen = observed({ knowledge: good(), network: asking() });
+    expect(verdictsOf(seen)).toMatchObject({ Fresh: "False ApprovalNeeded", Ready: "False ApprovalNeeded" });
+  });
+
+  test("windows are published with the config, looked at again when they open, and told when they never do", () => {
+    const window = (schedule: string) => {
+      const network = networkObject();
+      const maintenanceWindows = [{ schedule, durationMinutes: 60, timeZone: "UTC" }];
+      return {
+        ...network,
+        spec: { ...network.spec, config: { ...network.spec.config, maintenanceWindows } },
+      };
+    };
+    const seen = observed({ knowledge: good(), network: window("0 2 * * *") });
+    const plan = planNetwork(seen);
+    expect(turningPoints({ seen, plan })).toContain(now + 2 * 3_600_000);
+    expect(plan.actions).toContainEqual(
+      expect.objectContaining({ type: "publish", config: expect.objectContaining({ mayRestart: false }) }),
+    );
+    expect(verdictsOf(observed({ knowledge: good(), network: window("0 0 31 2 *") })).Ready).toBe(
+      "False SpecInvalid",
+    );
+  });
+});

@@ -89,6 +89,8 @@ export function configOf(
     release,
     current,
     snapshots: byDigest,
+    mayRestart: true,
+    restartsUntil: undefined,
     ...changes,
   };
 }
@@ -111,7 +113,7 @@ export function networkOf(agentVersion = "v1"): ResultityNetwork {
       endpoints: ["http://io.example:8000"],
       trust: { root: JSON.stringify(root.statement) },
       account: { id: "acme", secretName: "account" },
-      config: { refreshIntervalSeconds: 30 },
+      config: { apply: "Automatic", maintenanceWindows: [], refreshIntervalSeconds: 30 },
       agent: { image: imageOf("agent", agentVersion) },
     },
   };

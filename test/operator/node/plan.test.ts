@@ -529,3 +529,47 @@ describe("the session, as the network sees it", () => {
     expect(world.condition("Ready")).toBe("True AllWell");
   });
 });
+
+describe("outside of the network's maintenance windows", () => {
+  const closed = (current: typeof v1) =>
+    configOf([v1, v2, v3], {
+      current: digestOfSnapshot(current),
+      mayRestart: false,
+      restartsUntil: Date.UTC(2026, 0, 3),
+    });
+
+  it("a node without a pool stays where it serves, and moves when the window opens", () => {
+    const world = new World(nodeOf(), configOf([v1, v2, v3]));
+    world.untilServing();
+    world.config = closed(v2);
+    expect(world.reconcile()).toEqual([]);
+    expect(world.condition("Ready")).toBe("True AllWell");
+    world.config = { ...closed(v2), mayRestart: true };
+    expect(world.reconcile()).toEqual(["annotate"]);
+    expect(world.desired.stage).toBe(d2);
+  });
+
+  it("its owner's pin does not wait", () => {
+    const world = new World(nodeOf(), configOf([v1, v2, v3]));
+    world.untilServing();
+    world.config = closed(v2);
+    world.node = { ...world.node, spec: { ...world.node.spec, config: { pin: d3 } } };
+    expect(world.reconcile()).toEqual(["annotate"]);
+    expect(world.desired.stage).toBe(d3);
+  });
+
+  it("nor does a config that takes no restart", () => {
+    const live = snapshotOf("v1-live", { runtimes: v1.runtimes, subclouds: ["eu"] });
+    const world = new World(nodeOf(), configOf([v1, live]));
+    world.untilServing();
+    world.config = configOf([v1, live], { current: digestOfSnapshot(live), mayRestart: false });
+    expect(world.reconcile()).toEqual(["annotate"]);
+  });
+
+  it("a new agent image waits, though it is the node's turn", () => {
+    const world = serving();
+    world.network = networkOf("v2");
+    world.config = closed(v1);
+    expect(world.reconcile()).toEqual(["wait"]);
+  });
+});

@@ -40,6 +40,9 @@ export class Fleet {
   /** Names of children that have a pod. */
   readonly pods = new Set<string>();
   budget: PoolObservation["budget"];
+  mayRestart = true;
+  restartsUntil: number | undefined;
+  interrupts: PoolObservation["interrupts"] = () => true;
   #uid = 0;
 
   constructor(pool: ResultityNodePool) {
@@ -54,6 +57,9 @@ export class Fleet {
       hasPod: (child) => this.pods.has(child.metadata.name),
       networkKnown: true,
       current: this.current,
+      mayRestart: this.mayRestart,
+      restartsUntil: this.restartsUntil,
+      interrupts: this.interrupts,
       budget: this.budget,
       now,
     };

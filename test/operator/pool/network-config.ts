@@ -16,5 +16,7 @@ export function mintTestConfig(current: string): NetworkConfig {
     release,
     current: current as ConfigDigest,
     snapshots: new Map(),
+    mayRestart: true,
+    restartsUntil: undefined,
   };
 }

@@ -324,3 +324,71 @@ function inService(fleet: Fleet): number {
 
 const retired = (actions: readonly PoolAction[]): number =>
   actions.filter(({ type }) => type === "retire").length;
+
+describe("what a config may interrupt", () => {
+  const names = ["chat-0", "chat-1", "chat-2"];
+
+  it("moves all at once where no job is interrupted", () => {
+    const fleet = settled(3);
+    fleet.current = digest("b");
+    fleet.interrupts = () => false;
+    expect(brief(fleet.reconcile())).toEqual(names.map((name) => `target ${name}`));
+  });
+
+  it("waits for the maintenance window with nodes in service, and with no others", () => {
+    const fleet = settled(3);
+    fleet.mayRestart = false;
+    fleet.restartsUntil = Date.UTC(2026, 0, 3, 2);
+    fleet.fail("chat-1");
+    fleet.current = digest("b");
+    expect(brief(fleet.reconcile())).toEqual(["target chat-1"]);
+    fleet.arrive("chat-1");
+    expect(brief(fleet.reconcile())).toEqual([]);
+    const progress = poolStatus(fleet.observe()).conditions?.find(({ type }) => type === "Progressing");
+    expect(progress).toMatchObject({ status: "True", reason: "MaintenanceWindow" });
+    expect(progress?.message).toContain("2026-01-03T02:00:00Z");
+    fleet.mayRestart = true;
+    expect(brief(fleet.reconcile())).toEqual(["target chat-0"]);
+  });
+
+  it("outside of the window moves what interrupts nobody, makes new nodes and carries out edits of the pool", () => {
+    const fleet = settled(2);
+    fleet.mayRestart = false;
+    fleet.current = digest("b");
+    fleet.interrupts = (child) => child.metadata.name !== "chat-1";
+    expect(brief(fleet.reconcile())).toEqual(["target chat-1"]);
+    fleet.arrive("chat-1");
+    withSpec(fleet, { replicas: 3 });
+    fleet.reconcile();
+    expect(brief(fleet.reconcile())).toEqual(["target chat-2"]);
+    fleet.settle();
+    const { template } = fleet.pool.spec;
+    const runtime = { ...template.spec.runtime, args: ["--other"] };
+    withSpec(fleet, { template: { ...template, spec: { ...template.spec, runtime } } });
+    expect(brief(fleet.reconcile())).toContain("update chat-0");
+  });
+});
+
+describe("a partition", () => {
+  it("leaves the nodes under it as they are, and says so when the others are done", () => {
+    const fleet = settled(3, { strategy: { rollingUpdate: { maxUnavailable: "100%", partition: 2 } } });
+    fleet.current = digest("b");
+    expect(brief(fleet.reconcile())).toEqual(["target chat-2"]);
+    fleet.arrive("chat-2");
+    expect(brief(fleet.reconcile())).toEqual([]);
+    const progress = poolStatus(fleet.observe()).conditions?.find(({ type }) => type === "Progressing");
+    expect(progress).toMatchObject({ status: "True", reason: "Partitioned" });
+    const rollingUpdate = { maxUnavailable: "100%", partition: 0 };
+    withSpec(fleet, { strategy: { ...fleet.pool.spec.strategy, rollingUpdate } });
+    expect(brief(fleet.reconcile())).toEqual(["target chat-0", "target chat-1"]);
+  });
+
+  it("gives a new node under it what its siblings run", () => {
+    const fleet = settled(3, { strategy: { rollingUpdate: { partition: 3 } } });
+    fleet.current = digest("b");
+    fleet.children.delete("chat-1");
+    fleet.reconcile();
+    fleet.reconcile();
+    expect(fleet.children.get("chat-1")?.status?.config?.target).toBe(digest("a"));
+  });
+});
