@@ -117,6 +117,13 @@ const serve: Command = {
       env: "RESULTITY_MAX_ASYNC_JOBS",
     },
     {
+      name: "max-bytes-in-flight",
+      value: "N",
+      help: "most bytes of requests and large bodies in memory at once; beyond it 429",
+      default: "268435456",
+      env: "RESULTITY_MAX_BYTES_IN_FLIGHT",
+    },
+    {
       name: "restore-grace",
       value: "45s",
       help: "how long after a start an asynchronous job waits for the node that had it",
@@ -201,6 +208,10 @@ async function serveUntilSignal({ args, out }: CommandContext): Promise<void> {
       );
       process.exit(70);
     },
+  }).catch(async (error: unknown) => {
+    // Its thread would keep the process alive.
+    await store.close();
+    throw error;
   });
   const waiting = readOffline(data);
   if (waiting) {
@@ -247,6 +258,7 @@ function optionsOf(args: CommandContext["args"], ownUrl: string): ServiceOptions
     baseUrls: audiences.map((url) => url.replace(/\/+$/, "")),
     heartbeatMs,
     maxAsyncJobs: countOf(args, "max-async-jobs"),
+    maxBytesInFlight: countOf(args, "max-bytes-in-flight"),
     dispatch: {
       ...serviceDefaults.dispatch,
       leaseMs: durationOf(args.get("lease"), "lease"),

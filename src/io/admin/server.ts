@@ -70,7 +70,9 @@ export interface NodeView {
 }
 
 /** A job as `io jobs list --json` shows it. */
-export type JobView = Omit<JobRow, "createdAt" | "finishedAt"> & {
+export type JobView = Omit<JobRow, "createdAt" | "finishedAt" | "durable"> & {
+  /** Whether a client waits on a connection. */
+  readonly mode: "sync" | "async";
   readonly createdAt: string;
   readonly finishedAt: string | null;
 };
@@ -100,6 +102,7 @@ export function adminServer(service: IoService): FastifyInstance {
       nodes: service.nodes.size,
       sessions: service.sessions.open,
       queued: service.dispatch.queued,
+      asyncQueued: service.dispatch.asyncQueued,
     }),
   );
 
@@ -217,7 +220,12 @@ export function adminServer(service: IoService): FastifyInstance {
       const error = "no such job: JOB is the `x-request-id` of a client's answer, see `io jobs list`";
       return reply.code(404).send({ error, code: "not_found" });
     }
-    return { ...jobView(service, kept.row), receipt: kept.receipt };
+    const { submission } = kept;
+    return {
+      ...jobView(service, kept.row),
+      ...(submission && { inputBytes: submission.inputBytes, deadline: iso(submission.deadline) }),
+      receipt: kept.receipt,
+    };
   });
 
   app.get("/receipts", async (request) => {
@@ -237,11 +245,12 @@ function parse<T>(schema: z.ZodMiniType<T>, value: unknown): T {
 }
 
 /** What is kept, with what memory knows better of a job that is under way. */
-function jobView(service: IoService, row: JobRow): JobView {
+function jobView(service: IoService, { durable, ...row }: JobRow): JobView {
   const now = service.dispatch.job(row.id);
   const live = service.desk.live.get(row.id);
   return {
     ...row,
+    mode: durable ? "async" : "sync",
     ...(now && live
       ? { state: now.state, attempt: now.attempt, node: now.node ?? null, relayedBytes: live.relayedBytes }
       : {}),

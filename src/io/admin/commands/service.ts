@@ -209,10 +209,11 @@ export const jobsList: Command = {
     }
     out(
       table(
-        ["JOB", "STATE", "ATTEMPT", "MODEL", "CONSUMER", "CREATED", "BYTES", "TOKENS", "ERROR"],
+        ["JOB", "STATE", "MODE", "ATTEMPT", "MODEL", "CONSUMER", "CREATED", "BYTES", "TOKENS", "ERROR"],
         jobs.map((job) => [
           job.id,
           job.state,
+          job.mode,
           String(job.attempt),
           job.model,
           job.consumer,
@@ -229,7 +230,8 @@ export const jobsList: Command = {
 export const jobsShow: Command = {
   name: "jobs show",
   positionals: ["JOB"],
-  summary: "Shows one job with its receipt. JOB is the `x-request-id` of the client's answer.",
+  summary:
+    "Shows one job with its receipt. JOB is the `x-request-id` of the client's answer, or the id of an asynchronous job.",
   flags: [dataFlag, jsonFlag],
   async run({ args, out }) {
     out(
