@@ -21,7 +21,7 @@ function tooEarly(calls: readonly Call[], db: string, bytes: string, told: Call)
   if (!commit) return "is told of, and is in no transaction of the database";
   if (!commit.sync) return "is told of, and its transaction was never synced";
   if (precedes(commit.sync, told)) return undefined;
-  return `is told of ${ms(told, commit.sync)} before the sync of its transaction began`;
+  return `is told of before the sync of its transaction has returned (which began ${ms(told, commit.sync)} later)`;
 }
 
 /** Acknowledgements of committed results that the service has sent to nodes; each holds the receipt that was written. */
