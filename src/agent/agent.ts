@@ -27,12 +27,15 @@ import { GpuWatch, reportedGpus } from "./telemetry/gpu-watch.ts";
 import type { Ports } from "./ports.ts";
 import type { ReceiptKeeper } from "./receipts/keeper.ts";
 import { NodeHttp } from "./session/http-node.ts";
+import { KeyRollover } from "./session/rollover.ts";
 import { Session } from "./session/session.ts";
 import type { Standalone } from "./standalone/wish.ts";
 
 /** What one agent is started with. */
 export interface AgentOptions {
   readonly identity: NodeIdentity;
+  /** Folder from which it was read, and from which the node takes up other keys; undefined = its key never changes. */
+  readonly identityDir?: string | undefined;
   readonly agentVersion: string;
   /** HTTP base URLs of the service. */
   readonly endpoints: readonly string[];
@@ -77,6 +80,7 @@ export class Agent {
   readonly #session: Session;
   readonly #jobs: Jobs;
   readonly #results: Results;
+  readonly #rollover: KeyRollover;
   readonly #gpus: GpuWatch;
   readonly #models: Models;
   readonly #drain = new DrainMachine();
@@ -129,7 +133,9 @@ export class Agent {
         endpoints,
         identity: {
           nodeId: identity.nodeId,
-          key: identity.key,
+          get key() {
+            return identity.key;
+          },
           network: identity.network,
           instance: this.#instance,
           agentVersion,
@@ -145,9 +151,10 @@ export class Agent {
         leases: () => this.#jobs.leases(),
         held: () => this.#jobs.held(),
         releaseSequence: () => this.#config.view.releaseSequence,
+        otherKey: (refused) => identity.keys.useAnother(refused),
       },
       {
-        opened: () => this.#receiptsBegin(),
+        opened: () => this.#sessionOpened(),
         ended: () => this.#jobs.sessionEnded(),
         latest: (latest) => this.#config.learnLatest(latest),
         frame: (frame) => this.#jobs.frame(frame),
@@ -157,6 +164,14 @@ export class Agent {
     this.#results = new Results(ports, join(options.stateDir, "results"), resultLimits, () =>
       this.#changed(),
     );
+    this.#rollover = new KeyRollover(ports, {
+      keys: identity.keys,
+      dir: options.identityDir,
+      peer: () => this.#session.peer,
+      admit: (key) => this.#results.admit(key),
+      change: (endpoint, serviceKey, next) => nodeHttp.changeKey(endpoint, serviceKey, next),
+      changed: () => this.#session.rekeyed(),
+    });
     this.#jobs = new Jobs(ports, {
       identity,
       outbox: this.#session,
@@ -177,6 +192,7 @@ export class Agent {
     await this.#jobs.takeUp();
     // Not after the first round: it may wait for a service that is away.
     this.#session.start();
+    this.#rollover.start();
     await this.#config.start();
   }
 
@@ -249,6 +265,7 @@ export class Agent {
 
   async #leave(): Promise<void> {
     await this.drain("terminate");
+    this.#rollover.stop();
     await this.#session.leave("drained");
     this.#config.stop();
     this.#control.stop();
@@ -361,7 +378,8 @@ export class Agent {
     return undefined;
   }
 
-  #receiptsBegin(): void {
+  #sessionOpened(): void {
+    this.#rollover.poke();
     const { delegation } = this.#session;
     if (delegation) this.#options.receipts?.delegated(delegation);
   }

@@ -1,18 +1,28 @@
 import { join } from "node:path";
 import * as z from "zod/mini";
 import { CodedError, messageOf } from "../lib/errors.ts";
-import { type Binding, bindingSchema } from "../protocol/binding.ts";
+import { type Binding, bindingSchema, type Grant, grantSchema } from "../protocol/binding.ts";
 import { parseStatement, trustRoot, type TrustedRoot } from "../protocol/config/root.ts";
 import { parsePayload } from "../protocol/frame.ts";
 import { decodeUtf8 } from "../protocol/jws.ts";
-import { importPrivateKey, isBytes32, type NodeId, type SigningKey } from "../protocol/keys.ts";
+import { publicJwkField } from "../protocol/fields.ts";
+import {
+  importPrivateKey,
+  importPublicKey,
+  isBytes32,
+  type NodeId,
+  type SigningKey,
+} from "../protocol/keys.ts";
+import { type FolderKeys, NodeKeys } from "./node-keys.ts";
 import type { Files } from "./ports.ts";
 
 /** Who this node is, whom it belongs to and whom it believes. */
 export interface NodeIdentity {
   readonly network: string;
   readonly nodeId: NodeId;
+  /** The key that it signs with now. */
   readonly key: SigningKey;
+  readonly keys: NodeKeys;
   readonly binding: Binding;
   readonly root: TrustedRoot;
 }
@@ -27,28 +37,55 @@ const privateJwk = z.object({
   d: z.string().check(z.refine(isBytes32)),
 });
 
+const formerSchema = z.array(publicJwkField).check(z.maxLength(1024));
+
 const secretHint =
   "the operator puts it into the node's identity Secret; on a host without one see docs/standalone.md";
 
 /**
- * Reads `key.jwk`, `binding.json` and `root.json` of the identity folder and checks that they belong together and to
- * `network`.
+ * Reads the identity folder, `key.jwk`, `binding.json` and `root.json`, and where they are there `next.jwk`, `former.json`
+ * and `grant.json`, and checks that they belong together and to `network`.
  *
  * @throws {IdentityError}
  */
 export async function readIdentity(files: Files, dir: string, network: string): Promise<NodeIdentity> {
-  const key = await readNodeKey(files, dir);
+  const folder = await readKeys(files, dir);
   const binding = await readBinding(files, dir);
   const root = await readRoot(files, dir, network);
-  checkBelonging(dir, key, binding, network);
-  return { network, nodeId: binding.node_id, key, binding, root };
+  checkBelonging(dir, folder, binding, network);
+  const keys = new NodeKeys(binding.node_id, folder);
+  return {
+    network,
+    nodeId: binding.node_id,
+    get key() {
+      return keys.current;
+    },
+    keys,
+    binding,
+    root,
+  };
 }
+
+/** Reads the keys of the identity folder. @throws {IdentityError} */
+export async function readKeys(files: Files, dir: string): Promise<FolderKeys> {
+  return {
+    key: await readNodeKey(files, dir),
+    next: await readOptional(files, join(dir, "next.jwk"), parsePrivateKey),
+    former:
+      (await readOptional(files, join(dir, "former.json"), (text) =>
+        parsePayload(formerSchema, text, "former keys").map((jwk) => importPublicKey(jwk)),
+      )) ?? [],
+    grant: await readOptional(files, join(dir, "grant.json"), (text) =>
+      parsePayload(grantSchema, text, "grant"),
+    ),
+  };
+}
+
+const parsePrivateKey = (text: string): SigningKey => importPrivateKey(parsePayload(privateJwk, text, "key"));
 
 /** Reads `key.jwk`. @throws {IdentityError} */
 export function readNodeKey(files: Files, dir: string): Promise<SigningKey> {
-  return readPart(files, join(dir, "key.jwk"), (text) =>
-    importPrivateKey(parsePayload(privateJwk, text, "key")),
-  );
+  return readPart(files, join(dir, "key.jwk"), parsePrivateKey);
 }
 
 /** Reads `binding.json`. @throws {IdentityError} */
@@ -61,24 +98,49 @@ export function readRoot(files: Files, dir: string, network: string): Promise<Tr
   return readPart(files, join(dir, "root.json"), (text) => trustRoot(parseStatement(text, "root"), network));
 }
 
-/** Checks that a binding is of this key and network. @throws {IdentityError} `mismatch` */
-export function checkBelonging(dir: string, key: SigningKey, binding: Binding, network: string): void {
+/**
+ * Checks that a binding is of these keys and of this network. A node's id is the thumbprint of its first key: so that one is
+ * the node's or a former one, or a grant stands for the keys since.
+ * @throws {IdentityError} `mismatch`
+ */
+export function checkBelonging(dir: string, folder: FolderKeys, binding: Binding, network: string): void {
   if (binding.network !== network) {
     throw new IdentityError(
       "mismatch",
       `${join(dir, "binding.json")} binds the node to network ${binding.network}, but the agent was started for ${network}: correct --network, or mount the identity of this network`,
     );
   }
-  // Until keys roll over, the node's id is the thumbprint of the key that it has.
-  if (String(binding.node_id) !== String(key.kid)) {
+  const { key, next, former, grant } = folder;
+  if (grant) checkGranted(dir, grant, binding);
+  const kids = new Set<string>([key, ...(next ? [next] : []), ...former].map(({ kid }) => kid));
+  if (kids.has(binding.node_id) || (grant && kids.has(grant.kid))) return;
+  throw new IdentityError(
+    "mismatch",
+    `${join(dir, "binding.json")} is for node ${binding.node_id}, but ${join(dir, "key.jwk")} is the key of ${key.kid}: take both from one identity (Secret, or folder), or have the account grant the node this key`,
+  );
+}
+
+function checkGranted(dir: string, grant: Grant, binding: Binding): void {
+  for (const field of ["network", "account", "node_id"] as const) {
+    if (grant[field] === binding[field]) continue;
     throw new IdentityError(
       "mismatch",
-      `${join(dir, "binding.json")} is for node ${binding.node_id}, but ${join(dir, "key.jwk")} is the key of ${key.kid}: take both from one identity (Secret, or folder)`,
+      `${join(dir, "grant.json")} has ${field} ${grant[field]}, but ${join(dir, "binding.json")} has ${binding[field]}: take the grant of this node, or remove it`,
     );
   }
 }
 
 async function readPart<T>(files: Files, path: string, parse: (text: string) => T): Promise<T> {
+  const part = await readOptional(files, path, parse);
+  if (part === undefined) throw new IdentityError("missing", `${path} does not exist: ${secretHint}`);
+  return part;
+}
+
+async function readOptional<T>(
+  files: Files,
+  path: string,
+  parse: (text: string) => T,
+): Promise<T | undefined> {
   let bytes: Buffer | undefined;
   try {
     bytes = await files.read(path);
@@ -88,7 +150,7 @@ async function readPart<T>(files: Files, path: string, parse: (text: string) => 
       `cannot read ${path} (${messageOf(cause)}): the agent's user needs read access to it`,
     );
   }
-  if (!bytes) throw new IdentityError("missing", `${path} does not exist: ${secretHint}`);
+  if (!bytes) return undefined;
   try {
     return parse(decodeUtf8(bytes));
   } catch (cause) {

@@ -70,7 +70,7 @@ async function run(settings: AgentSettings): Promise<void> {
     agentVersion: version,
   });
   let metrics: MetricsText | undefined;
-  const drainKey = settings.standalone ? undefined : identity.key;
+  const drainKeys = settings.standalone ? undefined : () => identity.keys.known;
   const server = await serveEndpoints(
     agent,
     settings.listen,
@@ -78,7 +78,7 @@ async function run(settings: AgentSettings): Promise<void> {
       const { agentMetrics } = await import("../agent/endpoints/metrics.ts");
       return (metrics ??= agentMetrics(agent));
     },
-    drainKey,
+    drainKeys,
   );
   log.info({ node_id: identity.nodeId, listen: server.address() }, "agent begins");
 

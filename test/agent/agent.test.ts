@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, it } from "vitest";
+import { NodeKeys } from "../../src/agent/node-keys.ts";
 import { Agent } from "../../src/agent/agent.ts";
 import { maxBufferedBytes } from "../../src/agent/session/session.ts";
 import { jobIdField } from "../../src/protocol/fields.ts";
@@ -53,6 +54,7 @@ function makeAgent(): Agent {
       network: network.name,
       nodeId: identity.nodeId,
       key: identity.key,
+      keys: NodeKeys.of(identity.nodeId, identity.key),
       binding: identity.binding,
       root: network.root,
     },

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { messageOf } from "../../lib/errors.ts";
 import type { TrustedRoot } from "../../protocol/config/root.ts";
-import { checkBelonging, readBinding, readNodeKey, readRoot } from "../identity.ts";
+import { checkBelonging, readBinding, readKeys, readRoot } from "../identity.ts";
 import type { AgentSettings } from "../standalone/settings.ts";
 import { type Finding, fail, ok } from "./finding.ts";
 import type { DoctorWorld } from "./world.ts";
@@ -15,12 +15,12 @@ export async function checkIdentity(
   { identityDir: dir, network }: Pick<AgentSettings, "identityDir" | "network">,
 ): Promise<{ readonly findings: readonly Finding[]; readonly root: TrustedRoot | undefined }> {
   const findings: Finding[] = [];
-  const key = await attempt(() => readNodeKey(world.files, dir));
+  const key = await attempt(() => readKeys(world.files, dir));
   if ("error" in key)
     findings.push(
       fail("key", key.error, "run `agent identity init` as the agent's user, or restore the file"),
     );
-  else findings.push(await keyMode(world, join(dir, "key.jwk"), key.value.kid));
+  else findings.push(await keyMode(world, join(dir, "key.jwk"), key.value.key.kid));
 
   const binding = await attempt(async () => {
     const read = await readBinding(world.files, dir);

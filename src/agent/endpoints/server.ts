@@ -14,14 +14,14 @@ export interface MetricsText {
  * The agent's local endpoints, on the pod's IP: probes, `preStop`, signed status, metrics. They change nothing but for
  * `/drain`, which is reversible.
  *
- * @param drainKey key that must have signed the token of a drain: everyone on the pod's network reaches the endpoints, and
- *   nobody but the kubelet may keep a node from its jobs. Undefined = no operator, no token.
+ * @param drainKeys keys one of which must have signed the token of a drain: everyone on the pod's network reaches the
+ *   endpoints, and nobody but the kubelet may keep a node from its jobs. Undefined = no operator, no token.
  */
 export function serveEndpoints(
   agent: Agent,
   listen: { readonly host: string; readonly port: number },
   metrics: () => Promise<MetricsText>,
-  drainKey?: VerifyKey,
+  drainKeys?: () => readonly VerifyKey[],
 ): Promise<Server> {
   const limits = {
     maxHeaderSize: 8 * 1024,
@@ -31,7 +31,7 @@ export function serveEndpoints(
     connectionsCheckingInterval: 1_000,
   };
   const server = createServer(limits, (request, response) => {
-    answer(agent, metrics, drainKey, request, response).catch(() => response.destroy());
+    answer(agent, metrics, drainKeys, request, response).catch(() => response.destroy());
   });
   server.maxConnections = 256;
   return new Promise((resolve, reject) => {
@@ -46,7 +46,7 @@ export function serveEndpoints(
 async function answer(
   agent: Agent,
   metrics: () => Promise<MetricsText>,
-  drainKey: VerifyKey | undefined,
+  drainKeys: (() => readonly VerifyKey[]) | undefined,
   request: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
@@ -59,7 +59,7 @@ async function answer(
     case "/ready":
       return agent.ready ? say(response, 200, "ready") : say(response, 503, notReady(agent));
     case "/drain":
-      if (drainKey && !authorised(request, drainKey))
+      if (drainKeys && !authorised(request, drainKeys()))
         return say(response, 401, "authorization: the token of the pod's preStop hook is missing or wrong");
       await agent.drain("stop");
       return say(response, 200, "drained");
@@ -77,9 +77,9 @@ async function answer(
   }
 }
 
-function authorised(request: IncomingMessage, drainKey: VerifyKey): boolean {
+function authorised(request: IncomingMessage, drainKeys: readonly VerifyKey[]): boolean {
   try {
-    openDrainToken(request.headers.authorization, drainKey);
+    openDrainToken(request.headers.authorization, drainKeys);
     return true;
   } catch {
     return false;

@@ -98,7 +98,7 @@ export class Jobs {
 
   /** Takes up results that an earlier process has kept: the next session hears of them. */
   async takeUp(): Promise<void> {
-    for (const kept of await this.#results.open([this.#identity.key])) {
+    for (const kept of await this.#results.open(this.#identity.keys.held)) {
       const { job: id } = kept.ended;
       const held = this.#held.get(id);
       if (held && held.ref.attempt >= kept.ended.attempt) {

@@ -11,7 +11,8 @@ import {
 } from "../../protocol/http.ts";
 import { parsePayload } from "../../protocol/frame.ts";
 import { decodeUtf8 } from "../../protocol/jws.ts";
-import type { VerifyKey } from "../../protocol/keys.ts";
+import type { SigningKey, VerifyKey } from "../../protocol/keys.ts";
+import { sealKeyChange } from "../../protocol/rollover.ts";
 import type { Latest, Report } from "../../protocol/messages.ts";
 import { requestBytes } from "../http-bytes.ts";
 import type { NodeIdentity } from "../identity.ts";
@@ -42,11 +43,20 @@ export class NodeHttp {
   }
 
   /**
-   * Registers the node at `endpoint` with its account binding. Doing it again changes nothing.
+   * Registers the node at `endpoint` with its account binding, and its grant if it has one; it signs with the key that has
+   * registered from then on. Doing it again changes nothing.
    * @throws {NodeHttpError} `refused` with the service's words, `unavailable`.
    */
   async register(endpoint: string, serviceKey: VerifyKey): Promise<void> {
     const { http, clock } = this.#ports;
+    const { binding, keys } = this.#identity;
+    const able = keys.registration;
+    if (!able)
+      throw new NodeHttpError(
+        "refused",
+        "the service does not know the node's key, and it is neither the node's first one nor granted by its account: " +
+          "have the account grant it (`io accounts grant`) and put grant.json into the identity folder",
+      );
     const base = endpoint.replace(/\/+$/, "");
     const asked = await this.#unlessDown(() =>
       requestBytes(http, clock, { method: "GET", url: `${base}${paths.nonce}` }, limits),
@@ -56,15 +66,29 @@ export class NodeHttp {
     }
     const { nonce } = parsePayload(nonceSchema, decodeUtf8(asked.body), "nonce");
     const url = `${base}${paths.register}`;
-    const { binding, key } = this.#identity;
+    const { key, grant } = able;
     const body = sealRegistration(
-      { binding, agent_version: this.#agentVersion, time: clock.now() },
+      { binding, ...(grant && { grant }), agent_version: this.#agentVersion, time: clock.now() },
       key,
       url,
       nonce,
     );
-    const answer = await this.#post(url, body, serviceKey);
-    this.learnSeq(answer.http_seq);
+    await this.#post(url, body, serviceKey);
+    keys.use(key);
+  }
+
+  /**
+   * Rolls the node's key over to `next` at the service. Nothing changes here. Asked again, when the answer was lost, the
+   * service says the same.
+   * @throws {NodeHttpError} `refused` with the service's words, `unavailable`.
+   */
+  async changeKey(endpoint: string, serviceKey: VerifyKey, next: SigningKey): Promise<void> {
+    const url = `${endpoint.replace(/\/+$/, "")}${paths.keyChange}`;
+    const { nodeId, key: from } = this.#identity;
+    const change = { nodeId, from, to: next, time: this.#ports.clock.now() };
+    const answer = await this.#post(url, sealKeyChange(change, url, ++this.#seq), serviceKey);
+    if (answer.kid !== next.kid)
+      throw new NodeHttpError("unavailable", `${url} answered for another key than the new one`);
   }
 
   /**

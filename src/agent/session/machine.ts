@@ -1,8 +1,14 @@
 import { fullJitter } from "../../lib/backoff.ts";
-import { CloseCode, closeReason, closeReasonCode, ProtocolError } from "../../protocol/codes.ts";
+import {
+  CloseCode,
+  closeReason,
+  closeReasonCode,
+  identityConflictReason,
+  ProtocolError,
+} from "../../protocol/codes.ts";
 import type { Verified, VerifiedOf } from "../../protocol/frame.ts";
 import { paths } from "../../protocol/http.ts";
-import type { VerifyKey } from "../../protocol/keys.ts";
+import type { KeyId, VerifyKey } from "../../protocol/keys.ts";
 import type { AgentKind, Body, ServiceKind } from "../../protocol/messages.ts";
 import { agentChannel } from "../../protocol/session/channel.ts";
 import {
@@ -69,6 +75,8 @@ export class SessionMachine {
   #registeredOnce = false;
   /** A registration was tried since the last wait: another refusal waits before the next one. */
   #registeredNow = false;
+  /** Keys that were unknown to the service since the last wait. */
+  readonly #refusedKeys = new Set<KeyId>();
   /** Key of the service that was last believed, for what is said by HTTP while the socket is down. */
   #serviceKey:
     | { readonly key: VerifyKey; readonly expires: number; readonly delegation: Statement }
@@ -122,6 +130,8 @@ export class SessionMachine {
       case "registration-failed":
         if (this.#state.at !== "registering") return [];
         return this.#wait(`registration failed: ${event.reason}`);
+      case "rekeyed":
+        return this.#rekeyed();
       case "changed":
         return this.#changed();
       case "leave":
@@ -178,22 +188,22 @@ export class SessionMachine {
       now,
       releaseSequence: this.#inputs.releaseSequence(),
     });
-    this.#state = { at: "challenged", challenge, hello, nonce };
+    this.#state = { at: "challenged", challenge, hello, nonce, key: identity.key };
     return [{ type: "transmit", text: hello }];
   }
 
   #ready(frame: string, said: Extract<SessionState, { at: "challenged" }>): SessionAction[] {
     const { payload } = verifyReady(frame, said);
-    const { identity } = this.#config;
     const { heartbeat_ms: heartbeatMs } = payload;
     this.#heartbeatMs = Math.min(Math.max(minHeartbeatMs, heartbeatMs), maxHeartbeatMs);
     this.#registeredOnce = true;
     this.#lastError = null;
+    this.#refusedKeys.clear();
     this.#nonces = [];
     this.#state = {
       at: "open",
       open: {
-        channel: agentChannel(payload.sid, identity.key, said.challenge.serviceKey),
+        channel: agentChannel(payload.sid, said.key, said.challenge.serviceKey),
         epoch: payload.epoch,
         heartbeatMs: this.#heartbeatMs,
         leaseMs: payload.lease_ms,
@@ -341,13 +351,19 @@ export class SessionMachine {
     if (this.#state.at === "waiting" || this.#state.at === "closed" || this.#state.at === "registering")
       return [];
     const refused = this.#state.at === "challenged" && code === CloseCode.Auth;
+    if (this.#state.at === "challenged" && code === CloseCode.Auth)
+      this.#refusedKeys.add(this.#state.key.kid);
     const named = closeReasonCode(reason);
     const unknownKey = named === "unknown_key" || (named === undefined && !this.#registeredOnce);
+    // A rollover may have got through without the node's hearing of it.
+    if (refused && unknownKey && this.#inputs.otherKey(this.#refusedKeys)) return this.#dial();
     if (refused && unknownKey && this.#serviceKey && !this.#registeredNow) {
       return this.#register(this.#serviceKey.key);
     }
     return this.#wait(
-      `session closed with ${code}${reason === "" ? "" : ` (${reason.slice(0, 200)})`}`,
+      code === CloseCode.Superseded && reason === identityConflictReason
+        ? "identity conflict: another process with this node's identity holds its session; stop one of the two, or give it an identity of its own"
+        : `session closed with ${code}${reason === "" ? "" : ` (${reason.slice(0, 200)})`}`,
       code,
     );
   }
@@ -361,29 +377,45 @@ export class SessionMachine {
     ];
   }
 
+  /** The open session has the key before; the next one, at once and with all jobs, has the new one. */
+  #rekeyed(): SessionAction[] {
+    if (this.#state.at !== "open") return [];
+    return [
+      { type: "close", code: CloseCode.Normal, reason: "the node's key has changed" },
+      ...this.#ended("the node's key has changed"),
+      { type: "set-timer", name: "http-heartbeat", ms: this.#heartbeatMs },
+      ...this.#dial(),
+    ];
+  }
+
   /** Back to `waiting`: tells that the session is over and when the next dial comes. */
   #wait(why: string, code: number = CloseCode.Normal): SessionAction[] {
     const wasOpen = this.#state.at === "open";
     this.#state = { at: "waiting" };
-    this.#lastError = why.slice(0, 500);
     const cap = this.#inputs.held().length > 0 ? 8_000 : 64_000;
     const jitter = fullJitter(this.#attempt, { base: 1_000, cap }, this.#inputs.random);
     this.#attempt++;
     this.#endpoint++;
     this.#registeredNow = false;
+    this.#refusedKeys.clear();
     const long = code === CloseCode.Superseded || code === CloseCode.Banned || code === CloseCode.Version;
     const actions: SessionAction[] = [
-      { type: "clear-timer", name: "handshake" },
-      { type: "clear-timer", name: "heartbeat" },
-      { type: "clear-timer", name: "changed" },
-      { type: "clear-timer", name: "silence" },
-      { type: "clear-timer", name: "delegation" },
       { type: "set-timer", name: "redial", ms: long ? longWaitMs + jitter : jitter },
-      { type: "ended", why: this.#lastError },
+      ...this.#ended(why),
     ];
-    this.#changedPending = false;
     if (wasOpen) actions.push({ type: "set-timer", name: "http-heartbeat", ms: this.#heartbeatMs });
     return actions;
+  }
+
+  /** Nothing of a session goes on. */
+  #ended(why: string): SessionAction[] {
+    this.#lastError = why.slice(0, 500);
+    this.#changedPending = false;
+    const names: TimerName[] = ["handshake", "heartbeat", "changed", "silence", "delegation"];
+    return [
+      ...names.map((name): SessionAction => ({ type: "clear-timer", name })),
+      { type: "ended", why: this.#lastError },
+    ];
   }
 
   #leave(reason: GoodbyeReason): SessionAction[] {

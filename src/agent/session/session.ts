@@ -69,6 +69,11 @@ export class Session {
     this.#step({ type: "changed" });
   }
 
+  /** The node signs with another key from now on: so does its next session, which begins at once. */
+  rekeyed(): void {
+    this.#step({ type: "rekeyed" });
+  }
+
   /** Says goodbye and ends; resolves when the socket is closed, 2 s at most. */
   leave(reason: GoodbyeReason): Promise<void> {
     return new Promise((resolve) => {

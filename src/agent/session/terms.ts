@@ -1,6 +1,6 @@
 import type { Random } from "../../lib/backoff.ts";
 import type { VerifiedOf } from "../../protocol/frame.ts";
-import type { VerifyKey } from "../../protocol/keys.ts";
+import type { KeyId, SigningKey, VerifyKey } from "../../protocol/keys.ts";
 import type { Latest, Payload, Report, ServiceKind } from "../../protocol/messages.ts";
 import type { AgentChannel } from "../../protocol/session/channel.ts";
 import type { BelievedChallenge } from "../../protocol/session/handshake.ts";
@@ -17,6 +17,8 @@ export type SessionState =
       readonly challenge: BelievedChallenge;
       readonly hello: string;
       readonly nonce: string;
+      /** The key that has signed the hello: the session's, whatever becomes of the node's key. */
+      readonly key: SigningKey;
     }
   | { readonly at: "open"; readonly open: OpenSession }
   | { readonly at: "leaving" }
@@ -52,6 +54,8 @@ export type SessionEvent =
   | { readonly type: "timer"; readonly name: TimerName }
   | { readonly type: "registered" }
   | { readonly type: "registration-failed"; readonly reason: string }
+  /** The node signs with another key from now on. */
+  | { readonly type: "rekeyed" }
   /** Load, accepting, config or health changed. */
   | { readonly type: "changed" }
   | { readonly type: "leave"; readonly reason: GoodbyeReason };
@@ -86,4 +90,6 @@ export interface SessionInputs {
   /** Jobs held: unfinished ones and results that no ack has come for. */
   held(): Payload<"resume">["jobs"];
   releaseSequence(): number;
+  /** Takes up another key of the node, none of `refused`; false if there is none. */
+  otherKey(refused: ReadonlySet<KeyId>): boolean;
 }

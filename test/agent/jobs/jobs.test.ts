@@ -3,6 +3,7 @@ import { trustRoot } from "../../../src/protocol/config/root.ts";
 import { jobIdField } from "../../../src/protocol/fields.ts";
 import type { AgentKind, Body, Payload, ServiceKind } from "../../../src/protocol/messages.ts";
 import { openReceipt } from "../../../src/protocol/receipt.ts";
+import { NodeKeys } from "../../../src/agent/node-keys.ts";
 import type { Offer } from "../../../src/agent/jobs/job.ts";
 import { type Capacity, Jobs, type JobsChange, refusal } from "../../../src/agent/jobs/jobs.ts";
 import { Results } from "../../../src/agent/jobs/results.ts";
@@ -116,6 +117,7 @@ function newJobs(): Jobs {
       network: network.name,
       nodeId: identity.nodeId,
       key: identity.key,
+      keys: NodeKeys.of(identity.nodeId, identity.key),
       binding: identity.binding,
       root: trustRoot(network.rootStatement),
     },

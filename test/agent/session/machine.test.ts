@@ -64,6 +64,7 @@ beforeEach(() => {
           finished: false,
         })),
       releaseSequence: () => 3,
+      otherKey: () => false,
     },
   );
 });
@@ -266,6 +267,7 @@ describe("back-off", () => {
         leases: () => [],
         held: () => [],
         releaseSequence: () => 0,
+        otherKey: () => false,
       },
     );
     const urls = [...only(two.step({ type: "start" }), "dial")];
