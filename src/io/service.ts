@@ -1,6 +1,7 @@
 // oxlint-disable oxc/no-async-endpoint-handlers -- fastify awaits its handlers
 import { type FastifyInstance, type FastifyReply, fastify } from "fastify";
 import type { Random } from "../lib/backoff.ts";
+import { ByteBudget } from "../lib/byte-budget.ts";
 import type { Clock, Timer } from "../lib/clock.ts";
 import { messageOf } from "../lib/errors.ts";
 import type { Logger } from "../lib/logger.ts";
@@ -32,6 +33,8 @@ import { ServiceKey } from "./service-key.ts";
 import type { RandomBytes } from "./sessions/host.ts";
 import { Sessions } from "./sessions/sessions.ts";
 import { Upgrades } from "./sessions/upgrade.ts";
+import { cutSlowBodies, pace } from "./transfer/pace.ts";
+import { transferRoutes } from "./transfer/routes.ts";
 import type { Kept, Store } from "./store/port.ts";
 
 /** What the service is given: everything outside of it. */
@@ -69,6 +72,8 @@ export class IoService {
   readonly sessions: Sessions;
   readonly feeds: Feeds;
   readonly app: FastifyInstance;
+  /** Requests and large bodies in memory. */
+  readonly #budget: ByteBudget;
   #closing = false;
   #prune: Timer | undefined;
 
@@ -76,6 +81,7 @@ export class IoService {
     const { options, clock, log, random, store, key } = parts;
     this.parts = parts;
     this.metrics = ioMetrics(parts.metrics);
+    this.#budget = new ByteBudget(options.maxBytesInFlight);
     this.config = new NetworkConfig(options.network, store, kept);
     this.serviceKey = new ServiceKey(key);
     this.accounts = new Accounts(kept.accounts);
@@ -148,14 +154,15 @@ export class IoService {
       // Neither what was asked nor what went wrong inside is repeated to strangers.
       frameworkErrors: refuse,
       forceCloseConnections: "idle",
-      // For a request to come in whole; also cuts connections that never speak.
-      requestTimeout: 30_000,
+      // For a request to come in whole; how slowly it may is bounded by `cutSlowBodies`.
+      requestTimeout: pace.wholeMs,
       http: {
         maxHeaderSize: maxHeaderBytes,
         headersTimeout: 10_000,
         connectionsCheckingInterval: 5_000,
       },
     });
+    cutSlowBodies(this.app, clock);
     this.app.setErrorHandler(refuse);
     this.app.setNotFoundHandler((_request, reply) => reply.code(404).send({ error: "no such path" }));
     this.#routes(rates, accountRequests);
@@ -219,6 +226,19 @@ export class IoService {
       baseUrls,
       granted: (node) => this.#granted(node),
     });
+    transferRoutes(app, {
+      clock,
+      log,
+      nodes,
+      store,
+      serviceKey,
+      desk,
+      dispatch,
+      budget: this.#budget,
+      rates: { ip: rates.ip, node: new RateLimit(options.transferRate, clock) },
+      baseUrls,
+      maxOutputBytes: options.dispatch.maxOutputBytes,
+    });
     feedRoutes(app, { clock, log, accountRequests, nodes, dispatch }, this.feeds);
     revokeRoute(app, { nodes, store, accountRequests, revoke: (node) => this.revoke(node) });
     openaiRoutes(app, {
@@ -230,6 +250,7 @@ export class IoService {
       dispatch,
       desk,
       metrics,
+      budget: this.#budget,
       newJobId: () => jobId(random),
       problem: () => this.problem,
     });
@@ -317,6 +338,12 @@ export class IoService {
       () => this.asyncJobs.unfinished,
     );
     metrics.gauge("resultity_io_jobs_unfinished", "Jobs that are not over.", [], () => dispatch.unfinished);
+    metrics.gauge(
+      "resultity_io_bytes_in_flight",
+      "Bytes of requests and large bodies in memory.",
+      [],
+      () => this.#budget.used,
+    );
     metrics.gauge("resultity_io_feeds", "Fleet feeds that are being read.", [], () => feeds.size);
     metrics.gauge("resultity_io_store_healthy", "1 while writes get through.", [], () =>
       store.healthy ? 1 : 0,

@@ -5,14 +5,14 @@ import type { JobId } from "../../protocol/fields.ts";
 import type { NodeId } from "../../protocol/keys.ts";
 import { maxInlineBytes, type Payload } from "../../protocol/messages.ts";
 import type { Dispatch } from "../dispatch/dispatch.ts";
-import type { DispatchAction, DispatchEvent, From, JobSpec } from "../dispatch/types.ts";
+import type { DispatchAction, DispatchEvent, From, JobSpec, LeaseRef } from "../dispatch/types.ts";
 import { type Nodes, receiptKeys } from "../nodes.ts";
 import { checkResult } from "../receipts/check-result.ts";
 import type { Ledger } from "../receipts/ledger.ts";
 import type { Change, Store, UnfinishedJob } from "../store/port.ts";
 import { type BodyVault, VaultError } from "./body-vault.ts";
 import { failureMessages, type JobClient, nobody } from "./client.ts";
-import { fitsOffer, HeldInput, type JobInput } from "./input.ts";
+import { fitsOffer, type JobInput } from "./input.ts";
 import { LiveJob } from "./live-job.ts";
 import { looksLikeEvents } from "./output.ts";
 import type { IoMetrics } from "../metrics.ts";
@@ -46,6 +46,9 @@ export interface DeskParts {
 
 /** Longest sleep; timers of the platform do not reach much beyond three weeks. */
 const maxTimerMs = 3_600_000;
+
+/** What of an output is looked at to tell what it is. */
+const beginningBytes = 4096;
 
 /** What came with an event and is needed to carry out its actions. */
 interface Payloads {
@@ -83,10 +86,10 @@ export class JobDesk {
     return this.#live;
   }
 
-  /** Takes a client's job. `body` goes to the node as it is. */
-  submit(spec: JobSpec, body: string, client: JobClient): void {
+  /** Takes a client's job. The input goes to the node as it is. */
+  submit(spec: JobSpec, input: JobInput, client: JobClient): void {
     const { clock, store, metrics } = this.#parts;
-    const job = new LiveJob(spec, new HeldInput(body), client, clock.now(), clock.monotonic());
+    const job = new LiveJob(spec, input, client, clock.now(), clock.monotonic());
     this.#live.set(spec.id, job);
     this.#waiting++;
     metrics.submitted.inc();
@@ -138,6 +141,7 @@ export class JobDesk {
   async input(job: JobId): Promise<Buffer | undefined> {
     const live = this.#live.get(job);
     if (!live) return undefined;
+    if (live.input.bytes !== undefined) return live.input.bytes;
     if (live.input.text !== undefined) return Buffer.from(live.input.text);
     return this.#parts.vault.open(job, "input", await this.#parts.store.body(job, "input"));
   }
@@ -150,17 +154,19 @@ export class JobDesk {
   /** A piece of output from a node. */
   chunk(from: From, payload: Payload<"chunk">): void {
     const { job, attempt, token, offset, data } = payload;
-    const live = this.#live.get(job);
+    const lease = { job, attempt, token };
+    this.piece(from, lease, offset, Buffer.from(data));
+  }
+
+  /** A piece of output as bytes: of a chunk, or a whole output that was brought by HTTP. */
+  piece(from: From, lease: LeaseRef, offset: number, chunk: Buffer): void {
+    const live = this.#live.get(lease.job);
     // Of the current attempt alone: another node that had the job may still speak of it.
-    const current = this.#parts.dispatch.job(job)?.admits(from, { attempt, token });
+    const current = this.#parts.dispatch.job(lease.job)?.admits(from, lease);
     if (live && current && offset === 0 && live.spec.stream && live.output.bytes === 0)
-      live.output.kind = looksLikeEvents(data) ? "events" : "whole";
-    const chunk = Buffer.from(data);
+      live.output.kind = looksLikeEvents(chunk.toString("utf8", 0, beginningBytes)) ? "events" : "whole";
     const visible = live?.output.kind === "events";
-    this.handle(
-      { on: "chunk", from, lease: { job, attempt, token }, offset, bytes: chunk.length, visible },
-      { chunk },
-    );
+    this.handle({ on: "chunk", from, lease, offset, bytes: chunk.length, visible }, { chunk });
   }
 
   /** The end of a node's output. */

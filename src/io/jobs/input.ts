@@ -7,23 +7,31 @@ export interface JobInput {
   readonly sha256: string;
   /** Bytes. */
   readonly size: number;
-  /** The input itself; undefined = it lies in the store, and is read when it is needed. */
+  /** The input itself, where it may fit into an offer. */
   readonly text: string | undefined;
+  /** The input itself, where it does not. Neither of the two: it lies in the store, and is read when it is needed. */
+  readonly bytes?: Buffer | undefined;
 }
 
 /** The input of a client that waits: in memory. */
 export class HeldInput implements JobInput {
-  readonly text: string;
+  readonly text: string | undefined;
+  readonly bytes: Buffer | undefined;
   readonly size: number;
   #sha256: string | undefined;
 
-  constructor(text: string) {
-    this.text = text;
-    this.size = Buffer.byteLength(text);
+  /** @param text the same as `body`. */
+  constructor(body: Buffer, text: string) {
+    this.size = body.length;
+    const fits = fitsOffer(text, this.size);
+    this.text = fits ? text : undefined;
+    this.bytes = fits ? undefined : body;
   }
 
   get sha256(): string {
-    return (this.#sha256 ??= createHash("sha256").update(this.text).digest("hex"));
+    return (this.#sha256 ??= createHash("sha256")
+      .update(this.bytes ?? this.text ?? "")
+      .digest("hex"));
   }
 }
 

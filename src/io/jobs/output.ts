@@ -6,6 +6,8 @@ export type OutputKind = "events" | "whole";
 const field = /^(?:data|event|id|retry)?:/;
 const done = "[DONE]";
 const doneLine = /^data: ?$/;
+/** The beginning of a piece of text in an event: engines send a token in each. */
+const pieceOfText = /"(?:content|reasoning_content)": ?"(?!")|"tool_calls": ?\[/g;
 
 /** True for text that begins as a stream of events does (WHATWG HTML §9.2.6), rather than as an error in JSON. */
 export function looksLikeEvents(text: string): boolean {
@@ -30,10 +32,16 @@ export class Output {
   #hash: Hash | undefined;
   #bytes = 0;
   #held: Buffer[] = [];
+  #pieces = 0;
 
   /** Bytes so far. */
   get bytes(): number {
     return this.#bytes;
+  }
+
+  /** Pieces of text in the events that the client may have seen: what stands for tokens when no result names them. */
+  get pieces(): number {
+    return this.#pieces;
   }
 
   /** SHA-256 of the bytes so far, hex. May be asked again. */
@@ -57,9 +65,11 @@ export class Output {
     }
     // The agent cuts at the ends of events, so the last event of a piece is whole.
     const at = startOfDone(data);
-    if (at === -1) return data;
-    this.#held.push(data.subarray(at));
-    return at === 0 ? undefined : data.subarray(0, at);
+    const visible = at === -1 ? data : data.subarray(0, at);
+    if (at !== -1) this.#held.push(data.subarray(at));
+    if (visible.length === 0) return undefined;
+    this.#pieces += visible.toString("latin1").match(pieceOfText)?.length ?? 0;
+    return visible;
   }
 
   /** Another attempt begins; nothing of this one was shown. */
@@ -68,5 +78,6 @@ export class Output {
     this.#hash = undefined;
     this.#bytes = 0;
     this.#held = [];
+    this.#pieces = 0;
   }
 }

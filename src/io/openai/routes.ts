@@ -1,15 +1,20 @@
 // oxlint-disable oxc/no-async-endpoint-handlers -- fastify awaits its handlers
+import type { IncomingMessage } from "node:http";
+import { finished } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { ByteBudget } from "../../lib/byte-budget.ts";
 import type { Clock } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
 import type { Logger } from "../../lib/logger.ts";
 import type { JobId } from "../../protocol/fields.ts";
-import { maxInlineBytes } from "../../protocol/messages.ts";
+import { maxBodyBytes } from "../../protocol/messages.ts";
 import type { NetworkConfig } from "../config/network-config.ts";
 import type { Dispatch } from "../dispatch/dispatch.ts";
 import type { AsyncJobs } from "../jobs/async-jobs.ts";
 import type { JobDesk } from "../jobs/desk.ts";
+import { HeldInput } from "../jobs/input.ts";
 import type { IoMetrics } from "../metrics.ts";
+import { BodyError, collectBody, HeldBody } from "../transfer/body.ts";
 import type { ApiKeys } from "./api-keys.ts";
 import { PlainClient, StreamClient } from "./clients.ts";
 import { type ApiError, errorText, invalid, tryLater } from "./errors.ts";
@@ -26,6 +31,8 @@ export interface ApiParts {
   readonly desk: JobDesk;
   readonly asyncJobs: AsyncJobs;
   readonly metrics: IoMetrics;
+  /** Bytes of requests that the service holds at once. */
+  readonly budget: ByteBudget;
   readonly newJobId: () => JobId;
   /** Why the service takes no requests now; undefined = it does. */
   readonly problem: () => string | undefined;
@@ -47,11 +54,16 @@ export function openaiRoutes(root: FastifyInstance, parts: ApiParts): void {
   // A scope of its own: bodies here stay bytes, errors have OpenAI's form.
   void root.register((app, _options, done) => {
     app.removeAllContentTypeParsers();
-    app.addContentTypeParser(
-      "application/json",
-      { parseAs: "buffer", bodyLimit: maxInlineBytes },
-      (_request, body, parsed) => parsed(null, body),
-    );
+    app.addContentTypeParser("application/json", (request: FastifyRequest, payload: IncomingMessage) => {
+      const length = request.headers["content-length"];
+      const known = length === undefined ? undefined : Number(length);
+      return collectBody(payload, parts.budget, { length: known, most: maxBodyBytes });
+    });
+    // An answer that was sent, or has nobody to read it: its request is not needed any more.
+    app.addHook("preHandler", ({ body }, reply, go) => {
+      if (isHeld(body)) finished(reply.raw, () => body.release());
+      go();
+    });
     app.setErrorHandler((error: { code?: string; statusCode?: number; message: string }, _request, reply) => {
       const told = fromFastify(error);
       // Closing at once would reset the connection under a client that is still sending, which then never reads why.
@@ -79,8 +91,16 @@ export function openaiRoutes(root: FastifyInstance, parts: ApiParts): void {
   });
 }
 
+function fromBody({ code, message }: BodyError): ApiError {
+  if (code === "too_large") return tooLarge();
+  if (code === "busy") return tryLater(429, "too_many_bytes", `${message}; try again later`, 2);
+  return invalid(message, null, "invalid_request");
+}
+
+const isHeld = (body: unknown): body is HeldBody => body instanceof HeldBody;
+
 function fromFastify(error: { code?: string; statusCode?: number; message: string }): ApiError {
-  if (error.code === "FST_ERR_CTP_BODY_TOO_LARGE") return tooLarge();
+  if (error instanceof BodyError) return fromBody(error);
   if (error.code === "FST_ERR_CTP_INVALID_MEDIA_TYPE")
     return invalid("content-type must be application/json", null, "unsupported_media_type", 415);
   const status = error.statusCode ?? 500;
@@ -106,10 +126,10 @@ function read(parts: ApiParts, request: FastifyRequest): Asked | ApiError {
   const consumer = parts.keys.consumerOf(request.headers.authorization);
   if (consumer === undefined) return unauthorized;
   const { body } = request;
-  if (!Buffer.isBuffer(body)) return invalid("the body is missing", null, "invalid_json");
-  const completion = readCompletion(body);
+  if (!isHeld(body)) return invalid("the body is missing", null, "invalid_json");
+  const completion = readCompletion(body.bytes);
   if (isApiError(completion)) return completion;
-  return refusedFor(parts, completion.model) ?? { consumer, body, completion };
+  return refusedFor(parts, completion.model) ?? { consumer, body: body.bytes, completion };
 }
 
 /** `Prefer: respond-async` (RFC 7240 §4.1): do not wait for the answer. */
@@ -163,7 +183,7 @@ async function submit(parts: ApiParts, request: FastifyRequest, reply: FastifyRe
 function complete(parts: ApiParts, request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined {
   const asked = read(parts, request);
   if (isApiError(asked)) return send(parts, reply, asked);
-  const { consumer, completion } = asked;
+  const { consumer, body, completion } = asked;
   const { model, stream, text } = completion;
   if (!parts.dispatch.hasRoom(consumer, model))
     return send(
@@ -184,7 +204,7 @@ function complete(parts: ApiParts, request: FastifyRequest, reply: FastifyReply)
     if (response.writableFinished) return;
     parts.clock.setTimer(() => parts.desk.abandon(id, "the client is gone"), goneMs);
   });
-  parts.desk.submit({ id, consumer, model, stream, durable: false }, text, client);
+  parts.desk.submit({ id, consumer, model, stream, durable: false }, new HeldInput(body, text), client);
   return undefined;
 }
 

@@ -1,8 +1,7 @@
 import { ProtocolError } from "../../protocol/codes.ts";
 import { parseJson } from "../../protocol/json.ts";
 import { decodeUtf8 } from "../../protocol/jws.ts";
-import { maxInlineBytes } from "../../protocol/messages.ts";
-import { fitsOffer } from "../jobs/input.ts";
+import { maxBodyBytes } from "../../protocol/messages.ts";
 import { type ApiError, invalid } from "./errors.ts";
 
 /** What the service reads of a request; the rest is between client and engine. */
@@ -23,7 +22,6 @@ const bounds = { depth: 64, values: 100_000, halfPairs: true };
 
 /** Reads a request's body. Returns an error in the client's terms where it cannot be passed on. */
 export function readCompletion(body: Buffer): CompletionRequest | ApiError {
-  if (body.length > maxInlineBytes) return tooLarge();
   let text: string;
   let request: unknown;
   try {
@@ -35,7 +33,6 @@ export function readCompletion(body: Buffer): CompletionRequest | ApiError {
   }
   if (typeof request !== "object" || request === null || Array.isArray(request))
     return invalid("the body must be a JSON object", null, "invalid_json");
-  if (!fitsOffer(text, body.length)) return tooLarge();
   const fields = request as Readonly<Record<string, unknown>>;
   const { model, stream = false } = fields;
   if (typeof model !== "string" || model === "" || model.length > 256)
@@ -62,9 +59,9 @@ function wrongCount(
   return invalid(`${name} must be a whole number from 1 to ${most}`, name);
 }
 
-/** The answer to a body that does not fit into an offer. */
+/** The answer to a body that is over the limit of one. */
 export function tooLarge(): ApiError {
-  const message = `the body is larger than the ${maxInlineBytes} bytes (as JSON text) that this API takes`;
+  const message = `the body is larger than the ${maxBodyBytes} bytes that this API takes`;
   return invalid(message, null, "request_too_large", 413);
 }
 

@@ -32,6 +32,12 @@ export interface RegistrationParts {
   readonly granted: (node: KnownNode) => void;
 }
 
+/** What it takes to hear a registered node and to answer it. `rates.node` is by address and node. */
+export type EnvelopeParts = Pick<
+  RegistrationParts,
+  "clock" | "log" | "nodes" | "store" | "serviceKey" | "rates"
+>;
+
 /** What a request that was taken is answered with. */
 export type Heard = { readonly node: KnownNode } & Pick<HttpAnswer, "latest" | "kid">;
 
@@ -60,35 +66,52 @@ export function refusing<T>(refuse: (error: ProtocolError) => Refused, check: ()
 
 /** Answers one request of a node with what `hear` makes of its body. */
 export async function answer(
-  { clock, store, serviceKey, log }: RegistrationParts,
+  parts: EnvelopeParts,
   reply: FastifyReply,
   hear: (text: string) => Promise<Heard>,
   body: unknown,
 ): Promise<FastifyReply> {
-  const now = clock.now();
-  if (!store.healthy || serviceKey.delegationAt(now) === undefined)
-    return reply.code(503).header("retry-after", "5").send({ error: "the service cannot answer nodes now" });
+  if (!canAnswer(parts)) return unavailable(reply);
   if (!Buffer.isBuffer(body)) return reply.code(400).send({ error: "the body must be one compact JWS" });
   try {
     const { node, ...more } = await hear(decodeUtf8(body));
-    const said: HttpAnswer = { node_id: node.nodeId, time: now, http_seq: node.httpSeq, ...more };
-    return reply.type(envelopeContentType).send(sealAnswer(said, serviceKey.key));
+    return sendAnswer(parts, reply, node, more);
   } catch (thrown) {
-    const error = thrown instanceof Refused ? thrown.refusal : thrown;
-    if (!(error instanceof ProtocolError)) throw thrown;
-    log.info({ code: error.code, why: error.message }, "request of a node refused");
-    if (error.code === "not_allowed" && !(thrown instanceof Refused)) return tooMany(reply);
-    if (!(thrown instanceof Refused))
-      return reply.code(400).send({ error: { code: error.code, message: error.message } });
-    const said: HttpAnswer = {
-      node_id: thrown.nodeId,
-      time: now,
-      http_seq: thrown.httpSeq,
-      error: { code: error.code, message: error.message.slice(0, 500) },
-    };
-    const status = error.code === "unknown_key" || error.code === "binding" ? 403 : 409;
-    return reply.code(status).type(envelopeContentType).send(sealAnswer(said, serviceKey.key));
+    return sendRefusal(parts, reply, thrown);
   }
+}
+
+/** Whether nodes can be answered now. */
+export function canAnswer({ store, serviceKey, clock }: EnvelopeParts): boolean {
+  return store.healthy && serviceKey.delegationAt(clock.now()) !== undefined;
+}
+
+export function unavailable(reply: FastifyReply): FastifyReply {
+  return reply.code(503).header("retry-after", "5").send({ error: "the service cannot answer nodes now" });
+}
+
+/** Sends what the service says to a node, signed. */
+export function sendAnswer(
+  { clock, serviceKey }: EnvelopeParts,
+  reply: FastifyReply,
+  { nodeId, httpSeq }: Pick<KnownNode, "nodeId" | "httpSeq">,
+  more: Pick<HttpAnswer, "latest" | "kid" | "error">,
+): FastifyReply {
+  const said: HttpAnswer = { node_id: nodeId, time: clock.now(), http_seq: httpSeq, ...more };
+  return reply.type(envelopeContentType).send(sealAnswer(said, serviceKey.key));
+}
+
+/** Sends why a request was refused: signed where it is known to whom. Anything but a refusal is thrown again. */
+export function sendRefusal(parts: EnvelopeParts, reply: FastifyReply, thrown: unknown): FastifyReply {
+  const error = thrown instanceof Refused ? thrown.refusal : thrown;
+  if (!(error instanceof ProtocolError)) throw thrown;
+  const { code } = error;
+  parts.log.info({ code, why: error.message }, "request of a node refused");
+  if (code === "not_allowed" && !(thrown instanceof Refused)) return tooMany(reply);
+  if (!(thrown instanceof Refused)) return reply.code(400).send({ error: { code, message: error.message } });
+  const status = code === "unknown_key" || code === "binding" ? 403 : 409;
+  const message = error.message.slice(0, 500);
+  return sendAnswer(parts, reply.code(status), thrown, { error: { code, message } });
 }
 
 export function tooMany(reply: FastifyReply): FastifyReply {
@@ -114,7 +137,7 @@ export interface NodeRequestForm<T> {
 
 /** Opens a request of a registered node: key, rate, signature, node id, ban, seq, skew. Nothing is kept yet. */
 export function openOfNode<T extends { readonly node_id: NodeId; readonly time: number }>(
-  { nodes, rates, clock }: RegistrationParts,
+  { nodes, rates, clock }: EnvelopeParts,
   text: string,
   { ip, typ, schema, urls }: NodeRequestForm<T>,
 ): NodeRequest<T> {
@@ -148,14 +171,19 @@ export function takeRate(rate: RateLimit, ip: string, { nodeId }: KnownNode): vo
 
 /** Hears a registered node; its seq is on the disk before the answer. */
 export async function hearNode<T extends { readonly node_id: NodeId; readonly time: number }>(
-  parts: RegistrationParts,
+  parts: EnvelopeParts,
   text: string,
   form: NodeRequestForm<T>,
   use: (node: KnownNode, payload: T) => Omit<Heard, "node">,
 ): Promise<Heard> {
   const { node, payload, seq } = openOfNode(parts, text, form);
-  node.httpSeq = seq;
-  await parts.store.write([{ put: "http-seq", nodeId: node.nodeId, seq }]);
-  node.heardAt = parts.clock.now();
+  await keepSeq(parts, node, seq);
   return { node, ...use(node, payload) };
+}
+
+/** The node's request is taken: none with this seq or a lower one is, from now on. On the disk when this resolves. */
+export async function keepSeq({ store, clock }: EnvelopeParts, node: KnownNode, seq: number): Promise<void> {
+  node.httpSeq = seq;
+  await store.write([{ put: "http-seq", nodeId: node.nodeId, seq }]);
+  node.heardAt = clock.now();
 }

@@ -1,0 +1,118 @@
+import type { Readable } from "node:stream";
+import type { ByteBudget } from "../../lib/byte-budget.ts";
+import { CodedError } from "../../lib/errors.ts";
+
+/** `too_large`: over the limit for one body. `busy`: over what all bodies together may take. `cut`: it did not come whole. */
+export class BodyError extends CodedError<"too_large" | "busy" | "cut"> {}
+
+/** A body, and the part of the budget that it has. */
+export class HeldBody {
+  readonly bytes: Buffer;
+  readonly #share: Share;
+
+  constructor(bytes: Buffer, share: Share) {
+    this.bytes = bytes;
+    this.#share = share;
+  }
+
+  /** The body is not needed any more: its bytes are others' to hold. May be called again. */
+  release(): void {
+    this.#share.release();
+  }
+}
+
+/** What a body of unknown length takes of the budget at a time. */
+const stepBytes = 64 * 1024;
+
+/** Part of a budget, given back once. */
+class Share {
+  readonly #budget: ByteBudget;
+  #taken = 0;
+  #released = false;
+
+  constructor(budget: ByteBudget) {
+    this.#budget = budget;
+  }
+
+  /** Has `bytes` in all. @throws {BodyError} `busy` */
+  upTo(bytes: number): void {
+    const more = bytes - this.#taken;
+    if (more <= 0) return;
+    if (this.#released || !this.#budget.take(more))
+      throw new BodyError("busy", "bodies on their way take all the memory that there is for them");
+    this.#taken = bytes;
+  }
+
+  release(): void {
+    if (this.#released) return;
+    this.#released = true;
+    this.#budget.give(this.#taken);
+  }
+}
+
+/**
+ * Collects a body into memory. Of one whose length is known the memory is taken before its first byte; one of unknown
+ * length takes it as it grows.
+ *
+ * @param limits `length`: what `content-length` says, undefined = unknown; `most`: bytes that one body may have.
+ * @throws {BodyError}
+ */
+export async function collectBody(
+  stream: Readable,
+  budget: ByteBudget,
+  { length, most }: { readonly length: number | undefined; readonly most: number },
+): Promise<HeldBody> {
+  const share = new Share(budget);
+  try {
+    if (length !== undefined && length > most) throw tooLarge(most);
+    share.upTo(length ?? 0);
+    const bytes = length === undefined ? await grow(stream, share, most) : await fill(stream, length);
+    return new HeldBody(bytes, share);
+  } catch (error) {
+    share.release();
+    throw error instanceof BodyError ? error : new BodyError("cut", "the body was cut", { cause: error });
+  }
+}
+
+const tooLarge = (most: number): BodyError =>
+  new BodyError("too_large", `the body is larger than ${most} bytes`);
+
+function fill(stream: Readable, length: number): Promise<Buffer> {
+  const bytes = Buffer.allocUnsafe(length);
+  let at = 0;
+  // The HTTP parser sees to it that no more comes than the header says.
+  const take = (piece: Buffer) => (at += piece.copy(bytes, at));
+  return drain(stream, take).then(() => {
+    if (at !== length) throw new BodyError("cut", "the body was cut");
+    return bytes;
+  });
+}
+
+function grow(stream: Readable, share: Share, most: number): Promise<Buffer> {
+  const pieces: Buffer[] = [];
+  let size = 0;
+  const take = (piece: Buffer) => {
+    size += piece.length;
+    if (size > most) throw tooLarge(most);
+    share.upTo(Math.ceil(size / stepBytes) * stepBytes);
+    pieces.push(piece);
+  };
+  return drain(stream, take).then(() => Buffer.concat(pieces, size));
+}
+
+/** Gives every piece to `take`. If that throws, the rest flows on and is thrown away: a sender that is cut reads no answer. */
+function drain(stream: Readable, take: (piece: Buffer) => unknown): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const data = (piece: Buffer) => {
+      try {
+        take(piece);
+      } catch (error) {
+        stream.off("data", data).resume();
+        reject(error);
+      }
+    };
+    const cut = () => reject(new BodyError("cut", "the body was cut"));
+    stream.on("data", data).once("end", resolve).once("close", cut).once("error", cut);
+    if (stream.destroyed) cut();
+  });
+}
