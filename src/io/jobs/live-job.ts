@@ -38,6 +38,8 @@ export class LiveJob {
       Partial<Pick<JobRow, "finishedAt" | "outcome" | "httpStatus" | "endCode" | "error">>,
   ): JobRow {
     const { id, consumer, model, stream, durable } = this.spec;
+    // A stream that broke off without a result: what its client has had counts all the same.
+    const relayed = now.state === "INTERRUPTED" && now.outcome === undefined ? this.output.pieces : 0;
     return {
       id,
       consumer,
@@ -52,7 +54,7 @@ export class LiveJob {
       error: null,
       relayedBytes: this.relayedBytes,
       promptTokens: this.metered.prompt_tokens,
-      completionTokens: this.metered.completion_tokens,
+      completionTokens: Math.max(relayed, this.metered.completion_tokens),
       ...now,
     };
   }

@@ -40,6 +40,18 @@ describe("the output of an attempt", () => {
     expect(output.bytes).toBe(Buffer.byteLength("data: é\n\ndata: [DONE]\n\n"));
   });
 
+  it("counts the pieces of text that were shown, and begins anew with another attempt", () => {
+    const output = events();
+    const delta = (delta: object) => `data: ${JSON.stringify({ choices: [{ index: 0, delta }] })}\n\n`;
+    shown(output, delta({ role: "assistant", content: "" }) + delta({ content: "Hé" }));
+    shown(output, delta({ content: 'say {"content":"x"}' }).replace('"content":', '"content": '));
+    shown(output, delta({ reasoning_content: "hm" }) + delta({ tool_calls: [{ index: 0 }] }) + delta({}));
+    shown(output, `data: [DONE]\n\n${delta({ content: "held back" })}`);
+    expect(output.pieces).toBe(4);
+    output.restart();
+    expect(output.pieces).toBe(0);
+  });
+
   it("holds all of a whole answer back, and forgets it when another attempt begins", () => {
     const output = new Output();
     expect(shown(output, "{}")).toBeUndefined();
