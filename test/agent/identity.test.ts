@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { IdentityError, readIdentity } from "../../src/agent/identity.ts";
+import { generateKey, importPrivateKey } from "../../src/protocol/keys.ts";
 import { MemoryFiles } from "./fixture/fakes.ts";
 import { testIdentity, TestNetwork } from "./fixture/network.ts";
 
@@ -53,6 +54,42 @@ describe("readIdentity", () => {
     const { code, message } = await failure();
     expect(code).toBe("invalid");
     expect(message).not.toContain(identity.jwk.d);
+  });
+
+  it("takes a key that the node has rolled over to, next to those that it had", async () => {
+    const [second, third] = [generateKey(), generateKey()];
+    await files.write("/id/key.jwk", JSON.stringify(second));
+    const publicHalf = { kty: "OKP", crv: "Ed25519", x: identity.jwk.x };
+    await files.write("/id/former.json", JSON.stringify([publicHalf]));
+    await files.write("/id/next.jwk", JSON.stringify(third));
+    const { nodeId, key, keys } = await read();
+    expect([nodeId, key.kid]).toEqual([identity.nodeId, importPrivateKey(second).kid]);
+    expect(keys.wanted?.kid).toBe(importPrivateKey(third).kid);
+    keys.use(importPrivateKey(third));
+    expect(keys.known.map(({ kid }) => kid)).toContain(identity.key.kid);
+  });
+
+  it("takes a key that the account has granted, and refuses the grant of another node", async () => {
+    const granted = generateKey();
+    const { network: net, account } = identity.binding;
+    const grant = { network: net, account, node_id: identity.nodeId, kid: importPrivateKey(granted).kid };
+    const file = { ...grant, generation: 1, mac: identity.binding.mac };
+    await files.write("/id/key.jwk", JSON.stringify(granted));
+    expect((await failure()).message).toContain("have the account grant");
+    await files.write("/id/grant.json", JSON.stringify(file));
+    const { key, keys } = await read();
+    expect([key.kid, keys.registration?.grant]).toEqual([grant.kid, file]);
+    await files.write("/id/grant.json", JSON.stringify({ ...file, account: "other" }));
+    expect((await failure()).message).toContain("grant.json has account other");
+  });
+
+  it("the key is the one that is current when it is asked for", async () => {
+    await files.write("/id/next.jwk", JSON.stringify(generateKey()));
+    const whole = await read();
+    const { wanted } = whole.keys;
+    if (!wanted) throw new Error("no next key");
+    whole.keys.use(wanted);
+    expect(whole.key.kid).toBe(wanted.kid);
   });
 
   it("refuses a binding for another key, and another network's root", async () => {

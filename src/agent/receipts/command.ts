@@ -4,10 +4,11 @@ import { createInterface } from "node:readline";
 import * as z from "zod/mini";
 import { CodedError, messageOf } from "../../lib/errors.ts";
 import { ProtocolError } from "../../protocol/codes.ts";
+import { publicJwkField } from "../../protocol/fields.ts";
 import { parsePayload } from "../../protocol/frame.ts";
-import { importPublicKey, isBytes32, type VerifyKey } from "../../protocol/keys.ts";
+import { importPublicKey, type VerifyKey } from "../../protocol/keys.ts";
 import { diskFiles } from "../edge/files.ts";
-import { readNodeKey, readRoot } from "../identity.ts";
+import { readBinding, readKeys, readRoot } from "../identity.ts";
 import { type AgentCommand, columns, type CommandWorld } from "../standalone/command.ts";
 import { type CommandLine, readCommandLine, UsageError } from "../standalone/command-line.ts";
 import { agentSettings } from "../standalone/settings.ts";
@@ -15,7 +16,7 @@ import { Settings } from "../standalone/sources.ts";
 import { bookFiles } from "./book.ts";
 import { type ClaimedReceipt, claimsOf, parseLine } from "./line.ts";
 import { dayOf, totalsOf } from "./totals.ts";
-import { type PlacedLine, ReceiptVerifier } from "./verify.ts";
+import { type PlacedLine, type ReceiptTrust, ReceiptVerifier } from "./verify.ts";
 
 /** Receipts cannot be read or written. */
 export class ReceiptsError extends CodedError<"unreadable" | "unwritable"> {}
@@ -33,7 +34,7 @@ const own = [
   {
     name: "node-key",
     value: "FILE",
-    help: "verify: public JWK of the node (default: key.jwk of the identity folder)",
+    help: "verify: public JWK of the node, or an array of all that it had (default: those of the identity folder)",
   },
   { name: "json", help: "print JSON" },
 ] as const;
@@ -149,8 +150,10 @@ async function verify({ out, note }: CommandWorld, line: CommandLine, read: Line
   const nodeKey = line.find("node-key");
   const network = settings.find(agentSettings.network);
   const verifier = new ReceiptVerifier({
-    nodeKey: nodeKey === undefined ? await readNodeKey(diskFiles, identityDir) : await readPublicKey(nodeKey),
-    serviceKeys: serviceKey === undefined ? [] : [await readPublicKey(serviceKey)],
+    ...(nodeKey === undefined
+      ? await ownKeys(identityDir)
+      : { nodeKeys: await readPublicKeys(nodeKey), nodeId: undefined }),
+    serviceKeys: serviceKey === undefined ? [] : await readPublicKeys(serviceKey),
     // Without a network (a bare export on another machine) only the given key is believed.
     root:
       network === undefined && serviceKey !== undefined
@@ -172,15 +175,20 @@ async function verify({ out, note }: CommandWorld, line: CommandLine, read: Line
   return report.problems.length === 0 ? 0 : 1;
 }
 
-const jwk = z.object({
-  kty: z.literal("OKP"),
-  crv: z.literal("Ed25519"),
-  x: z.string().check(z.refine(isBytes32)),
-});
+/** The keys that the identity folder has and remembers. A folder without a binding is of a node with its first key. */
+async function ownKeys(dir: string): Promise<Pick<ReceiptTrust, "nodeKeys" | "nodeId">> {
+  const { key, next, former } = await readKeys(diskFiles, dir);
+  const binding = await readBinding(diskFiles, dir).catch(() => undefined);
+  return { nodeKeys: [key, ...(next ? [next] : []), ...former], nodeId: binding?.node_id };
+}
 
-async function readPublicKey(path: string): Promise<VerifyKey> {
+const jwks = z.union([publicJwkField, z.array(publicJwkField)]);
+
+async function readPublicKeys(path: string): Promise<readonly VerifyKey[]> {
   try {
-    return importPublicKey(parsePayload(jwk, await readFile(path, "utf8"), "key"));
+    return [parsePayload(jwks, await readFile(path, "utf8"), "key")]
+      .flat()
+      .map((jwk) => importPublicKey(jwk));
   } catch (thrown) {
     throw new ReceiptsError("unreadable", `${path} is no Ed25519 key (JWK): ${messageOf(thrown)}`);
   }

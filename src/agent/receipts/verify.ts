@@ -2,7 +2,7 @@ import { messageOf } from "../../lib/errors.ts";
 import { ProtocolError } from "../../protocol/codes.ts";
 import { verifyDelegation } from "../../protocol/config/delegation.ts";
 import type { TrustedRoot } from "../../protocol/config/root.ts";
-import { importPublicKey, type KeyId, type VerifyKey } from "../../protocol/keys.ts";
+import { importPublicKey, type KeyId, type NodeId, type VerifyKey } from "../../protocol/keys.ts";
 import { chainHash, openCountersign, openReceipt } from "../../protocol/receipt.ts";
 import { claimsOf, type ClaimedReceipt, parseLine } from "./line.ts";
 
@@ -19,7 +19,10 @@ export interface ReceiptTrust {
   /** Root of the network: keys that it delegates to may countersign. Undefined = only `serviceKeys`. */
   readonly root: TrustedRoot | undefined;
   readonly serviceKeys: readonly VerifyKey[];
-  readonly nodeKey: VerifyKey;
+  /** All keys that the node has or had: one of them must have signed. */
+  readonly nodeKeys: readonly VerifyKey[];
+  /** Undefined = the thumbprint of one of its keys. */
+  readonly nodeId: NodeId | undefined;
 }
 
 /** A line that does not stand up, and why. */
@@ -105,9 +108,10 @@ export class ReceiptVerifier {
   #receipt(text: string, at: PlacedLine): void {
     const claims = claimsOf(text);
     const countersign = openCountersign(text, this.#keyOf(claims));
-    const { nodeKey } = this.#trust;
-    const receipt = openReceipt(countersign.receipt, nodeKey);
-    if (String(receipt.node_id) !== String(nodeKey.kid))
+    const { nodeKeys, nodeId } = this.#trust;
+    const receipt = openReceipt(countersign.receipt, nodeKeys);
+    const its = nodeId === undefined ? nodeKeys.map(({ kid }) => String(kid)) : [String(nodeId)];
+    if (!its.includes(receipt.node_id))
       throw new ProtocolError("wrong_node", "the receipt is of another node");
     if (receipt.account !== countersign.account)
       throw new ProtocolError("schema", "receipt and countersignature name different accounts");

@@ -13,6 +13,8 @@ import { type TestIdentity, testIdentity, TestNetwork } from "../fixture/network
 export class MadeReceipts {
   readonly network = new TestNetwork();
   readonly identity: TestIdentity = testIdentity(this.network);
+  /** What the node's key was rolled over to. */
+  key: SigningKey | undefined;
   readonly #digest = this.network.config().digest;
   #index = 0;
   #prev = chainStart;
@@ -47,7 +49,7 @@ export class MadeReceipts {
         time: at,
         ...over.receipt,
       },
-      this.identity.key,
+      this.key ?? this.identity.key,
     );
     const text = sealCountersign(
       {

@@ -10,7 +10,8 @@ let made: MadeReceipts;
 let trust: ReceiptTrust;
 beforeEach(() => {
   made = new MadeReceipts();
-  trust = { root: made.network.root, serviceKeys: [], nodeKey: made.identity.key };
+  const { key, nodeId } = made.identity;
+  trust = { root: made.network.root, serviceKeys: [], nodeKeys: [key], nodeId };
 });
 
 function verify(texts: readonly string[], by: ReceiptTrust = trust) {
@@ -45,6 +46,20 @@ describe("verifying receipts", () => {
   it("a bare export stands with the service's key, without a root", () => {
     const by = { ...trust, root: undefined, serviceKeys: [made.network.service] };
     expect(verify([made.next(), made.next()], by).problems).toEqual([]);
+  });
+
+  it("receipts under a key that was rolled over stand beside those of the key since", () => {
+    const { key, nodeId } = made.identity;
+    const next = importPrivateKey(generateKey());
+    const before = kept();
+    made.key = next;
+    const lines = [delegation(), before, kept()];
+    const by = { ...trust, nodeKeys: [next, key], nodeId };
+    expect(verify(lines, by)).toMatchObject({ receipts: 2, problems: [] });
+    expect(verify(lines, { ...by, nodeId: undefined })).toMatchObject({ receipts: 2, problems: [] });
+    expect(verify(lines, { ...by, nodeKeys: [next] }).problems).toMatchObject([
+      { line: 2, problem: expect.stringContaining("unknown_key") as string },
+    ]);
   });
 
   it("receipts of the account's other nodes in between leave a gap, which is no fault", () => {

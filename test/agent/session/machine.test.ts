@@ -2,9 +2,11 @@ import fc from "fast-check";
 import { beforeEach, describe, expect, it } from "vitest";
 import { handshakeTimeoutMs, SessionMachine, sessionUrl } from "../../../src/agent/session/machine.ts";
 import type { SessionAction } from "../../../src/agent/session/terms.ts";
+import { identityConflictReason } from "../../../src/protocol/codes.ts";
 import { openFrame, sealFrame } from "../../../src/protocol/frame.ts";
 import { jobIdField } from "../../../src/protocol/fields.ts";
 import { generateKey, importPrivateKey, type SigningKey } from "../../../src/protocol/keys.ts";
+import { splitJws } from "../../../src/protocol/jws.ts";
 import type { Report } from "../../../src/protocol/messages.ts";
 import { type ServiceChannel, serviceChannel } from "../../../src/protocol/session/channel.ts";
 import { sealReady, verifyHello } from "../../../src/protocol/session/handshake.ts";
@@ -31,18 +33,25 @@ let now: number;
 let random: number;
 let held: number;
 let machine: SessionMachine;
+/** The key that the node signs with, and the others that it has. */
+let key: SigningKey;
+let others: SigningKey[];
 
 beforeEach(() => {
   now = Date.UTC(2026, 0, 1);
   random = 0.5;
   held = 0;
+  key = identity.key;
+  others = [];
   let nonces = 0;
   machine = new SessionMachine(
     {
       endpoints: [endpoint],
       identity: {
         nodeId: identity.nodeId,
-        key: identity.key,
+        get key() {
+          return key;
+        },
         network: network.name,
         instance: sid,
         agentVersion: "1.0.0",
@@ -64,7 +73,11 @@ beforeEach(() => {
           finished: false,
         })),
       releaseSequence: () => 3,
-      otherKey: () => false,
+      otherKey: (refused) => {
+        const found = others.find(({ kid }) => !refused.has(kid));
+        if (found) key = found;
+        return found !== undefined;
+      },
     },
   );
 });
@@ -207,6 +220,49 @@ describe("registration", () => {
     expect(only(actions, "register")).toEqual([]);
     expect(machine.lastError).toContain("clock_skew");
   });
+});
+
+describe("a node with two keys", () => {
+  const other = importPrivateKey(generateKey());
+  const signer = (actions: SessionAction[]) => splitJws(sentBy(actions)[0] ?? "", "rn1.hello").header.kid;
+
+  it("tries the other one when the first is unknown, and registers when both are", () => {
+    others = [other];
+    machine.step({ type: "start" });
+    expect(signer(machine.step({ type: "frame", text: challengeFrame() }))).toBe(identity.key.kid);
+    const unknown = { type: "closed", code: 4401, reason: "unknown_key: not this one" } as const;
+    expect(only(machine.step(unknown), "dial")).toHaveLength(1);
+    expect(signer(machine.step({ type: "frame", text: challengeFrame() }))).toBe(other.kid);
+    expect(only(machine.step(unknown), "register")).toHaveLength(1);
+  });
+
+  it("dials at once with the new one, and says which jobs it holds", () => {
+    const { channel } = open();
+    held = 2;
+    const actions = machine.step({ type: "rekeyed" });
+    expect(only(actions, "close")).toMatchObject([{ code: 1000 }]);
+    expect(only(actions, "dial")).toHaveLength(1);
+    expect(only(actions, "ended")).toHaveLength(1);
+    expect(only(actions, "transmit").map(({ text }) => channel.open(text).kind)).toEqual([]);
+    const [resume = ""] = sentBy(open().actions);
+    expect(openFrame(resume, ["resume"], identity.key).payload.jobs).toHaveLength(2);
+  });
+
+  it("keeps the key of the hello for the whole session, whatever the node's key becomes meanwhile", () => {
+    const { actions } = open();
+    key = other;
+    expect(openFrame(sentBy(actions)[0] ?? "", ["resume"], identity.key).kind).toBe("resume");
+    const later = machine.seal("goodbye", { reason: "drained" });
+    expect(openFrame(later ?? "", ["goodbye"], identity.key).kind).toBe("goodbye");
+  });
+});
+
+it("an identity conflict is named for what it is, and waits a minute more", () => {
+  machine.step({ type: "start" });
+  machine.step({ type: "frame", text: challengeFrame() });
+  const actions = machine.step({ type: "closed", code: 4409, reason: identityConflictReason });
+  expect(redialIn(actions)).toBeGreaterThanOrEqual(60_000);
+  expect(machine.lastError).toMatch(/identity conflict: another process/);
 });
 
 describe("back-off", () => {
