@@ -46,7 +46,8 @@ describe("the output of an attempt", () => {
     shown(output, delta({ role: "assistant", content: "" }) + delta({ content: "Hé" }));
     shown(output, delta({ content: 'say {"content":"x"}' }).replace('"content":', '"content": '));
     shown(output, delta({ reasoning_content: "hm" }) + delta({ tool_calls: [{ index: 0 }] }) + delta({}));
-    shown(output, `data: [DONE]\n\n${delta({ content: "held back" })}`);
+    shown(output, "data: [DONE]\n\n");
+    shown(output, delta({ content: "held back" }));
     expect(output.pieces).toBe(4);
     output.restart();
     expect(output.pieces).toBe(0);
