@@ -5,14 +5,18 @@
  * client can check every byte of it.
  *
  * Flags: --host (127.0.0.1) --port (8000) --model NAME (repeatable) --token-delay-ms (20) --start-delay-ms (0)
- *   --log FILE (appends one JSON line per request begun and ended, with the `x-request-id` that came with it)
+ *   --log FILE (appends one JSON line per request begun and ended, with the `x-request-id` that came with it, and size and
+ *   SHA-256 of a large body)
+ *   --weights FILE (must be there; its SHA-256 goes into the log line of the start)
+ *   --refuse-tests (answers an agent's test request with 500)
  *   --version TEXT (answered by GET /version, written into each log line; default: $ENGINE_VERSION)
- * Switches while it runs: POST /__switch {"mode": …, "tokenDelayMs": …, "times": n} with mode
+ * A request's `answer_bytes` makes a plain answer longer by so many. Switches while it runs: POST /__switch {"mode": …, "tokenDelayMs": …, "times": n} with mode
  *   ok | error (500) | reject (400) | hang (no answer) | stall (stops in mid-answer) | garbage | endless | huge (a right
  *   answer of 1 GiB) | mute (no answer to anything) | crash (exit in mid-answer) | die (exit at once). `times` limits the mode to the next n requests.
  *   "polls": "endless" | "ok" does that to health and lists of models, which a mode leaves alone.
  */
-import { appendFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { appendFileSync, readFileSync } from "node:fs";
 import { once } from "node:events";
 import { createServer } from "node:http";
 import { setTimeout as wait } from "node:timers/promises";
@@ -27,10 +31,16 @@ const { values: flags } = parseArgs({
     "token-delay-ms": { type: "string", default: "20" },
     "start-delay-ms": { type: "string", default: "0" },
     log: { type: "string" },
+    weights: { type: "string" },
+    "refuse-tests": { type: "boolean", default: false },
     version: { type: "string", default: process.env.ENGINE_VERSION ?? "1" },
   },
 });
 
+const weights =
+  flags.weights === undefined
+    ? undefined
+    : createHash("sha256").update(readFileSync(flags.weights)).digest("hex");
 const state = { polls: "ok", mode: "ok", times: Infinity, tokenDelayMs: Number(flags["token-delay-ms"]) };
 const modes = [
   "ok",
@@ -81,9 +91,16 @@ function takeMode() {
 
 async function complete(request, response) {
   const id = String(request.headers["x-request-id"] ?? "");
-  const body = JSON.parse(await readBody(request));
+  const raw = await readBody(request);
+  const body = JSON.parse(raw);
+  // The agent's own: no job, so no mode is used up by it.
+  if (id === "" && body.max_tokens === 1) return answerTest(body, response);
   const mode = takeMode();
-  log({ event: "begin", id, model: body.model, stream: body.stream === true, mode });
+  const large =
+    raw.length > 100_000
+      ? { bytes: Buffer.byteLength(raw), sha256: createHash("sha256").update(raw).digest("hex") }
+      : {};
+  log({ event: "begin", id, model: body.model, stream: body.stream === true, mode, ...large });
   const abort = new AbortController();
   response.on("close", () => abort.abort());
   let outcome = "aborted";
@@ -94,6 +111,14 @@ async function complete(request, response) {
   } finally {
     log({ event: "end", id, outcome });
   }
+}
+
+function answerTest({ model }, response) {
+  const refused = flags["refuse-tests"] || !flags.model.includes(model);
+  log({ event: "test", model, outcome: refused ? "refused" : "answered" });
+  if (refused) return json(response, 500, fail("out of memory", "server_error"));
+  const message = { role: "assistant", content: "word" };
+  json(response, 200, { model, choices: [{ index: 0, message, finish_reason: "length" }] });
 }
 
 async function answer(body, mode, request, response, signal) {
@@ -161,7 +186,8 @@ async function answer(body, mode, request, response, signal) {
     }
     response.end("data: [DONE]\n\n");
   } else {
-    const message = { role: "assistant", content: text.join(" ") };
+    const padding = "0123456789abcdef".repeat(Math.ceil((body.answer_bytes ?? 0) / 16));
+    const message = { role: "assistant", content: text.join(" ") + padding.slice(0, body.answer_bytes ?? 0) };
     json(response, 200, {
       ...base,
       object: "chat.completion",
@@ -265,5 +291,6 @@ process.on("SIGTERM", () => {
 
 await wait(Number(flags["start-delay-ms"]));
 server.listen(Number(flags.port), flags.host, () => {
-  log({ event: "start", host: flags.host, port: server.address().port, models: flags.model });
+  const start = { event: "start", host: flags.host, port: server.address().port, models: flags.model };
+  log(weights === undefined ? start : { ...start, weights });
 });

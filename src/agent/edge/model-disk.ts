@@ -15,10 +15,10 @@ const readBytes = 1024 * 1024;
 const busyCode = 5;
 
 async function makeFolder(path: string): Promise<void> {
-  const made = await mkdir(path, { recursive: true, mode: folderMode });
+  const first = await mkdir(path, { recursive: true, mode: folderMode });
+  if (first === undefined) return;
   // The umask may have taken what the engine's user needs.
-  for (let at = path; made !== undefined && at.length >= made.length; at = dirname(at))
-    await chmod(at, folderMode);
+  for (let at = path; at.length >= first.length; at = dirname(at)) await chmod(at, folderMode);
 }
 
 async function syncFolder(path: string): Promise<void> {
@@ -138,6 +138,8 @@ export const modelDisk: ModelDisk = {
     const { DatabaseSync } = await import("node:sqlite");
     const database = new DatabaseSync(path);
     try {
+      // Else a file of its own stays behind where the process was killed.
+      database.exec("PRAGMA journal_mode = MEMORY");
       if (how === "exclusive") database.exec("BEGIN EXCLUSIVE");
       else {
         database.exec("BEGIN");

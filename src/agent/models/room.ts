@@ -1,3 +1,4 @@
+import { join } from "node:path";
 import type { Files } from "../ports.ts";
 import { ModelError } from "./failure.ts";
 import { digestIn, layoutOf, weightsFolder } from "./layout.ts";
@@ -37,7 +38,7 @@ export interface RoomWish {
  */
 export async function makeRoom(wish: RoomWish): Promise<readonly string[]> {
   const { world, root, most, need, what } = wish;
-  const used = await world.disk.usage(weightsFolder(root));
+  const used = await usedBytes(wish);
   const free = await world.disk.free(root);
   let lack = lackOf(need, { used, free, most });
   if (lack <= 0) return [];
@@ -63,6 +64,14 @@ export async function makeRoom(wish: RoomWish): Promise<readonly string[]> {
     }
   }
   return removed;
+}
+
+/** Bytes of all weights, whole or not. */
+async function usedBytes({ world, files, root }: RoomWish): Promise<number> {
+  const folder = weightsFolder(root);
+  const names = (await files.list(folder)).filter((name) => digestIn(name) !== undefined);
+  const each = await Promise.all(names.map((name) => world.disk.usage(join(folder, name))));
+  return each.reduce((sum, bytes) => sum + bytes, 0);
 }
 
 /** Bytes that are missing. Pure. */

@@ -32,20 +32,12 @@ const otherImage = (config: Config, name: string): Config =>
     })),
   });
 
-/** Models whose weights are there; undefined = all. */
-let onDisk: ReadonlySet<string> | undefined;
-/** Models whose weights were asked for last, and why some cannot be had. */
-let wantedWeights: string[];
-let weightsProblem: string | undefined;
-
 const hooks: ConfigHooks = {
   weights: {
-    want: (weights) => {
-      wantedWeights = weights.map(({ model }) => model);
-    },
+    want: () => {},
     looked: () => Promise.resolve(),
-    ready: (weights) => weights.every(({ model }) => onDisk?.has(model) ?? true),
-    problem: (weights) => (weights.length > 0 ? weightsProblem : undefined),
+    ready: () => true,
+    problem: () => undefined,
   },
   launcherStarts: () => starts,
   render: (config, when) => {
@@ -86,9 +78,6 @@ function makeLoop(agentVersion = "1.0.0"): void {
 beforeEach(() => {
   ports = fakePorts();
   done = [];
-  onDisk = undefined;
-  wantedWeights = [];
-  weightsProblem = undefined;
   starts = 1;
   served = new Map();
   ports.http.auto = ({ url }) => {
