@@ -8,13 +8,16 @@ import type { ConfigDigest } from "../../src/protocol/fields.ts";
 import { TestNetwork } from "../agent/fixture/network.ts";
 import { engineCommand, NodeProcesses } from "../agent/fixture/process.ts";
 import { answerTo, ScriptedAgent } from "../io/fixture/agent.ts";
+import { JobsClient } from "../io/fixture/jobs-client.ts";
 import { IoProcess } from "../io/fixture/network.ts";
 import {
   ackProof,
   answerProof,
   moveProof,
+  offerProof,
   type Proof,
   readyProof,
+  resultProof,
   type SentAnswer,
 } from "../lib/strace-durability.ts";
 import { mutated, type Mutation } from "../lib/mutate.ts";
@@ -33,9 +36,12 @@ let agentTrace: Traced;
 let io: IoProcess;
 let node: NodeProcesses;
 let client: OpenAI;
+let later: JobsClient;
 let accountKey: AccountKey;
 let config: ConfigDigest;
 let db: string;
+/** Asynchronous jobs that are over. */
+let asynchronous: readonly string[];
 
 beforeAll(async () => {
   ioTrace = traced(processes, "io");
@@ -46,20 +52,41 @@ beforeAll(async () => {
   const log = join(io.folder, "engine.log");
   config = await io.publish([model], { engine: "test", command: engineCommand({ log, tokenDelayMs: 5 }) });
   client = new OpenAI({ baseURL: `${io.url}/v1`, apiKey: await io.apiKey("someone"), maxRetries: 0 });
-  node = await NodeProcesses.make(agentTrace.processes, new TestNetwork());
-  const { nodeId } = node.identity;
-  node.write("identity/binding.json", JSON.stringify(mintBinding(accountKey, io.network, "acme", nodeId)));
-  node.write("identity/root.json", readFileSync(join(io.keys, "root.json"), "utf8"));
-  node.desire({ target: config });
-  node.startAgent(io.url);
-  await node.startLauncher();
+  node = await startNode(agentTrace);
+  const { agent } = node;
   await until(
     "a node that serves",
     async () => (await io.nodes()).some((seen) => seen.connected && seen.models.includes(model)),
-    { deadlineMs: 90_000, intervalMs: 300 },
+    { deadlineMs: 90_000, intervalMs: 300, giveUp: () => agent?.requireRunning() },
   );
+  later = new JobsClient(io.url, await io.apiKey("later"));
+  asynchronous = await Promise.all(Array.from({ length: 12 }, completeLater));
 });
 afterAll(() => processes.close());
+
+/** A node of the service, its agent traced. */
+async function startNode(trace: Traced): Promise<NodeProcesses> {
+  const made = await NodeProcesses.make(trace.processes, new TestNetwork());
+  const { nodeId } = made.identity;
+  made.write("identity/binding.json", JSON.stringify(mintBinding(accountKey, io.network, "acme", nodeId)));
+  made.write("identity/root.json", readFileSync(join(io.keys, "root.json"), "utf8"));
+  made.desire({ target: config });
+  made.startAgent(io.url);
+  await made.startLauncher();
+  return made;
+}
+
+/** An asynchronous job to its end. */
+async function completeLater(): Promise<string> {
+  const messages = [{ role: "user", content: "tell me later" }];
+  const { status, body } = await later.submit({ model, messages, max_tokens: 10 });
+  expect(status, JSON.stringify(body)).toBe(202);
+  await until(`the end of ${body.id}`, async () => {
+    const { state, outcome } = await io.job(body.id);
+    return state === "CONFIRMED" && outcome === "completed";
+  });
+  return body.id;
+}
 
 /** Tells the answer to a registration by the node's id in it. */
 const registrationOf =
@@ -88,12 +115,24 @@ describe("F45 service: what it acknowledges is synced before, as strace shows", 
       const states = await io.states();
       return jobs.every((job) => states.get(job) === "CONFIRMED");
     });
-    const { checked, problems } = await until("the acks", () => {
+    const { problems } = await until("the acks", () => {
       const proof = ackProof(ioTrace.calls(), db);
       return proof.checked >= jobs.length && proof;
     });
     expect(problems).toEqual([]);
-    expect(checked).toBe(jobs.length);
+  });
+
+  it("an asynchronous job: the submission before 202, the attempt before the offer, the receipt before the ack", async () => {
+    const jobs = asynchronous;
+    const calls = ioTrace.calls();
+    const accepted = answerProof(calls, db, ({ status, body }) =>
+      status === 202 ? /"id":"([^"]+)"/.exec(body)?.[1] : undefined,
+    );
+    expect(accepted).toEqual({ checked: jobs.length, problems: [] });
+    expect(offerProof(calls, db)).toEqual({ checked: jobs.length, problems: [] });
+    const { checked, problems } = ackProof(calls, db);
+    expect(problems).toEqual([]);
+    expect(checked).toBeGreaterThanOrEqual(jobs.length);
   });
 
   it("a registration: the node's row, before the answer is written", () => {
@@ -111,6 +150,12 @@ describe("F45 service: what it acknowledges is synced before, as strace shows", 
 });
 
 describe("F45 agent: what it relies on is synced before, as strace shows", () => {
+  it("the result of an asynchronous job: its file and the file's name, before the result is sent", async () => {
+    const jobs = new Set(asynchronous);
+    const proof = resultProof(agentTrace.calls(), join(node.dir, "state/results"), jobs);
+    expect(proof).toEqual({ checked: jobs.size, problems: [] });
+  });
+
   it("every file that it replaces: content before its name, the folder after", () => {
     const { checked, problems } = moveProof(agentTrace.calls(), node.dir);
     expect(problems).toEqual([]);
@@ -204,17 +249,36 @@ describe("the proof fails where it should", () => {
         { file: "src/agent/edge/files.ts", from: "/** Files of the machine. */", to: nothing },
       ]),
     );
-    const other = await NodeProcesses.make(trace.processes, new TestNetwork());
-    const { nodeId } = other.identity;
-    other.write("identity/binding.json", JSON.stringify(mintBinding(accountKey, io.network, "acme", nodeId)));
-    other.write("identity/root.json", readFileSync(join(io.keys, "root.json"), "utf8"));
-    other.desire({ target: config });
-    const agent = other.startAgent(io.url);
-    await other.startLauncher();
+    const other = await startNode(trace);
     await until("files", () => moveProof(trace.calls(), other.dir).checked > 3);
-    await agent.stop();
+    await other.agent?.stop();
     const { problems } = moveProof(trace.calls(), other.dir);
     // A folder may be synced later for another reason: when one is made in it.
     expect(problems).toContainEqual(expect.stringMatching(says));
+  });
+
+  it("of an agent that sends a result while it is written", async () => {
+    const trace = traced(
+      processes,
+      "agent",
+      mutated([
+        {
+          file: "src/agent/jobs/results.ts",
+          from: "await this.#ports.files.write(join(this.#dir, name), sealed);",
+          to: "void this.#ports.files.write(join(this.#dir, name), sealed);",
+        },
+      ]),
+    );
+    // The only node that serves.
+    await node.agent?.stop();
+    const other = await startNode(trace);
+    const job = await completeLater();
+    const { checked, problems } = resultProof(
+      trace.calls(),
+      join(other.dir, "state/results"),
+      new Set([job]),
+    );
+    expect(checked).toBeGreaterThan(0);
+    expect(problems).toContainEqual(expect.stringContaining(`that of ${job} is told of`));
   });
 });

@@ -4,7 +4,7 @@
  */
 import { dirname } from "node:path";
 import { type Call, precedes, stringsOf, syncAfter, writtenBy } from "./strace.ts";
-import { walCommitOf } from "./strace-sqlite.ts";
+import { type Transaction, transactionsOf } from "./strace-sqlite.ts";
 import { type SentFrame, sentFrames } from "./strace-ws.ts";
 
 /** How many acknowledgements were looked at, and what is wrong with some. */
@@ -13,19 +13,22 @@ export interface Proof {
   readonly problems: readonly string[];
 }
 
-const ms = (from: Call, to: Call): string => `${((to.at - from.at) * 1000).toFixed(1)} ms`;
-
-/** Why a write that tells of a commit may tell of something that a power loss undoes; undefined = it may not. */
-function tooEarly(calls: readonly Call[], db: string, bytes: string, told: Call): string | undefined {
-  const commit = walCommitOf(calls, db, bytes);
+/**
+ * Why a call that tells of something may tell what a power loss undoes: the first transaction that has its `bytes` was not
+ * synced before. Undefined = it was.
+ */
+function tooEarly(transactions: readonly Transaction[], bytes: string, told: Call): string | undefined {
+  const commit = transactions.find(({ pages }) => pages.includes(bytes));
   if (!commit) return "is told of, and is in no transaction of the database";
   if (!commit.sync) return "is told of, and its transaction was never synced";
   if (precedes(commit.sync, told)) return undefined;
-  return `is told of before the sync of its transaction has returned (which began ${ms(told, commit.sync)} later)`;
+  const after = ((commit.sync.at - told.at) * 1000).toFixed(1);
+  return `is told of before the sync of its transaction has returned (which began ${after} ms later)`;
 }
 
 /** Acknowledgements of committed results that the service has sent to nodes; each holds the receipt that was written. */
 export function ackProof(calls: readonly Call[], db: string): Proof {
+  const transactions = transactionsOf(calls, db);
   const problems: string[] = [];
   let checked = 0;
   for (const { kind, payload, write } of sentFrames(calls)) {
@@ -35,15 +38,29 @@ export function ackProof(calls: readonly Call[], db: string): Proof {
       if (typeof receipt !== "string") continue;
       checked++;
       // The signature, which nothing else has in it.
-      const problem = tooEarly(calls, db, receipt.slice(receipt.lastIndexOf(".") + 1), write);
+      const problem = tooEarly(transactions, receipt.slice(receipt.lastIndexOf(".") + 1), write);
       if (problem !== undefined) problems.push(`${kind}: the receipt of ${String(result["job"])} ${problem}`);
     }
   }
   return { checked, problems };
 }
 
+/** Offers of asynchronous jobs: the attempt with its token, which a restarted service must know again, before the offer. */
+export function offerProof(calls: readonly Call[], db: string): Proof {
+  const offers = sentFrames(calls).filter(
+    ({ kind, payload }) => kind === "offer" && payload["durable"] === true,
+  );
+  const transactions = transactionsOf(calls, db);
+  const problems = offers.flatMap(({ payload, write }) => {
+    const problem = tooEarly(transactions, String(payload["token"]), write);
+    return problem === undefined ? [] : [`offer: the attempt at ${String(payload["job"])} ${problem}`];
+  });
+  return { checked: offers.length, problems };
+}
+
 /** `ready` frames of a node's sessions: each after a transaction with the node's row, later than the session's challenge. */
 export function readyProof(calls: readonly Call[], db: string, nodeId: string): Proof {
+  const transactions = transactionsOf(calls, db);
   const problems: string[] = [];
   let checked = 0;
   const begun = new Map<string, SentFrame>();
@@ -53,8 +70,8 @@ export function readyProof(calls: readonly Call[], db: string, nodeId: string): 
     const challenge = begun.get(write.file)?.write;
     if (kind !== "ready" || !challenge) continue;
     checked++;
-    const since = calls.filter(({ begun }) => begun > challenge.ended);
-    const problem = tooEarly(since, db, nodeId, write);
+    const since = transactions.filter(({ end }) => end.begun > challenge.ended);
+    const problem = tooEarly(since, nodeId, write);
     if (problem !== undefined) problems.push(`ready: epoch ${String(payload["epoch"])} ${problem}`);
   }
   return { checked, problems };
@@ -88,8 +105,9 @@ export function answerProof(
     const bytes = what(answer);
     return bytes === undefined ? [] : [{ bytes, answer }];
   });
+  const transactions = transactionsOf(calls, db);
   const problems = told.flatMap(({ bytes, answer: { status, write } }) => {
-    const problem = tooEarly(calls, db, bytes, write);
+    const problem = tooEarly(transactions, bytes, write);
     return problem === undefined ? [] : [`answer ${status}: ${bytes} ${problem}`];
   });
   return { checked: told.length, problems };

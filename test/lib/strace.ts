@@ -134,11 +134,15 @@ export function offsetOf({ name, args }: Call): number | undefined {
   return offset === undefined ? undefined : Number(offset);
 }
 
-/** The first sync of `file` that began after `earlier` had returned, and that succeeded. */
+/** The sync of `file` that began after `earlier` had returned and succeeded; of several, that which returned first. */
 export function syncAfter(calls: readonly Call[], file: string, earlier: Call): Call | undefined {
-  return calls.find(
-    (one) => syncing.has(one.name) && one.file === file && one.begun > earlier.ended && one.result === 0,
-  );
+  let first: Call | undefined;
+  for (const one of calls) {
+    if (!syncing.has(one.name) || one.file !== file || one.begun <= earlier.ended || one.result !== 0)
+      continue;
+    if (!first || one.ended < first.ended) first = one;
+  }
+  return first;
 }
 
 /** Whether `earlier` had returned before `later` was carried out. */
