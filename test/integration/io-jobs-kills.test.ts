@@ -22,7 +22,10 @@ let nodes: NodeProcesses[];
 
 beforeAll(async () => {
   io = await IoProcess.start(processes, [
-    ...["--lease", "10s", "--heartbeat", "1s", "--restore-grace", "10s", "--retry", "100ms,200ms"],
+    "--lease=10s",
+    "--heartbeat=1s",
+    "--restore-grace=10s",
+    "--retry=100ms,200ms",
   ]);
   const accountKey = await io.account("acme");
   client = new JobsClient(io.url, await io.apiKey("someone"));

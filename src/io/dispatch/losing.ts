@@ -51,6 +51,12 @@ export function loseAttempt(
     return;
   }
   if (!mayStillCommit) job.token = "";
+  // It may wait for a day, and so would what it has of an output; a node that comes back with it sends it anew.
+  const node = job.node === undefined ? undefined : state.nodes.get(job.node);
+  if (durable && job.received > 0 && !(mayStillCommit && node?.connected)) {
+    job.received = 0;
+    state.act({ do: "restart", job: job.spec.id });
+  }
   const { mono } = state.at;
   wait(state, job);
   if (!durable) job.queueDeadline = Math.min(job.deadline, mono + options.queueMs);

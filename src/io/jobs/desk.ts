@@ -9,11 +9,13 @@ import type { DispatchAction, DispatchEvent, From, JobSpec, LeaseRef } from "../
 import { type Nodes, receiptKeys } from "../nodes.ts";
 import { checkResult } from "../receipts/check-result.ts";
 import type { Ledger } from "../receipts/ledger.ts";
-import type { Change, Store, UnfinishedJob } from "../store/port.ts";
+import type { Store, UnfinishedJob } from "../store/port.ts";
 import { type BodyVault, VaultError } from "./body-vault.ts";
 import { failureMessages, type JobClient, nobody } from "./client.ts";
 import { fitsOffer, type JobInput } from "./input.ts";
 import { LiveJob } from "./live-job.ts";
+import { LiveJobs } from "./live-jobs.ts";
+import { answerClient, commitChanges, committedState } from "./outcome.ts";
 import { looksLikeEvents } from "./output.ts";
 import type { IoMetrics } from "../metrics.ts";
 
@@ -64,16 +66,12 @@ interface Payloads {
  */
 export class JobDesk {
   readonly #parts: DeskParts;
-  readonly #live = new Map<JobId, LiveJob>();
+  readonly #live = new LiveJobs();
   readonly #inbox: { readonly event: DispatchEvent; readonly payloads: Payloads }[] = [];
   #working = false;
   #timer: Timer | undefined;
   #timerAt = Infinity;
   #closed = false;
-  /** Synchronous jobs. */
-  #waiting = 0;
-  #idle: (() => void)[] = [];
-  readonly #settled = new Map<JobId, (() => void)[]>();
   /** Leases that the heartbeat being handled has lost. */
   #lost: readonly { readonly job: JobId; readonly attempt: number }[] = [];
 
@@ -83,15 +81,14 @@ export class JobDesk {
 
   /** Jobs that are not over, or whose end is not on the disk yet. */
   get live(): ReadonlyMap<JobId, LiveJob> {
-    return this.#live;
+    return this.#live.all;
   }
 
   /** Takes a client's job. The input goes to the node as it is. */
   submit(spec: JobSpec, input: JobInput, client: JobClient): void {
     const { clock, store, metrics } = this.#parts;
     const job = new LiveJob(spec, input, client, clock.now(), clock.monotonic());
-    this.#live.set(spec.id, job);
-    this.#waiting++;
+    this.#live.add(job);
     metrics.submitted.inc();
     this.#keep(store.write([{ put: "job", row: job.row({ state: "QUEUED", attempt: 0, node: null }) }]));
     this.handle({ on: "submit", job: spec });
@@ -100,7 +97,7 @@ export class JobDesk {
   /** Takes an asynchronous job that is on the disk. @param createdAt wall time, ms. */
   submitDurable(spec: JobSpec, input: JobInput, createdAt: number): void {
     const { clock, metrics } = this.#parts;
-    this.#live.set(spec.id, new LiveJob(spec, input, nobody, createdAt, clock.monotonic()));
+    this.#live.add(new LiveJob(spec, input, nobody, createdAt, clock.monotonic()));
     metrics.submitted.inc();
     metrics.asyncSubmitted.inc();
     this.handle({ on: "submit", job: spec });
@@ -114,7 +111,7 @@ export class JobDesk {
     const input = { sha256: submission.inputSha256, size: submission.inputBytes, text: undefined };
     const live = new LiveJob(spec, input, nobody, row.createdAt, clock.monotonic());
     live.last = { attempt: row.attempt, node: row.node };
-    this.#live.set(id, live);
+    this.#live.add(live);
     metrics.asyncRestored.inc();
     this.handle({
       on: "restore",
@@ -125,13 +122,8 @@ export class JobDesk {
   }
 
   /** Resolves when a job is over, and that is on the disk. */
-  async settled(job: JobId): Promise<void> {
-    if (!this.#live.has(job)) return;
-    await new Promise<void>((resolve) => {
-      const waiting = this.#settled.get(job);
-      if (waiting) waiting.push(resolve);
-      else this.#settled.set(job, [resolve]);
-    });
+  settled(job: JobId): Promise<void> {
+    return this.#live.settled(job);
   }
 
   /**
@@ -205,13 +197,13 @@ export class JobDesk {
   }
 
   /** Resolves when no client waits any more. */
-  async idle(): Promise<void> {
-    if (this.#waiting > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
+  idle(): Promise<void> {
+    return this.#live.idle();
   }
 
   /** Gives up every job that a client waits for, and does nothing more; asynchronous ones are in the store. */
   close(reason: string): void {
-    for (const [id, { spec }] of this.#live) if (!spec.durable) this.abandon(id, reason);
+    for (const [id, { spec }] of this.#live.all) if (!spec.durable) this.abandon(id, reason);
     this.#closed = true;
     this.#timer?.cancel();
     this.#timerAt = -Infinity;
@@ -376,52 +368,18 @@ export class JobDesk {
     const checked = { account, job, attempt, node: nodeId, receipt: result.receipt, metered: live.metered };
     const receipt = ledger.countersign(checked, now);
     live.countersign = receipt.countersign;
-    this.#answer(live, result);
-    // The engine broke off what the client was reading: what was relayed is receipted, the job is not done.
-    const broken = result.outcome === "failed";
-    const state = broken ? "INTERRUPTED" : "COMMITTED";
+    answerClient(live, result);
     node.jobsCommitted++;
-    metrics.ended.inc({ state });
+    metrics.ended.inc({ state: committedState(result) });
     if (!live.spec.durable) metrics.duration.observe((clock.monotonic() - live.startedAt) / 1000);
-    const row = live.row({
-      state,
-      attempt,
-      node: nodeId,
-      finishedAt: now,
-      outcome: result.outcome,
-      httpStatus: result.status,
-      error: broken ? "the engine failed in the middle of its answer" : null,
-    });
-    const changes: Change[] = [
-      { put: "job", row },
-      { put: "receipt", row: receipt },
-    ];
-    if (live.spec.durable) {
-      const bytes = vault.seal(job, "output", Buffer.concat(live.output.held));
-      changes.push({ put: "body", job, purpose: "output", bytes });
-    }
+    const changes = commitChanges(live, { attempt, node: nodeId, result, receipt, now }, vault);
     this.#keep(store.write(changes).then(() => this.#durable(job)));
     nodes.changed(node);
   }
 
-  #answer(live: LiveJob, result: Payload<"result">): void {
-    const { client, output } = live;
-    const incomplete = result.outcome === "failed";
-    if (output.kind === "whole") {
-      for (const part of output.held) live.relayedBytes += part.length;
-      // Success is 200 in this API: other codes of it have no body.
-      client.answer(incomplete ? 502 : result.status < 300 ? 200 : result.status, output.held);
-    } else if (incomplete) {
-      client.fail({ code: "node_lost", message: failureMessages.node_lost });
-    } else {
-      for (const part of output.held) live.relayedBytes += part.length;
-      client.end(output.held);
-    }
-  }
-
   #durable(job: JobId): void {
     this.handle({ on: "durable", job });
-    this.#forget(job);
+    this.#live.remove(job);
     this.#keep(this.#parts.store.write([{ put: "confirmed", job }]));
   }
 
@@ -462,23 +420,13 @@ export class JobDesk {
     const row = live.row({ state, attempt, node, finishedAt: clock.now(), endCode: code, error: reason });
     const written = store.write([{ put: "job", row }]);
     if (live.spec.durable) {
-      this.#keep(written.then(() => this.#forget(job)));
+      this.#keep(written.then(() => this.#live.remove(job)));
       return;
     }
     this.#keep(written);
     const told = code === "cancelled" ? "unavailable" : code;
     live.client.fail({ code: told, message: failureMessages[told] });
-    this.#forget(job);
-  }
-
-  #forget(job: JobId): void {
-    const live = this.#live.get(job);
-    this.#live.delete(job);
-    for (const resolve of this.#settled.get(job) ?? []) resolve();
-    this.#settled.delete(job);
-    if (!live || live.spec.durable) return;
-    this.#waiting--;
-    if (this.#waiting === 0) for (const resolve of this.#idle.splice(0)) resolve();
+    this.#live.remove(job);
   }
 
   /** A write that conflicts means that memory and store disagree: nothing after it could be trusted. */
