@@ -312,6 +312,7 @@ export function feedVectors(): object {
     config_applied: digest,
     models_active: ["org/small"],
     jobs_committed: 12,
+    work: { config: digest, completed: 9, failed: 1, duration_ms: 4_321 },
   };
   const say = (name: string, verdict: string, value: unknown): Case => ({
     name,
@@ -341,6 +342,10 @@ export function feedVectors(): object {
     say("a node that does not say whether it is revoked", "schema", { ...line, revoked: undefined }),
     say("a node without kid", "schema", { ...line, kid: undefined }),
     say("a node with a negative count", "schema", { ...line, jobs_committed: -1 }),
+    say("a node that does not say which config its work was under", "schema", {
+      ...line,
+      work: { completed: 9, failed: 1, duration_ms: 4_321 },
+    }),
     { name: "half a line", verdict: "malformed", line: '{"type":"syn' },
   ];
   return { about: "Lines of GET /v1/fleet/feed.", cases };

@@ -1,5 +1,6 @@
 import type { ConfigDigest } from "../protocol/fields.ts";
 import { importPublicKey, type KeyId, type NodeId, type VerifyKey } from "../protocol/keys.ts";
+import type { Report } from "../protocol/messages.ts";
 import { Instances } from "./instances.ts";
 import type { NodeRow } from "./store/port.ts";
 
@@ -35,11 +36,22 @@ export interface KnownNode {
   agentVersion: string | null;
   configApplied: ConfigDigest | null;
   modelsActive: readonly string[];
+  /** Of its present config, since this run of the service has known it to have it. */
+  work: { config: ConfigDigest | null; completed: number; failed: number; durationMs: number };
   /** Wall time of the last thing heard, ms; 0 = nothing since the service started. */
   heardAt: number;
   readonly instances: Instances;
   /** Wall time at which two processes were last seen to hold the identity, ms; null = not lately. */
   conflictAt: number | null;
+}
+
+/** A node tells of itself: what the service shows of it. Its work counts from 0 under another config. */
+export function nodeReported(node: KnownNode, report: Report): void {
+  node.agentVersion = report.agent_version;
+  node.configApplied = report.config.applied;
+  node.modelsActive = report.models.active;
+  if (node.work.config !== report.config.applied)
+    node.work = { config: report.config.applied, completed: 0, failed: 0, durationMs: 0 };
 }
 
 /**
@@ -85,6 +97,7 @@ export class Nodes {
       agentVersion: null,
       configApplied: null,
       modelsActive: [],
+      work: { config: null, completed: 0, failed: 0, durationMs: 0 },
       heardAt: 0,
       instances: new Instances(),
       conflictAt: null,

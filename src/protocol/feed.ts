@@ -37,6 +37,17 @@ export const feedNode = z.object({
   models_active: z.array(modelField).check(z.maxLength(256)),
   /** Totals since registration. */
   jobs_committed: countField,
+  /**
+   * Jobs since the node told of its present config, as far as this run of the service has seen them. `failed` counts
+   * attempts that the node's engine gave up, and results that the service refused. `duration_ms`: of all completed
+   * together, as the receipts say.
+   */
+  work: z.object({
+    config: z.nullable(digestField),
+    completed: countField,
+    failed: countField,
+    duration_ms: countField,
+  }),
 });
 export const feedLine = z.discriminatedUnion("type", [
   feedNode,

@@ -388,6 +388,14 @@ _feed_node = record(
         "config_applied": or_null(_digest),
         "models_active": list_of(_model, 256),
         "jobs_committed": _count,
+        "work": record(
+            {
+                "config": or_null(_digest),
+                "completed": _count,
+                "failed": _count,
+                "duration_ms": _count,
+            }
+        ),
     }
 )
 _feed_lines: dict[str, Shape] = {"node": _feed_node, "synced": record({}), "ping": record({"time": _time})}

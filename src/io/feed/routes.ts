@@ -105,6 +105,12 @@ class FeedReader {
       config_applied: node.configApplied,
       models_active: [...node.modelsActive],
       jobs_committed: node.jobsCommitted,
+      work: {
+        config: node.work.config,
+        completed: node.work.completed,
+        failed: node.work.failed,
+        duration_ms: node.work.durationMs,
+      },
     };
   }
 

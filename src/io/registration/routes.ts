@@ -8,6 +8,7 @@ import {
   pingSchema,
   pingTyp,
 } from "../../protocol/http.ts";
+import { nodeReported } from "../nodes.ts";
 import { answer, hearNode, type RegistrationParts, tooMany } from "./envelope.ts";
 import { changeKey } from "./key-change.ts";
 import { register } from "./register.ts";
@@ -59,9 +60,7 @@ export function registrationRoutes(root: FastifyInstance, parts: RegistrationPar
       };
       const hear = (text: string) =>
         hearNode(parts, text, form, (node, payload) => {
-          node.agentVersion = payload.report.agent_version;
-          node.configApplied = payload.report.config.applied;
-          node.modelsActive = payload.report.models.active;
+          nodeReported(node, payload.report);
           parts.nodes.changed(node);
           return { latest: parts.config.latest(payload.nonce) };
         });

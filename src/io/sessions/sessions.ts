@@ -9,7 +9,7 @@ import type { NetworkConfig } from "../config/network-config.ts";
 import type { From } from "../dispatch/types.ts";
 import type { JobDesk } from "../jobs/desk.ts";
 import type { IoMetrics } from "../metrics.ts";
-import type { KnownNode, Nodes } from "../nodes.ts";
+import { type KnownNode, nodeReported, type Nodes } from "../nodes.ts";
 import type { RateLimit } from "../rate.ts";
 import type { ServiceKey } from "../service-key.ts";
 import type { Store } from "../store/port.ts";
@@ -184,9 +184,7 @@ export class Sessions implements SessionHost {
     { report, leases }: Payload<"heartbeat">,
   ): readonly { readonly job: JobId; readonly attempt: number }[] {
     node.heardAt = this.clock.now();
-    node.agentVersion = report.agent_version;
-    node.configApplied = report.config.applied;
-    node.modelsActive = report.models.active;
+    nodeReported(node, report);
     const desk = this.#desk();
     // A node that claims more slots than the config gives would look the least loaded, and get every job.
     const slots = Math.min(report.load.slots, this.config.maxJobs(report.config.applied));

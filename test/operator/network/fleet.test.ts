@@ -36,6 +36,7 @@ function feedNode(more: Partial<FeedNode> = {}): FeedNode {
     config_applied: null,
     models_active: [],
     jobs_committed: 0,
+    work: { config: null, completed: 0, failed: 0, duration_ms: 0 },
     ...more,
   };
 }

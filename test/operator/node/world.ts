@@ -347,6 +347,7 @@ export class World {
       config_applied: null,
       models_active: [],
       jobs_committed: 0,
+      work: { config: null, completed: 0, failed: 0, duration_ms: 0 },
     };
     this.reconcile();
     this.log.length = 0;
