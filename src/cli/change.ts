@@ -1,8 +1,9 @@
 import type { ResultityNetwork } from "../api/v1alpha1/network.ts";
 import type { ResultityNode } from "../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../api/v1alpha1/pool.ts";
-import type { JsonPatchOperation } from "../kube/client.ts";
+import { type JsonPatchOperation, jsonPointer } from "../kube/client.ts";
 import type { KubeObject } from "../kube/object.ts";
+import { promoteAnnotation } from "../operator/pool/plan.ts";
 import { CliError } from "./errors.ts";
 import { shortRef } from "./subject.ts";
 
@@ -125,6 +126,23 @@ export function follow(pool: ResultityNodePool, network: ResultityNetwork | unde
     patch: [...unchangedSpec(pool), { op: "remove", path: "/spec/template/spec/config/pin" }],
     says: `pool ${name} follows its network again${where}`,
   };
+}
+
+/**
+ * Has a pool take the config that it is asked for without a trial, or though the trial failed.
+ * @throws CliError NotFound while there is no config
+ */
+export function promote(pool: ResultityNodePool, network: ResultityNetwork | undefined): Change {
+  const { name, annotations } = pool.metadata;
+  const digest = pool.spec.template.spec.config?.pin ?? network?.status?.config?.digest;
+  if (digest === undefined)
+    throw new CliError("NotFound", `there is no config yet that pool ${name} could take`);
+  if (annotations?.[promoteAnnotation] === digest)
+    return nothing(`pool ${name} takes ${named(network, digest)} already`);
+  const says = `pool ${name} takes config ${named(network, digest)} without a trial`;
+  return annotations
+    ? set(pool, jsonPointer("metadata", "annotations", promoteAnnotation), digest, says)
+    : set(pool, "/metadata/annotations", { [promoteAnnotation]: digest }, says);
 }
 
 /** Drains a node and keeps its identity, or lets it run again. Its pool leaves it so. */

@@ -7,7 +7,7 @@ export const commands = ["status", "why", "plan", "approve", "rollout", "park", 
 export type CommandName = (typeof commands)[number];
 
 /** What `rollout` does with a pool. */
-export const rolloutVerbs = ["status", "history", "pause", "resume", "undo", "follow"] as const;
+export const rolloutVerbs = ["status", "history", "pause", "resume", "undo", "follow", "promote"] as const;
 export type RolloutVerb = (typeof rolloutVerbs)[number];
 
 /** The command line, read and checked. */
@@ -43,7 +43,7 @@ const usages: Readonly<Record<CommandName | "", string>> = {
   why NODE|POOL|NETWORK    what is wrong, what to do about it, and what the operator does next
   plan POOL                what the operator does next with a pool, in which order, and what stays in service
   approve NETWORK          let the config that waits for approval through
-  rollout VERB POOL        status, history, pause, resume, undo or follow: the updates of a pool
+  rollout VERB POOL        the updates of a pool: status, history, pause, resume, undo, follow, promote
   park NODE                drain a node and keep its identity
   unpark NODE              let it run again
 
@@ -82,6 +82,7 @@ ${flags}`,
   resume     let updates go on
   undo       go back to the config before this one, and stay there
   follow     end the stay: go to what the network is at
+  promote    take the config without a trial, or though its trial failed
 
       --digest DIGEST    with undo: the config to go to
 ${flags}`,

@@ -92,6 +92,8 @@ export async function readPool(
       },
       // Without the snapshots each move counts as one that interrupts jobs.
       configs: { get: () => ({ current, mayRestart: allowed, restartsUntil: until, snapshots: new Map() }) },
+      // Figures of a trial are in the feed, which only the operator reads: what it made of them is in the pool's status.
+      work: () => undefined,
       clock: { now: () => now },
     },
     keyOf(pool),

@@ -1,7 +1,7 @@
 import type { ResultityNodePool } from "../api/v1alpha1/pool.ts";
 import type { KubeObject } from "../kube/object.ts";
 import type { Resource } from "../kube/resources.ts";
-import { approve, type Change, follow, park, pause, undo } from "./change.ts";
+import { approve, type Change, follow, park, pause, promote, undo } from "./change.ts";
 import { findOne, findSubject } from "./find.ts";
 import type { Options } from "./options.ts";
 import { renderPlan } from "./plan/render.ts";
@@ -83,6 +83,8 @@ async function rollout(
       return make(pause(pool, verb === "pause"), pools, pool, session);
     case "undo":
       return make(undo(pool, network, digest), pools, pool, session);
+    case "promote":
+      return make(promote(pool, network), pools, pool, session);
     case "follow":
       return make(follow(pool, network), pools, pool, session);
     case "history": {

@@ -60,7 +60,7 @@ test("defaults are those of the CRD, in nested objects too", () => {
         drain: { timeoutSeconds: 300, evictionTimeoutSeconds: 30 },
       },
     },
-    strategy: { rollingUpdate: { maxUnavailable: 1, partition: 0 }, paused: false },
+    strategy: { rollingUpdate: { maxUnavailable: 1, partition: 0, autoRollback: true }, paused: false },
     identityRetention: "Retain",
   });
 });

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { NetworkStatus, ResultityNetwork } from "../../src/api/v1alpha1/network.ts";
-import { approve, type Change, follow, park, pause, undo } from "../../src/cli/change.ts";
+import { approve, type Change, follow, park, pause, promote, undo } from "../../src/cli/change.ts";
 import { historyView, renderHistory, rolloutView } from "../../src/cli/rollout.ts";
 import { plainScreen } from "../../src/cli/text/screen.ts";
 import { makePool } from "../operator/pool/fleet.ts";
@@ -91,6 +91,20 @@ describe("rollout", () => {
     expect(follow(makePool(), networkWith({})).patch).toEqual([]);
     expect(written(pause(makePool(), true))).toMatchObject({ path: "/spec/strategy/paused", value: true });
     expect(pause(makePool(), false).patch).toEqual([]);
+  });
+
+  it("promotes what the pool is asked for, once", () => {
+    const pool = makePool();
+    const annotations = { "resultity.com/promote": digest("b") };
+    expect(written(promote(pool, networkWith({})))).toMatchObject({ value: annotations });
+    const other = { ...pool, metadata: { ...pool.metadata, annotations: { x: "y" } } };
+    expect(written(promote(other, networkWith({})))).toMatchObject({
+      path: "/metadata/annotations/resultity.com~1promote",
+      value: digest("b"),
+    });
+    expect(promote({ ...pool, metadata: { ...pool.metadata, annotations } }, networkWith({})).patch).toEqual(
+      [],
+    );
   });
 
   it("shows the configs, and where network and pool are", () => {

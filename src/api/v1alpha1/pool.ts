@@ -1,7 +1,7 @@
 /** `ResultityNodePool`: equal nodes, counted and rolled together. */
 import { z } from "zod";
 import { conditions, poolConditionTypes, poolReasons } from "./conditions.ts";
-import { count, dnsLabel, observedDigest, observedGeneration, time } from "./fields.ts";
+import { count, dnsLabel, listMap, observedDigest, observedGeneration, time } from "./fields.ts";
 import type { NewResource, Resource } from "./meta.ts";
 import { nodeTemplateSpec } from "./node.ts";
 import { annotations, labels } from "./pod-overrides.ts";
@@ -23,6 +23,34 @@ const maxUnavailable = z
     maxLength: 4,
     pattern: percentPattern.source,
   });
+
+const percent = (fallback: number) => z.int().min(0).max(100_000).default(fallback);
+
+const canary = z.strictObject({
+  replicas: z
+    .int()
+    .min(1)
+    .max(maxPoolReplicas)
+    .describe("How many nodes try a new config before the others move: those with the lowest numbers.")
+    .default(1),
+  jobs: z
+    .int()
+    .min(0)
+    .max(1_000_000)
+    .describe("How many jobs they have to answer first, all together. Without traffic the update waits.")
+    .default(20),
+  maxErrorRatePercent: percent(5).describe("Most of these jobs that may fail, in percent."),
+  maxLatencyIncreasePercent: percent(50).describe(
+    "Most that their jobs may take longer than those of the nodes under the old config, in percent.",
+  ),
+  soakSeconds: z
+    .int()
+    .min(0)
+    .max(604_800)
+    .describe("How long they have to be in service first; also how long one that cannot come up is borne.")
+    .default(300),
+});
+export type Canary = z.output<typeof canary>;
 
 export const poolSpec = z
   .strictObject({
@@ -58,6 +86,17 @@ export const poolSpec = z
                 "Nodes whose number is less than this are left as they are: a new config or template is tried on the others first. 0: all are updated.",
               )
               .default(0),
+            canary: canary
+              .describe(
+                "A trial of each new config by the first nodes, judged by what the network sees of their jobs. Absent: there is none. A new template is not tried.",
+              )
+              .optional(),
+            autoRollback: z
+              .boolean()
+              .describe(
+                "Whether the pool goes back to the config before when the trial of a new one fails. The reason is kept in status.rejected.",
+              )
+              .default(true),
           })
           .describe("How an update goes from node to node.")
           .prefault({}),
@@ -101,8 +140,26 @@ export const poolStatus = z
           .describe("The node that the update waits for.")
           .optional(),
         startedAt: time().describe("When the pool began to move to the target.").optional(),
+        canary: z
+          .enum(["Running", "Passed", "Failed"])
+          .describe("How the trial of the target stands. Absent where there is none.")
+          .optional(),
       })
       .describe("How far the pool is in moving to a config.")
+      .optional(),
+    rejected: listMap(
+      z.strictObject({
+        digest: observedDigest().describe("Digest of the config."),
+        instead: observedDigest().describe("The config that the pool went back to."),
+        reason: z.string().max(512).describe("Why its trial failed."),
+        at: time().describe("When."),
+      }),
+      ["digest"],
+      10,
+    )
+      .describe(
+        "Configs whose trial failed, newest first. The pool does not move to them again unless `kubectl resultity rollout promote` says so.",
+      )
       .optional(),
     conditions: conditions(poolConditionTypes, poolReasons).optional(),
   })

@@ -298,8 +298,8 @@ function arrive({ seen, children, pods, told }: Paper, name: string): void {
 function heldBack(paper: Paper): string[] {
   const seen = observation(paper);
   const { pool } = seen;
-  const { partition } = pool.spec.strategy.rollingUpdate;
-  const strategy = { rollingUpdate: { maxUnavailable: "100%", partition }, paused: false };
+  const { canary: _, ...update } = pool.spec.strategy.rollingUpdate;
+  const strategy = { rollingUpdate: { ...update, maxUnavailable: "100%" }, paused: false };
   const free = planPool({ ...seen, mayRestart: true, pool: { ...pool, spec: { ...pool.spec, strategy } } });
   return [...byNode(free, paper).keys()];
 }

@@ -1,4 +1,4 @@
-import { isTrue } from "../../api/v1alpha1/conditions.ts";
+import { findCondition, isTrue } from "../../api/v1alpha1/conditions.ts";
 import { keyPrefix } from "../../api/v1alpha1/meta.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
@@ -63,4 +63,27 @@ export function isMoving(child: ResultityNode): boolean {
   const { config, observedGeneration } = child.status ?? {};
   if (config?.target !== undefined && config.applied !== config.target) return true;
   return observedGeneration !== child.metadata.generation;
+}
+
+/** Reasons of a node's ConfigApplied and RuntimeReady that do not pass by themselves. */
+export const stuckReasons: ReadonlySet<string> = new Set([
+  "NoRuntimeForEngine",
+  "ImageNotInConfig",
+  "DigestNotAllowed",
+  "StageFailed",
+  "ImagePullFailed",
+  "AgentFailed",
+  "EngineFailed",
+]);
+
+/** Why a node cannot go on, and since when (wall time, ms); undefined while it may yet arrive. */
+export function stuckReason({
+  status,
+}: ResultityNode): { readonly text: string; readonly since: number } | undefined {
+  for (const type of ["RuntimeReady", "ConfigApplied"] as const) {
+    const found = findCondition(status?.conditions, type);
+    if (found && found.status !== "True" && stuckReasons.has(found.reason))
+      return { text: `${found.reason}: ${found.message}`, since: Date.parse(found.lastTransitionTime) };
+  }
+  return undefined;
 }

@@ -1,3 +1,4 @@
+import type { PoolStatus } from "../../api/v1alpha1/pool.ts";
 import { Controller, type Result } from "../../kube/controller.ts";
 import { isKubeError } from "../../kube/errors.ts";
 import { Expectations } from "../../kube/expectations.ts";
@@ -8,8 +9,11 @@ import { canonical } from "../hash.ts";
 import { poolManager } from "../names.ts";
 import { executePool } from "./execute.ts";
 import { observePool } from "./observe.ts";
-import { planPool } from "./plan.ts";
+import type { Trial, Work } from "./canary.ts";
+import { planPool, trialOf } from "./plan.ts";
 import { poolStatus } from "./status.ts";
+
+type TrialState = NonNullable<PoolStatus["rollout"]>["canary"];
 
 /** Keeps the pools: children, scale, rolling updates, disruption budgets, status. */
 export function poolController(context: OperatorContext): Runnable {
@@ -43,15 +47,17 @@ async function reconcile(
   key: string,
   signal: AbortSignal,
 ): Promise<Result | undefined> {
-  const seen = observePool(context, key);
+  const seen = observePool({ ...context, work: (network, nodeId) => workOf(context, network, nodeId) }, key);
   if (!seen) {
     expectations.forget(key);
     return undefined;
   }
+  const trial = trialOf(seen);
   const actions = planPool(seen);
   await executePool(context, expectations, seen.pool, actions, signal);
   const status = poolStatus(seen);
-  if (canonical(status) === canonical(seen.pool.status ?? {})) return undefined;
+  const next = nextLook(trial, seen.pool.status?.rollout?.canary, status.rollout?.canary);
+  if (canonical(status) === canonical(seen.pool.status ?? {})) return next;
   const { namespace, name, uid } = seen.pool.metadata;
   const draft = { metadata: { namespace, name, uid }, status };
   try {
@@ -59,7 +65,29 @@ async function reconcile(
   } catch (error) {
     if (!isKubeError(error, "NotFound")) throw error;
   }
-  return undefined;
+  return next;
+}
+
+/** Until the cache shows the status just written, ms. */
+const settledMs = 250;
+
+/** Figures of a trial come with no event of their own; its end changes the plan by way of the status. */
+function nextLook(trial: Trial, before: TrialState, after: TrialState): Result | undefined {
+  if (trial.state === "running") return { requeueAfter: trial.againInMs };
+  return before === after ? undefined : { requeueAfter: settledMs };
+}
+
+/** What the fleet feed says of a node's jobs. */
+function workOf({ fleet }: OperatorContext, networkKey: string, nodeId: string): Work | undefined {
+  const work = fleet.live(networkKey) ? fleet.get(networkKey, nodeId)?.work : undefined;
+  return (
+    work && {
+      config: work.config,
+      completed: work.completed,
+      failed: work.failed,
+      durationMs: work.duration_ms,
+    }
+  );
 }
 
 /** A pod that is gone lets its pool delete the child. */

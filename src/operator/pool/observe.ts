@@ -8,6 +8,7 @@ import type { Snapshot } from "../../protocol/config/snapshot.ts";
 import { moveInterrupts } from "../move.ts";
 import { poolLabel } from "../names.ts";
 import type { NetworkConfig } from "../views.ts";
+import type { Work } from "./canary.ts";
 import type { PoolObservation } from "./plan.ts";
 
 type Cached<T> = T extends { readonly store: ReadStore<infer Object> }
@@ -26,12 +27,14 @@ export interface PoolSight {
   readonly configs: {
     get(networkKey: string): PoolConfig | undefined;
   };
+  /** What the network has seen of a node's jobs. */
+  readonly work: (networkKey: string, nodeId: string) => Work | undefined;
   readonly clock: Pick<OperatorContext["clock"], "now">;
 }
 
 /** Gathers what the planner needs to know about a pool, from the caches alone; undefined when the pool is gone. */
 export function observePool(sight: PoolSight, key: string): PoolObservation | undefined {
-  const { caches, configs, clock } = sight;
+  const { caches, configs, clock, work } = sight;
   const pool = caches.pools.store.get(key);
   if (!pool) return undefined;
   const { namespace, name } = pool.metadata;
@@ -47,6 +50,7 @@ export function observePool(sight: PoolSight, key: string): PoolObservation | un
     mayRestart: config?.mayRestart ?? true,
     restartsUntil: config?.restartsUntil,
     interrupts: interruptsWith(config?.snapshots),
+    work: ({ status }) => (status?.nodeId === undefined ? undefined : work(networkKey, status.nodeId)),
     budget: budgetOf(caches.budgets.store.get(`${namespace}/${name}`), pool),
     now: clock.now(),
   };

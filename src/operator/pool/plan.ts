@@ -1,5 +1,7 @@
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
-import { maxPoolReplicas, type ResultityNodePool } from "../../api/v1alpha1/pool.ts";
+import { keyPrefix } from "../../api/v1alpha1/meta.ts";
+import { maxPoolReplicas, type PoolStatus, type ResultityNodePool } from "../../api/v1alpha1/pool.ts";
+import { judge, type Trial, type Work } from "./canary.ts";
 import {
   childName,
   hasMetadata,
@@ -15,6 +17,8 @@ import { minAvailableOf } from "./window.ts";
 // With them a plan can be carried forward on paper, as `kubectl resultity plan` does.
 export { childLabels, hasSpec, isLeaving, isMoving, isParked, isReady, removingAnnotation } from "./child.ts";
 export { minAvailableOf } from "./window.ts";
+
+type Rejection = NonNullable<PoolStatus["rejected"]>[number];
 
 /** All that the pool's plan depends on. */
 export interface PoolObservation {
@@ -34,6 +38,8 @@ export interface PoolObservation {
   readonly restartsUntil: number | undefined;
   /** Whether the child's jobs are interrupted when it moves from the config that it applied to `digest`. */
   readonly interrupts: (child: ResultityNode, digest: string) => boolean;
+  /** What the network has seen of a child's jobs; undefined = nothing. */
+  readonly work: (child: ResultityNode) => Work | undefined;
   /** The PodDisruptionBudget of the pool's name. `ours`: we made it. `intact`: it selects the pool's pods. */
   readonly budget:
     | { readonly ours: boolean; readonly intact: boolean; readonly minAvailable: unknown }
@@ -73,9 +79,41 @@ export function planPool(seen: PoolObservation): readonly PoolAction[] {
   ];
 }
 
-/** Digest that the pool moves to: the template's pin, else the network's current one. */
-export function wantedDigest({ pool, current }: PoolObservation): string | undefined {
+/** Digest that the pool is asked to move to: the template's pin, else the network's current one. */
+export function askedDigest({ pool, current }: PoolObservation): string | undefined {
   return pool.spec.template.spec.config?.pin ?? current;
+}
+
+/** Annotation of a pool with the digest that it takes without a trial, or though the trial failed. */
+export const promoteAnnotation = `${keyPrefix}promote`;
+
+/** The rejection that keeps the pool from the digest that it is asked to move to. */
+export function rejectionOf(seen: PoolObservation): Rejection | undefined {
+  const asked = askedDigest(seen);
+  if (asked === undefined || isPromoted(seen.pool, asked)) return undefined;
+  return seen.pool.status?.rejected?.find(({ digest }) => digest === asked);
+}
+
+function isPromoted({ metadata }: ResultityNodePool, digest: string): boolean {
+  return metadata.annotations?.[promoteAnnotation] === digest;
+}
+
+/** Digest that the pool moves to: the one that it is asked for, or the one before where that was rejected. */
+export function wantedDigest(seen: PoolObservation): string | undefined {
+  return rejectionOf(seen)?.instead ?? askedDigest(seen);
+}
+
+/** How the trial of the wanted digest stands. What has passed once is not tried again. */
+export function trialOf(seen: PoolObservation): Trial {
+  const { pool, children, work, now } = seen;
+  const { canary } = pool.spec.strategy.rollingUpdate;
+  const wanted = wantedDigest(seen);
+  if (!canary || wanted === undefined || isPromoted(pool, wanted)) return { state: "none" };
+  if (rejectionOf(seen)) return { state: "none" };
+  const { rollout } = pool.status ?? {};
+  if (rollout?.target === wanted && rollout.canary === "Passed") return { state: "passed" };
+  const nodes = children.filter((child) => !isLeaving(child) && !isHeldBack(pool, child));
+  return judge({ canary, wanted, nodes: nodes.sort(byOrdinal(pool)), work, now });
 }
 
 function byOrdinal(pool: ResultityNodePool): (a: ResultityNode, b: ResultityNode) => number {
@@ -150,6 +188,7 @@ export function budgetSize(pool: ResultityNodePool, children: readonly Resultity
 function planUpdate(seen: PoolObservation, leaves: (child: ResultityNode) => boolean): PoolAction[] {
   const { pool } = seen;
   const wanted = wantedDigest(seen);
+  const trial = trialOf(seen);
   const staying = seen.children.filter((child) => !leaves(child)).sort(byOrdinal(pool));
   const inService = new Set(
     staying.filter((child) => !isParked(child) && isReady(child) && !isMoving(child)),
@@ -157,7 +196,7 @@ function planUpdate(seen: PoolObservation, leaves: (child: ResultityNode) => boo
   let room = inService.size - minAvailableOf(pool, budgetSize(pool, seen.children));
   const actions: PoolAction[] = [];
   for (const child of staying) {
-    const steps = stepsOf(seen, child, wanted);
+    const steps = stepsOf(seen, child, mayTake(trial, child) ? wanted : undefined);
     if (steps.length === 0) continue;
     const costly = inService.has(child) ? steps.filter((step) => !isFree(seen, step)) : [];
     if (costly.length > 0) {
@@ -172,6 +211,12 @@ function planUpdate(seen: PoolObservation, leaves: (child: ResultityNode) => boo
     actions.push(...steps);
   }
   return actions;
+}
+
+/** While a config is tried the members alone move to it, and nobody does once it has failed. */
+function mayTake(trial: Trial, { metadata }: ResultityNode): boolean {
+  if (trial.state === "running") return trial.members.has(metadata.name);
+  return trial.state !== "failed";
 }
 
 /** Labels and annotations interrupt nothing, nor do configs that differ in what is applied live. */
@@ -198,20 +243,22 @@ function stepsOf(seen: PoolObservation, child: ResultityNode, wanted: string | u
   if (!hasSpec(pool, child) || !hasMetadata(pool, child)) {
     steps.push({ type: "update", child, reason: "the template changed, or the node was edited" });
   }
-  if (wanted !== undefined && target !== wanted) {
+  // While others try a config, a new node runs what its siblings run.
+  const next = wanted ?? (target === undefined ? commonDigest(seen) : undefined);
+  if (next !== undefined && target !== next) {
     const reason =
-      target === undefined ? "a new node needs a config" : `the pool moves from ${target} to ${wanted}`;
-    steps.push({ type: "target", child, digest: wanted, reason });
+      target === undefined ? "a new node needs a config" : `the pool moves from ${target} to ${next}`;
+    steps.push({ type: "target", child, digest: next, reason });
   }
   return steps;
 }
 
 /** What most nodes run: a node that joins a pool that stands still runs what its siblings run. */
-function commonDigest({ children }: PoolObservation): string | undefined {
+export function commonDigest({ children }: PoolObservation, except?: string): string | undefined {
   const counts = new Map<string, number>();
   for (const child of children) {
     const applied = child.status?.config?.applied;
-    if (applied !== undefined) counts.set(applied, (counts.get(applied) ?? 0) + 1);
+    if (applied !== undefined && applied !== except) counts.set(applied, (counts.get(applied) ?? 0) + 1);
   }
   return [...counts].sort(([, a], [, b]) => b - a)[0]?.[0];
 }

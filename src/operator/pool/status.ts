@@ -9,8 +9,16 @@ import {
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { PoolStatus } from "../../api/v1alpha1/pool.ts";
 import { poolLabel } from "../names.ts";
-import { hasSpec, isLeaving, isMoving, isParked, isReady } from "./child.ts";
-import { budgetSize, isHeldBack, type PoolObservation, wantedDigest } from "./plan.ts";
+import { hasSpec, isLeaving, isMoving, isParked, isReady, stuckReasons } from "./child.ts";
+import {
+  budgetSize,
+  commonDigest,
+  isHeldBack,
+  type PoolObservation,
+  rejectionOf,
+  trialOf,
+  wantedDigest,
+} from "./plan.ts";
 import { minAvailableOf } from "./window.ts";
 
 /** The pool's status as it follows from what is seen; what was there before lends only its times. */
@@ -26,6 +34,7 @@ export function poolStatus(seen: PoolObservation): PoolStatus {
   for (const condition of conditionsOf(seen, { wanted, staying, ready, updated }))
     list = setCondition(list, condition, now);
   const rollout = rolloutOf(seen, wanted, staying, updated.length);
+  const rejected = rejectedOf(seen);
   return {
     observedGeneration: pool.metadata.generation,
     replicas: children.length,
@@ -34,6 +43,7 @@ export function poolStatus(seen: PoolObservation): PoolStatus {
     updatedReplicas: updated.length,
     selector: `${poolLabel}=${pool.metadata.name}`,
     ...(rollout ? { rollout } : {}),
+    ...(rejected.length > 0 ? { rejected } : {}),
     conditions: [...list],
   };
 }
@@ -51,17 +61,6 @@ function isUpdated({ pool }: PoolObservation, child: ResultityNode, wanted: stri
     !isMoving(child)
   );
 }
-
-/** Reasons of a node's ConfigApplied and RuntimeReady that do not pass by themselves. */
-const stuckReasons: ReadonlySet<string> = new Set([
-  "NoRuntimeForEngine",
-  "ImageNotInConfig",
-  "DigestNotAllowed",
-  "StageFailed",
-  "ImagePullFailed",
-  "AgentFailed",
-  "EngineFailed",
-]);
 
 /** The node that an update waits for: one that cannot go on before one that is on its way, and of those the longest. */
 function waitingOn(
@@ -84,14 +83,36 @@ function waitingOn(
   return moving.sort((a, b) => Number(b.stuck) - Number(a.stuck) || (a.since < b.since ? -1 : 1))[0];
 }
 
+/** Most rejections that are kept. */
+const keptRejections = 10;
+
+/** The rejections so far, and the one that a failed trial adds. */
+function rejectedOf(seen: PoolObservation): NonNullable<PoolStatus["rejected"]> {
+  const { pool, now } = seen;
+  const before = pool.status?.rejected ?? [];
+  const trial = trialOf(seen);
+  const digest = wantedDigest(seen);
+  if (trial.state !== "failed" || digest === undefined || !pool.spec.strategy.rollingUpdate.autoRollback)
+    return before;
+  const instead = commonDigest(seen, digest);
+  if (instead === undefined) return before;
+  const at = `${new Date(now).toISOString().slice(0, 19)}Z`;
+  const others = before.filter((entry) => entry.digest !== digest);
+  return [{ digest, instead, reason: trial.reason.slice(0, 512), at }, ...others].slice(0, keptRejections);
+}
+
+const trialStates = { none: undefined, running: "Running", passed: "Passed", failed: "Failed" } as const;
+
 function rolloutOf(
-  { pool, now }: PoolObservation,
+  seen: PoolObservation,
   wanted: string | undefined,
   staying: readonly ResultityNode[],
   updated: number,
 ): PoolStatus["rollout"] {
   if (wanted === undefined) return undefined;
+  const { pool, now } = seen;
   const before = pool.status?.rollout;
+  const canary = trialStates[trialOf(seen).state];
   const waiting = waitingOn(staying);
   const startedAt =
     before?.target === wanted ? before.startedAt : `${new Date(now).toISOString().slice(0, 19)}Z`;
@@ -103,6 +124,7 @@ function rolloutOf(
       ? { waitingOn: { node: waiting.child.metadata.name, reason: waiting.reason, since: waiting.since } }
       : {}),
     ...(startedAt === undefined ? {} : { startedAt }),
+    ...(canary === undefined ? {} : { canary }),
   };
 }
 
@@ -139,6 +161,31 @@ function conditionsOf(seen: PoolObservation, counted: Counted): readonly PoolCon
 }
 
 type Verdict = Omit<PoolCondition, "observedGeneration">;
+
+/** What a trial, or one that has failed, has to say about the update. */
+function trialProgress(seen: PoolObservation): readonly [Verdict["status"], PoolReason, string] | undefined {
+  const { name, namespace } = seen.pool.metadata;
+  const anyway = `to take it all the same: kubectl resultity rollout promote ${name} -n ${namespace}`;
+  const rejection = rejectionOf(seen);
+  if (rejection) {
+    const { digest, instead, reason, at } = rejection;
+    return [
+      "False",
+      "RolledBack",
+      `the pool went back to config ${instead} at ${at}: under ${digest} ${reason}; ${anyway}`,
+    ];
+  }
+  const trial = trialOf(seen);
+  if (trial.state === "running")
+    return ["True", "Canary", `config ${wantedDigest(seen)} is tried: ${trial.message}`];
+  if (trial.state === "failed")
+    return [
+      "False",
+      "CanaryFailed",
+      `config ${wantedDigest(seen)} goes no further: ${trial.reason}; ${anyway}`,
+    ];
+  return undefined;
+}
 
 /** Why not every node serves, though enough of them do: an update is under way, or a node is not well. */
 function unready(
@@ -213,6 +260,8 @@ function progressOf(seen: PoolObservation, { wanted, staying, updated }: Counted
   if (children.length !== pool.spec.replicas) {
     return say("True", "Scaling", `${children.length} nodes exist, ${pool.spec.replicas} are wanted`);
   }
+  const stopped = trialProgress(seen);
+  if (stopped) return say(...stopped);
   if (updated.length === staying.length)
     return say("True", "NewestConfig", `all ${staying.length} nodes have the newest template and config`);
   const waiting = waitingOn(staying);

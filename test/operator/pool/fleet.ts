@@ -4,6 +4,7 @@ import {
   poolSpec,
   type ResultityNodePool,
 } from "../../../src/api/v1alpha1/pool.ts";
+import type { Work } from "../../../src/operator/pool/canary.ts";
 import { childLabels, removingAnnotation } from "../../../src/operator/pool/child.ts";
 import { type PoolAction, type PoolObservation, planPool } from "../../../src/operator/pool/plan.ts";
 
@@ -43,6 +44,9 @@ export class Fleet {
   mayRestart = true;
   restartsUntil: number | undefined;
   interrupts: PoolObservation["interrupts"] = () => true;
+  /** By name. */
+  readonly work = new Map<string, Work>();
+  now = now;
   #uid = 0;
 
   constructor(pool: ResultityNodePool) {
@@ -60,8 +64,9 @@ export class Fleet {
       mayRestart: this.mayRestart,
       restartsUntil: this.restartsUntil,
       interrupts: this.interrupts,
+      work: (child) => this.work.get(child.metadata.name),
       budget: this.budget,
-      now,
+      now: this.now,
     };
   }
 
@@ -158,6 +163,17 @@ export class Fleet {
     this.#status(name, false, this.children.get(name)?.status?.config?.applied);
   }
 
+  /** The child cannot go on, for this reason. */
+  stick(name: string, reason: string): void {
+    this.fail(name);
+    this.change(name, (child) => {
+      const conditions = (child.status?.conditions ?? []).map((each) =>
+        each.type === "RuntimeReady" ? { ...each, reason, message: "it ended" } : each,
+      );
+      return { ...child, status: { ...child.status, conditions } };
+    });
+  }
+
   #status(name: string, ready: boolean, applied: string | undefined): void {
     this.change(name, (child) => {
       const config = { ...child.status?.config, ...(applied === undefined ? {} : { applied }) };
@@ -165,7 +181,7 @@ export class Fleet {
         type,
         status: ready ? ("True" as const) : ("False" as const),
         observedGeneration: child.metadata.generation,
-        lastTransitionTime: time,
+        lastTransitionTime: new Date(this.now).toISOString(),
         reason: ready ? "AllWell" : "PodNotReady",
         message: "",
       });
