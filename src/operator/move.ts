@@ -3,6 +3,7 @@ import { interrupts, type NodeInputs, planChange } from "../protocol/config/chan
 import { abilitiesOf } from "../protocol/config/engines.ts";
 import { selectRuntime } from "../protocol/config/select.ts";
 import type { Snapshot } from "../protocol/config/snapshot.ts";
+import { modelIdentities } from "../protocol/config/weights.ts";
 
 /**
  * Whether jobs of a node are interrupted when it moves from one config to another, its own spec unchanged. True also
@@ -32,7 +33,6 @@ function inputsOf(
     models: models ?? [],
   };
   const selection = selectRuntime(snapshot, wish);
-  const byName = new Map(snapshot.models.map((model) => [model.name, model]));
   return {
     runtimeImage: selection.runtime.image,
     launcher: selection.runtime.launcher,
@@ -40,8 +40,7 @@ function inputsOf(
     engine: selection.runtime.engine,
     command: selection.runtime.command,
     args: [],
-    // A model with other files is another model to the engine that serves it.
-    models: selection.models.map((name) => JSON.stringify(byName.get(name) ?? name)),
+    models: modelIdentities(snapshot, selection.models),
     live: {
       limits: snapshot.limits,
       participation: snapshot.participation,

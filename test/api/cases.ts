@@ -97,6 +97,24 @@ export const rightCases: readonly { readonly name: string; readonly object: Mani
     object: pool({ strategy: { rollingUpdate: { maxUnavailable: "25%" } } }, {}, "percent"),
   },
   {
+    name: "a network with mirrors of models",
+    object: network(
+      {
+        models: {
+          mirrors: [
+            { source: "https://hub.example.com", mirrors: ["http://10.0.0.7:8080/hub", "file:///mnt/hub"] },
+            { source: "https://hub.example.com/org/big/", mirrors: ["https://near.example.com"] },
+          ],
+        },
+      },
+      "mirrors",
+    ),
+  },
+  {
+    name: "a node with weights in an image",
+    object: node({ modelCache: { imageVolume: { reference: someImage } } }, "weights-in-image"),
+  },
+  {
     name: "a node with every field",
     object: node(
       {
@@ -421,6 +439,34 @@ export const wrongCases: readonly WrongCase[] = [
     object: node({ modelCache: { emptyDir: {}, hostPath: { path: "/data/m" } } }),
     field: "spec.modelCache",
     says: "set exactly one of",
+  },
+  {
+    name: "B28 weights in an image by tag",
+    object: node({ modelCache: { imageVolume: { reference: "registry.example.com/weights:1" } } }),
+    field: "spec.modelCache.imageVolume.reference",
+    says: "by digest",
+  },
+  {
+    name: "a mirror with a password",
+    object: network({
+      models: { mirrors: [{ source: "https://a", mirrors: ["https://user:secret@b"] }] },
+    }),
+    field: "spec.models.mirrors[0].mirrors[0]",
+    says: "without user, query or fragment",
+  },
+  {
+    name: "two lists of mirrors for one source",
+    object: network({
+      models: {
+        mirrors: [
+          { source: "https://a", mirrors: ["https://b"] },
+          { source: "https://a", mirrors: ["https://c"] },
+        ],
+      },
+    }),
+    field: "spec.models.mirrors[1]",
+    says: "Duplicate value",
+    apiServerAlone: true,
   },
   {
     name: "a pin that is no digest",

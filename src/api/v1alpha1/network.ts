@@ -30,6 +30,15 @@ const endpoint = withRules(
   ),
 ).describe("Base URL of an IO service.");
 
+const weightSource = () =>
+  withRules(
+    z.string().min(1).max(2048),
+    matching(
+      /^(https?:\/\/[^ \t\r\n\/?#@\\]+(\/[^ \t\r\n?#\\]*)?|file:\/\/\/[^ \t\r\n?#\\]*)$/,
+      'must be an http, https or file URL without user, query or fragment, for example "https://weights.example.com/models"',
+    ),
+  );
+
 const trust = withRules(
   z.strictObject({
     root: z
@@ -123,6 +132,27 @@ export const networkSpec = z
     agent: z
       .strictObject({ image: image().describe("Image of the agent, by digest.") })
       .describe("The agent that runs beside the runtime in each node's pod."),
+    models: z
+      .strictObject({
+        mirrors: listMap(
+          z.strictObject({
+            source: weightSource().describe(
+              "Where the network's config says that weights are: a URL, or the beginning of one up to a slash.",
+            ),
+            mirrors: listSet(weightSource(), 8)
+              .min(1)
+              .describe("Where the same is to be had too, tried in this order before the source itself."),
+          }),
+          ["source"],
+          32,
+        )
+          .describe(
+            "Other places of the models' weights. They change the place only: what the bytes must be, the signed config says.",
+          )
+          .optional(),
+      })
+      .describe("Where the weights of models come from.")
+      .optional(),
   })
   .describe("What the network is and what is trusted to configure its nodes.");
 

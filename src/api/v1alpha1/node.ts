@@ -99,7 +99,9 @@ const runtime = z.strictObject({
 
 const modelCache = withRules(
   z.strictObject({
-    emptyDir: emptyDir().describe("A folder that is lost with the pod.").optional(),
+    emptyDir: emptyDir()
+      .describe("A folder that is lost with the pod; at its size limit, unused weights make room.")
+      .optional(),
     persistentVolumeClaim: persistentVolumeClaim().describe("A volume that outlives the pod.").optional(),
     hostPath: z
       .strictObject({
@@ -107,10 +109,20 @@ const modelCache = withRules(
       })
       .describe("A folder of the host, shared by the nodes that run there.")
       .optional(),
+    imageVolume: z
+      .strictObject({
+        reference: image().describe(
+          "The image or OCI artifact, by digest, with the files at its root, in models/ or in a folder named as the model.",
+        ),
+      })
+      .describe(
+        "An image that has the weights, mounted read-only (Kubernetes 1.35, or the feature gate ImageVolume). Nothing is fetched: the agent hashes what is there. On older clusters take another kind.",
+      )
+      .optional(),
   }),
   exactlyOne(
-    ["emptyDir", "persistentVolumeClaim", "hostPath"],
-    "set exactly one of emptyDir, persistentVolumeClaim and hostPath",
+    ["emptyDir", "persistentVolumeClaim", "hostPath", "imageVolume"],
+    "set exactly one of emptyDir, persistentVolumeClaim, hostPath and imageVolume",
   ),
 );
 

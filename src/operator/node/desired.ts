@@ -1,6 +1,7 @@
+import type { ResultityNetwork } from "../../api/v1alpha1/network.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import { messageOf } from "../../lib/errors.ts";
-import { type Desired, parseDesired } from "../../protocol/desired.ts";
+import { type Desired, type ModelMirror, parseDesired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import { canonical } from "../hash.ts";
 
@@ -14,9 +15,17 @@ export interface Moves {
 /** {@link Desired} without its revision: two that are equal need no new revision. */
 export type Wish = Omit<Desired, "revision">;
 
+/** What decides the wishes: parts of the observation. */
+export interface WishInputs {
+  readonly node: ResultityNode;
+  readonly network: ResultityNetwork | undefined;
+  readonly pod?: { readonly desired: ReadDesired } | undefined;
+}
+
 /** What is wanted of the node's agent: the spec's own wishes and the moves of the moment. */
-export function wishOf(node: ResultityNode, moves: Moves): Wish {
-  const { spec } = node;
+export function wishOf(o: WishInputs, moves: Moves): Wish {
+  const { spec } = o.node;
+  const mirrors = mirrorsOf(o);
   return {
     stage: moves.stage,
     target: moves.target,
@@ -31,7 +40,17 @@ export function wishOf(node: ResultityNode, moves: Moves): Wish {
     drainTimeoutMs: spec.drain.timeoutSeconds * 1000,
     evictionTimeoutMs: spec.drain.evictionTimeoutSeconds * 1000,
     plannedStop: moves.plannedStop,
+    // Absent, not empty: the pods of networks without mirrors need no new word.
+    ...(mirrors.length > 0 && {
+      mirrors: mirrors.map(({ source, mirrors: of }) => ({ source, mirrors: [...of] })),
+    }),
   };
+}
+
+/** What the network's owner says; a network that cannot be read now leaves the pod's agent with what it has been told. */
+function mirrorsOf({ network, pod }: WishInputs): readonly ModelMirror[] {
+  if (network) return network.spec.models?.mirrors ?? [];
+  return pod?.desired.ok ? (pod.desired.desired.mirrors ?? []) : [];
 }
 
 /** The annotation that a pod carries, as far as it can be read. */

@@ -1,8 +1,10 @@
 import { type ChangeStep, type NodeInputs, planChange } from "../../protocol/config/change.ts";
 import { abilitiesOf } from "../../protocol/config/engines.ts";
+import { modelIdentities } from "../../protocol/config/weights.ts";
 import type { Desired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import type { AgentStatus } from "../../protocol/status.ts";
+import type { NetworkConfig } from "../views.ts";
 import { type Aim, aimAt, noteOf } from "./aim.ts";
 import { asksFor, type Moves, revise, wishOf } from "./desired.ts";
 import { digestOfImage, type PodFacts, pullFails, runs } from "./facts.ts";
@@ -31,7 +33,7 @@ export function planPod(o: NodeObservation, pod: PodFacts, aim: Aim): Plan {
   const blocked: Notes = aim.ok ? {} : { ConfigApplied: noteOf(aim) };
   if (!pod.desired.ok) {
     const target = aim.ok ? aim.digest : null;
-    const wish = wishOf(o.node, { stage: null, target, plannedStop: null });
+    const wish = wishOf(o, { stage: null, target, plannedStop: null });
     const reason = `write the agent's orders again: ${pod.desired.problem}`;
     const desired = revise(wish, revisionOf(o, pod));
     return { target: aim.digest, actions: [{ type: "annotate", desired, reason }], notes: blocked };
@@ -140,7 +142,7 @@ function stepsOf(
     engine: node.spec.runtime.engine,
     command: goal.ok ? goal.selection.runtime.command : [],
     args: node.spec.runtime.args ?? [],
-    models: goal.ok ? goal.selection.models : [],
+    models: modelsOf(goal, config),
     live: {},
     podTemplateHash,
   };
@@ -150,10 +152,16 @@ function stepsOf(
     agentImage: sameImage(pod.agent.image, agentImage) ? agentImage : pod.agent.image,
     command: before?.ok ? before.selection.runtime.command : to.command,
     args: desired.args,
-    models: before?.ok ? before.selection.models : to.models,
+    models: before?.ok ? modelsOf(before, config) : to.models,
     podTemplateHash: pod.inputsHash ?? podTemplateHash,
   };
   return planChange(from, to, abilitiesOf(to.engine));
+}
+
+/** Other weights under an old name are another model. */
+function modelsOf(aim: Aim, { snapshots }: NetworkConfig): readonly string[] {
+  const snapshot = aim.ok ? snapshots.get(aim.digest) : undefined;
+  return aim.ok && snapshot ? modelIdentities(snapshot, aim.selection.models) : [];
 }
 
 /** Mirrors and webhooks change the place of an image, never its digest. */
@@ -174,7 +182,7 @@ function stage(scene: Scene): Decision {
     `config ${digest} is being staged while ${desired.target ?? "none"} serves`,
   );
   const begin: Moves = { stage: digest, target: desired.target, plannedStop: null };
-  if (!asksFor(desired, wishOf(o.node, begin))) {
+  if (!asksFor(desired, wishOf(o, begin))) {
     return {
       actions: order(scene, begin, `stage config ${digest}`),
       note: staging,
@@ -200,7 +208,7 @@ function stage(scene: Scene): Decision {
       ...rehearsal,
       {
         type: "annotate",
-        desired: revise(wishOf(o.node, moves), revisionOf(o, pod)),
+        desired: revise(wishOf(o, moves), revisionOf(o, pod)),
         reason: `config ${digest} is staged: ${change?.reason ?? "the agent moves to it by itself"}`,
       },
     ],
@@ -216,7 +224,7 @@ function swapImage(scene: Scene, container: "agent" | "runtime"): Decision {
   const reason = `${container} image → ${image}`;
   const note = container === "runtime" ? { note: movingTo(desired.target) } : {};
   const moves: Moves = { stage: null, target: desired.target, plannedStop };
-  if (!asksFor(desired, wishOf(o.node, moves))) {
+  if (!asksFor(desired, wishOf(o, moves))) {
     const rehearse: Action = { type: "rehearse-image", container, image, reason };
     return { actions: [rehearse, ...order(scene, moves, `plan the stop: ${reason}`)], ...note };
   }
@@ -271,7 +279,7 @@ function agentMoved({ pod, agentImage }: Scene): boolean {
 function settle(scene: Scene, target: ConfigDigest | null): Decision {
   const { o, pod, desired, steps } = scene;
   const lasting: Moves = { stage: null, target, plannedStop: null };
-  if (!asksFor(desired, wishOf(o.node, lasting))) {
+  if (!asksFor(desired, wishOf(o, lasting))) {
     const reason = desired.plannedStop
       ? `the planned stop (${desired.plannedStop}) is over`
       : (steps[0]?.reason ?? "the spec changed what the agent applies live");
@@ -323,11 +331,18 @@ function failedNote(
 }
 
 function awaited({ agent, pod }: NodeObservation): Note {
-  const message =
-    agent.silentMs > 0
-      ? `the agent does not answer at ${pod?.ip ?? "its pod"}: ${agent.problem}`
-      : "waiting for the agent to confirm";
-  return moveNote("Waiting", message);
+  if (agent.silentMs > 0) {
+    return moveNote("Waiting", `the agent does not answer at ${pod?.ip ?? "its pod"}: ${agent.problem}`);
+  }
+  const weights = weightsOnTheirWay(agent);
+  return moveNote("Waiting", weights ?? "waiting for the agent to confirm");
+}
+
+/** Which weights the agent fetches; without bytes, which would be a write to the API server at each look. */
+function weightsOnTheirWay({ status }: NodeObservation["agent"]): string | undefined {
+  const states = status?.report.models.states ?? [];
+  const coming = states.find(({ state }) => state === "downloading" || state === "verifying");
+  return coming && `the agent fetches the weights of model ${coming.model}: its status says how far it is`;
 }
 
 const moveNote = (reason: "Staging" | "StageFailed" | "Moving" | "Waiting", message: string): Note => ({
@@ -349,7 +364,7 @@ function order(
   reason: string,
   then: readonly Action[] = [],
 ): readonly Action[] {
-  const wish = wishOf(o.node, moves);
+  const wish = wishOf(o, moves);
   if (asksFor(desired, wish)) return then;
   return [
     {

@@ -38,7 +38,7 @@ export function stopPod(
   if (isIdle(pod)) return [remove("; the engine has never run")];
   const { desired } = pod;
   const target = desired.ok ? desired.desired.target : null;
-  const wish = wishOf(o.node, { stage: null, target, plannedStop });
+  const wish = wishOf(o, { stage: null, target, plannedStop });
   if (!desired.ok || !asksFor(desired.desired, wish)) {
     if (agentFails(pod)) return [remove("; the agent does not run")];
     return [

@@ -121,7 +121,7 @@ function planCreate(o: NodeObservation, aim: Aim & { readonly ok: true }): Plan 
       },
     };
   }
-  const wish = wishOf(o.node, { stage: null, target, plannedStop: null });
+  const wish = wishOf(o, { stage: null, target, plannedStop: null });
   return {
     target,
     actions: [

@@ -143,18 +143,20 @@ function agentOf({ node, config, agentImage }: PodInputs): Container {
         "pod-dir": folders.pod,
         "state-dir": folders.state,
         "launch-dir": folders.launch,
+        "models-dir": folders.models,
+        ...modelsBound(node),
       }),
       ...config.endpoints.flatMap((endpoint) => ["--endpoint", endpoint]),
     ],
     env: [{ name: "POD_IP", valueFrom: { fieldRef: { fieldPath: "status.podIP" } } }],
     ports: [{ name: "agent", containerPort: agentPort }],
     resources: { requests: size, limits: size },
-    // Startup is a verified config, not a session: an outage of the network must not restart the agent or keep the
-    // engine cold, so it may take an hour.
+    // Startup is a verified config with its weights, not a session: an outage of the network must not restart the agent
+    // or keep the engine cold, and weights take as long as they take, so it may last a day.
     startupProbe: {
       httpGet: { path: "/startup", port: agentPort },
       periodSeconds: 1,
-      failureThreshold: 3600,
+      failureThreshold: 86_400,
     },
     volumeMounts: [
       { name: volumes.identity, mountPath: folders.identity, readOnly: true },
@@ -265,11 +267,43 @@ function sized(sizeLimit: string | number | undefined): { sizeLimit?: string } {
 }
 
 function modelVolume({ spec }: ResultityNode): Volume {
-  const { persistentVolumeClaim, hostPath, emptyDir } = spec.modelCache ?? {};
+  const { persistentVolumeClaim, hostPath, emptyDir, imageVolume } = spec.modelCache ?? {};
   const name = volumes.models;
+  if (imageVolume) return { name, image: { reference: imageVolume.reference, pullPolicy: "IfNotPresent" } };
   if (persistentVolumeClaim) return { name, persistentVolumeClaim };
   if (hostPath) return { name, hostPath: { path: hostPath.path, type: "DirectoryOrCreate" } };
   return { name, emptyDir: sized(emptyDir?.sizeLimit) };
+}
+
+/** The kubelet evicts a pod whose emptyDir outgrows its limit: the agent removes unused weights before that, or says that they do not fit. */
+function modelsBound({ spec }: ResultityNode): Record<string, string> {
+  const limit = spec.modelCache?.emptyDir?.sizeLimit;
+  return limit === undefined ? {} : { "models-max-bytes": String(bytesOf(limit)) };
+}
+
+const unitBytes: Readonly<Record<string, number>> = {
+  n: 1e-9,
+  u: 1e-6,
+  m: 1e-3,
+  k: 1e3,
+  M: 1e6,
+  G: 1e9,
+  T: 1e12,
+  P: 1e15,
+  E: 1e18,
+  Ki: 2 ** 10,
+  Mi: 2 ** 20,
+  Gi: 2 ** 30,
+  Ti: 2 ** 40,
+  Pi: 2 ** 50,
+  Ei: 2 ** 60,
+};
+
+/** Whole bytes of a Kubernetes quantity, whose form the CRD has checked. */
+export function bytesOf(quantity: string | number): number {
+  const [, amount = "", unit = ""] = /^([0-9.]+)(.*)$/.exec(String(quantity)) ?? [];
+  const scale = unit === "" ? 1 : (unitBytes[unit] ?? 10 ** Number(unit.slice(1)));
+  return Math.min(Number.MAX_SAFE_INTEGER, Math.floor(Number(amount) * scale));
 }
 
 /** The kubelet replaces `$(NAME)` in values and reads `$$` as `$`; a value of the user's is to arrive as it is. */

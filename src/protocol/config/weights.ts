@@ -59,6 +59,17 @@ export interface Weights {
  * they come from.
  */
 export function weightsDigest(files: readonly WeightFile[]): string {
+  const known = digests.get(files);
+  if (known !== undefined) return known;
+  const digest = computeDigest(files);
+  digests.set(files, digest);
+  return digest;
+}
+
+/** Of lists that are in use: operator and agent ask for the same ones each time that they plan. */
+const digests = new WeakMap<readonly WeightFile[], string>();
+
+function computeDigest(files: readonly WeightFile[]): string {
   const lines = [...files]
     .sort((a, b) => (a.path < b.path ? -1 : 1))
     .map(({ path, sha256, size }) => `${sha256} ${size} ${path}\n`);

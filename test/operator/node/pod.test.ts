@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { NodeSpec } from "../../../src/api/v1alpha1/node.ts";
 import { podInputsHash } from "../../../src/operator/node/inputs.ts";
-import { podOf } from "../../../src/operator/node/pod.ts";
+import { bytesOf, podOf } from "../../../src/operator/node/pod.ts";
 import { revise, wishOf } from "../../../src/operator/node/desired.ts";
 import { configOf, imageOf, snapshotOf } from "./network.ts";
 import { nodeOf } from "./world.ts";
@@ -10,7 +10,7 @@ const config = configOf([snapshotOf("v1")]);
 
 function podFor(spec: Partial<NodeSpec> = {}) {
   const node = nodeOf(spec);
-  const wish = wishOf(node, { stage: null, target: null, plannedStop: null });
+  const wish = wishOf({ node, network: undefined }, { stage: null, target: null, plannedStop: null });
   const pod = podOf({
     node,
     config,
@@ -53,6 +53,43 @@ describe("the pod of a node", () => {
     expect(mounts.get("/run/resultity")?.readOnly).toBe(true);
     expect(mounts.get("/models")?.readOnly).toBe(true);
     expect(mounts.get("/run/resultity/run")?.readOnly ?? false).toBe(false);
+  });
+
+  it("keeps weights where the spec says, and tells the agent of a limit that the kubelet would evict for", () => {
+    const cacheOf = (modelCache?: NonNullable<NodeSpec["modelCache"]>) => {
+      const { agent, volumes } = podFor(modelCache ? { modelCache } : {});
+      const { name: _, ...volume } = volumes.find(({ name }) => name === "resultity-models") ?? { name: "" };
+      const bound = agent.args?.at((agent.args ?? []).indexOf("--models-max-bytes") + 1);
+      return { volume, bound: agent.args?.includes("--models-max-bytes") ? bound : undefined };
+    };
+    expect(cacheOf()).toEqual({ volume: { emptyDir: {} }, bound: undefined });
+    expect(cacheOf({ emptyDir: { sizeLimit: "1.5Gi" } })).toEqual({
+      volume: { emptyDir: { sizeLimit: "1.5Gi" } },
+      bound: String(1.5 * 2 ** 30),
+    });
+    expect(cacheOf({ persistentVolumeClaim: { claimName: "weights" } }).volume).toEqual({
+      persistentVolumeClaim: { claimName: "weights" },
+    });
+    expect(cacheOf({ hostPath: { path: "/data/m" } }).volume).toEqual({
+      hostPath: { path: "/data/m", type: "DirectoryOrCreate" },
+    });
+    const reference = imageOf("weights", "v1");
+    expect(cacheOf({ imageVolume: { reference } }).volume).toEqual({
+      image: { reference, pullPolicy: "IfNotPresent" },
+    });
+    expect(podFor().agent.args?.join(" ")).toContain("--models-dir /models");
+  });
+
+  it.each([
+    [10, 10],
+    ["500G", 500e9],
+    ["2Ti", 2 * 2 ** 40],
+    [".5k", 500],
+    ["1e3", 1000],
+    ["1500m", 1],
+    ["99E", Number.MAX_SAFE_INTEGER],
+  ])("reads the quantity %s as %d bytes", (quantity, bytes) => {
+    expect(bytesOf(quantity)).toBe(bytes);
   });
 
   it("has the agent as a native sidecar whose startup is probed, and nothing that kills the runtime", () => {
