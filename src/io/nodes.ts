@@ -54,6 +54,16 @@ export function nodeReported(node: KnownNode, report: Report): void {
     node.work = { config: report.config.applied, completed: 0, failed: 0, durationMs: 0 };
 }
 
+/** A job of the node ended: completed after `durationMs`, or it failed (undefined). */
+export function nodeWorked(node: KnownNode, durationMs: number | undefined): void {
+  if (durationMs === undefined) {
+    node.work.failed++;
+  } else {
+    node.work.completed++;
+    node.work.durationMs += durationMs;
+  }
+}
+
 /**
  * Keys whose signature on a receipt counts: the node's, and those before it that were rolled over. What a key signed that
  * the account has since replaced by a grant may be a thief's.

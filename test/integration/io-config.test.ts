@@ -341,14 +341,20 @@ describe("the fleet feed", () => {
       headers: { authorization: `Bearer ${apiKey}`, "content-type": "application/json" },
       body: JSON.stringify({ model, messages: [] }),
     });
+    const broken = await session.offer();
+    const { job, attempt, token } = broken;
+    session.send("nack", { job, attempt, token, code: "E_ENGINE", reason: "the engine ended" });
     const offer = await session.offer();
     session.answer(offer, plainOf(offer, "x"));
     expect((await asked).status).toBe(200);
-    await until("the count", () =>
-      feed.lines.some(
-        (line) => line.type === "node" && line.node_id === agent.nodeId && line.jobs_committed === 1,
+    const line = await until("the count", () =>
+      feed.lines.find(
+        (each) => each.type === "node" && each.node_id === agent.nodeId && each.jobs_committed === 1,
       ),
     );
+    expect(line).toMatchObject({
+      work: { config: agent.setting.config, completed: 1, failed: 1 },
+    });
     const exported = await ioDone("receipts", "export", "acme", "--data", io.data);
     const file = join(io.folder, "receipts.jws");
     writeFileSync(file, `${exported}\n`);

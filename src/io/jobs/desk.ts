@@ -6,7 +6,7 @@ import type { NodeId } from "../../protocol/keys.ts";
 import { maxInlineBytes, type Payload } from "../../protocol/messages.ts";
 import type { Dispatch } from "../dispatch/dispatch.ts";
 import type { DispatchAction, DispatchEvent, From, JobSpec, LeaseRef } from "../dispatch/types.ts";
-import { type Nodes, receiptKeys } from "../nodes.ts";
+import { type Nodes, nodeWorked, receiptKeys } from "../nodes.ts";
 import { checkResult } from "../receipts/check-result.ts";
 import type { Ledger } from "../receipts/ledger.ts";
 import type { Store, UnfinishedJob } from "../store/port.ts";
@@ -165,6 +165,17 @@ export class JobDesk {
   result(from: From, payload: Payload<"result">): void {
     const { job, attempt, token } = payload;
     this.handle({ on: "result", from, lease: { job, attempt, token } }, { result: payload });
+  }
+
+  /** A node hands a job back. */
+  nack(from: From, { job, attempt, token, code, reason }: Payload<"nack">): void {
+    const lease = { job, attempt, token };
+    const node = this.#parts.nodes.get(from.node);
+    if (code === "E_ENGINE" && node && this.#parts.dispatch.job(job)?.admits(from, lease)) {
+      nodeWorked(node, undefined);
+      this.#parts.nodes.changed(node);
+    }
+    this.handle({ on: "nack", from, lease, code, reason });
   }
 
   /** A heartbeat's leases; returns those that are no longer the node's. */
@@ -349,6 +360,8 @@ export class JobDesk {
       const { log, metrics } = this.#parts;
       metrics.refused.inc({ why: checked.verdict.is });
       log.warn({ job, attempt, node: node.nodeId, reason: checked.verdict.reason }, "result not committed");
+      nodeWorked(node, undefined);
+      this.#parts.nodes.changed(node);
     }
     const event = { on: "verified", job, attempt, verdict: checked.verdict } as const;
     this.#inbox.unshift({ event, payloads: { result } });
@@ -370,6 +383,7 @@ export class JobDesk {
     live.countersign = receipt.countersign;
     answerClient(live, result);
     node.jobsCommitted++;
+    nodeWorked(node, committedState(result) === "COMMITTED" ? result.duration_ms : undefined);
     metrics.ended.inc({ state: committedState(result) });
     if (!live.spec.durable) metrics.duration.observe((clock.monotonic() - live.startedAt) / 1000);
     const changes = commitChanges(live, { attempt, node: nodeId, result, receipt, now }, vault);

@@ -206,13 +206,7 @@ export class Sessions implements SessionHost {
       case "accept":
         return desk.handle({ on: "accept", from, lease });
       case "nack":
-        return desk.handle({
-          on: "nack",
-          from,
-          lease,
-          code: frame.payload.code,
-          reason: frame.payload.reason,
-        });
+        return desk.nack(from, frame.payload);
       default:
         frame satisfies never;
     }
