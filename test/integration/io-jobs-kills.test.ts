@@ -51,7 +51,10 @@ beforeAll(async () => {
 }, 90_000);
 afterAll(() => processes.close());
 
-const messages = (at: number) => [{ role: "user", content: `question ${at}` }];
+/** Every fiftieth is too large for a frame: its node fetches it. */
+const messages = (at: number) => [
+  { role: "user", content: `question ${at}${at % 50 === 0 ? " really".repeat(50_000) : ""}` },
+];
 
 /** Asks again until the service has taken the job; the idempotency key makes that one job. */
 async function submit(at: number): Promise<string> {

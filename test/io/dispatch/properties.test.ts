@@ -223,7 +223,7 @@ function checkInvariants(fleet: Fleet): void {
 describe("dispatch under faults", () => {
   it("commits a job at most once, ends it exactly once, gives one lease at a time and loses nothing", () => {
     fc.assert(
-      fc.property(fc.array(anyStep, { minLength: 1, maxLength: 60 }), (steps) => {
+      fc.property(fc.array(anyStep, { minLength: 1, maxLength: 60, size: "max" }), (steps) => {
         const fleet = new Fleet();
         for (const step of steps) {
           fleet.take(step);

@@ -314,7 +314,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 describe("asynchronous jobs, the service killed at any moment", () => {
   it("F45: an attempt is on the disk before its offer, a commit before its ack; none is lost, none ends twice", () => {
     fc.assert(
-      fc.property(fc.array(step, { minLength: 1, maxLength: 80 }), (steps) => {
+      fc.property(fc.array(step, { minLength: 1, maxLength: 80, size: "max" }), (steps) => {
         const world = new World();
         for (const each of steps) world.take(each);
         // When the faults stop, honest agents bring every job to an end.
