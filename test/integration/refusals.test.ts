@@ -61,6 +61,8 @@ const thousandHeaders = Array.from({ length: 1_000 }, (_, at) => `x-header-${at}
 const longHeader = `x-long: ${"y".repeat(64 * 1024)}\r\n`;
 const upgrade =
   "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+/** How a TLS client begins (RFC 8446 §4.1.2): record, handshake, version; the rest never comes. */
+const clientHello = "\x16\x03\x01\x00\x70\x01\x00\x00\x6c\x03\x03";
 const requestOf = (path: string, headers: string) => `GET ${path} HTTP/1.1\r\nhost: x\r\n${headers}\r\n`;
 
 describe("the IO service", () => {
@@ -151,6 +153,10 @@ describe("the IO service", () => {
       exchange(port, "GET /healthz HTTP/1.1\r\nhost: x\r\n"),
     ]);
     for (const { ms } of cut) expect(ms).toBeLessThan(20_000);
+  });
+
+  it("B21 TLS that never ends its handshake, where there is no TLS: refused at once", async () => {
+    expect((await exchange(port, clientHello)).text).toMatch(/^HTTP\/1\.1 400 /);
   });
 
   it("an upgrade that it refuses, whose peer keeps its half open: gone in both directions", async () => {
@@ -296,6 +302,7 @@ describe("an agent", () => {
     node.mount(network.release(1, config, Date.now()), config);
     node.desire({ target: config.digest });
     node.startAgent(service.url);
+    await until("its endpoints", async () => (await node.ask("/startup")).status > 0);
   });
   afterAll(() => service.stop());
 
@@ -402,6 +409,10 @@ describe("an agent", () => {
   it("B21 cuts a connection that never speaks, before it can stand in the way of probes", async () => {
     const [{ ms }] = await Promise.all([exchange(node.port, ""), exchange(node.port, "GET /")]);
     expect(ms).toBeLessThan(10_000);
+  });
+
+  it("B21 refuses TLS that never ends its handshake at its own endpoints", async () => {
+    expect((await exchange(node.port, clientHello)).text).toMatch(/^HTTP\/1\.1 400 /);
   });
 
   it("drains for nobody but who has the token of its pod's hook", async () => {
