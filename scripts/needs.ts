@@ -1,3 +1,4 @@
+import { whyNoSmallDisk } from "../test/lib/small-disk.ts";
 import { whyNoStrace } from "../test/lib/traced.ts";
 import { whyUnavailable } from "../test/testbed/binaries.ts";
 import { whyNoProcessKubelet } from "../test/testbed/kubelet/process/isolation.ts";
@@ -28,7 +29,12 @@ export const needs: readonly Need[] = [
   },
   {
     what: "strace",
-    files: ["test/integration/durability-strace.test.ts"],
+    files: ["outage", "strace"].map((name) => `test/integration/durability-${name}.test.ts`),
     missing: () => Promise.resolve(whyNoStrace()),
+  },
+  {
+    what: "disk of its own",
+    files: ["test/integration/durability-outage.test.ts"],
+    missing: () => Promise.resolve(whyNoSmallDisk()),
   },
 ];
