@@ -3,75 +3,19 @@ import type { Timer } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
 import { ProtocolError } from "../../protocol/codes.ts";
 import { checkAllowed } from "../../protocol/config/release.ts";
-import type { TrustedRoot } from "../../protocol/config/root.ts";
-import { selectRuntime } from "../../protocol/config/select.ts";
-import type { Weights } from "../../protocol/config/weights.ts";
-import { type Desired, type ModelMirror, parseDesired } from "../../protocol/desired.ts";
+import { type Desired, parseDesired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import type { Latest } from "../../protocol/messages.ts";
 import type { Ports } from "../ports.ts";
-import { type Standalone, standaloneTarget } from "../standalone/wish.ts";
+import { standaloneTarget } from "../standalone/wish.ts";
 import { Asking } from "./asking.ts";
-import { type ConfigStep, type NodeConfig, planStep, versionAtLeast, weightsIn, wishOf } from "./plan.ts";
-import { type ConfigProblem, ConfigProblems } from "./problems.ts";
+import { evaluate, recorded, recordOf } from "./evaluate.ts";
+import type { ConfigHooks, ConfigOptions, ConfigView } from "./parts.ts";
+import { type ConfigStep, type NodeConfig, planStep, weightsIn } from "./plan.ts";
+import { ConfigProblems } from "./problems.ts";
 import { Releases } from "./releases.ts";
 import { ConfigSources } from "./sources.ts";
 import { type AppliedRecord, ConfigStore } from "./store.ts";
-
-/** What the rest of the agent sees of the config. */
-export interface ConfigView {
-  readonly desired: Desired | undefined;
-  readonly releaseSequence: number;
-  readonly target: ConfigDigest | null;
-  readonly staged: ConfigDigest | null;
-  readonly applied: NodeConfig | undefined;
-  /** Verified configs that are to come: the target, the one to stage. Their weights may still be on their way. */
-  readonly coming: readonly NodeConfig[];
-  /** Why no jobs may be taken under the applied config; undefined = they may. */
-  readonly invalid: string | undefined;
-  readonly problem: ConfigProblem | null;
-}
-
-/** Keeps weights on disk, as `models/models.ts` does. */
-export interface WeightsKeeper {
-  /** Wants these from now on, the first ones first, and no others. */
-  want(weights: readonly Weights[], mirrors: readonly ModelMirror[]): void;
-  /** Resolves when all that is wanted has been looked for on disk. */
-  looked(): Promise<void>;
-  /** True when all of these are on disk and verified. */
-  ready(weights: readonly Weights[]): boolean;
-  /** Why some of these cannot be had. */
-  problem(weights: readonly Weights[]): string | undefined;
-}
-
-/** What the config does to the engine. */
-export interface ConfigHooks {
-  readonly weights: WeightsKeeper;
-  /** Starts of the runtime container so far; undefined = not known. */
-  launcherStarts(): number | undefined;
-  /** Has the engine started with this config: `now`, or when its container begins anew. */
-  render(config: NodeConfig, when: "now" | "next"): Promise<void>;
-  /** Has the running engine serve the config's models, where it can take them without a restart. */
-  live(config: NodeConfig): Promise<void>;
-  /** Takes back what `render(…, "next")` did last. */
-  restore(): Promise<void>;
-  /** The engine must be restarted: drain first, then call {@link ConfigLoop.restartNow}. */
-  wantRestart(reason: string): void;
-  changed(): void;
-}
-
-export interface ConfigOptions {
-  readonly network: string;
-  readonly root: TrustedRoot;
-  readonly endpoints: readonly string[];
-  readonly stateDir: string;
-  readonly networkDir: string | undefined;
-  /** Folder with the file `desired`; undefined = standalone, the release's current config is the target. */
-  readonly podDir: string | undefined;
-  /** How a node without a `podDir` decides by itself. */
-  readonly standalone?: Standalone | undefined;
-  readonly agentVersion: string;
-}
 
 /** How often files are looked at where no change was noticed. */
 const pollMs = 1_000;
@@ -247,19 +191,7 @@ export class ConfigLoop {
     const snapshot = record && (await this.#sources.snapshot(record.digest, false));
     if (!record || !snapshot) return;
     try {
-      const selection = selectRuntime(snapshot, {
-        engine: record.engine,
-        image: record.image ?? undefined,
-        gpuProduct: record.gpu_product ?? undefined,
-        models: record.models,
-      });
-      const config = {
-        digest: record.digest,
-        snapshot,
-        selection,
-        args: record.args,
-        gpuCount: record.gpu_count,
-      };
+      const config = recorded(record, snapshot);
       this.#lastGood = { config, record };
       this.#wantWeights();
       await this.#hooks.weights.looked();
@@ -380,27 +312,7 @@ export class ConfigLoop {
       if (!snapshot) {
         throw new Error(`config ${digest} is not in the ConfigMap, and the service is asked again later`);
       }
-      const { agentVersion } = this.#options;
-      if (!versionAtLeast(agentVersion, snapshot.min_agent_version)) {
-        throw new ProtocolError(
-          "version",
-          `config ${snapshot.version} needs agent ${snapshot.min_agent_version} or newer, this is ${agentVersion}: update the agent's image first`,
-        );
-      }
-      const selection = selectRuntime(snapshot, wishOf(this.#desired, snapshot));
-      if (selection.runtime.launcher === "none") {
-        throw new ProtocolError(
-          "no_runtime",
-          `config ${snapshot.version}: runtime ${selection.runtime.engine} has launcher none, which this agent does not serve`,
-        );
-      }
-      return {
-        digest,
-        snapshot,
-        selection,
-        args: this.#desired?.args ?? [],
-        gpuCount: this.#desired?.gpuCount ?? null,
-      };
+      return evaluate(digest, snapshot, this.#desired, this.#options.agentVersion);
     } catch (thrown) {
       if (!(thrown instanceof ProtocolError)) this.#asking.failed();
       this.#problems.note(what, digest, thrown);
@@ -461,17 +373,7 @@ export class ConfigLoop {
   }
 
   async #keep(config: NodeConfig, starts: number): Promise<void> {
-    const wish = wishOf(this.#desired, config.snapshot);
-    const record: AppliedRecord = {
-      digest: config.digest,
-      args: [...config.args],
-      engine: config.selection.runtime.engine,
-      image: wish.image ?? null,
-      gpu_product: wish.gpuProduct ?? null,
-      gpu_count: config.gpuCount,
-      models: [...wish.models],
-      starts,
-    };
+    const record = recordOf(config, this.#desired, starts);
     await this.#store.saveApplied(record);
     this.#applied = config;
     this.#record = record;

@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, it } from "vitest";
-import { type ConfigHooks, ConfigLoop } from "../../../src/agent/config/config.ts";
+import { ConfigLoop } from "../../../src/agent/config/config.ts";
+import type { ConfigHooks } from "../../../src/agent/config/parts.ts";
 import { type FakePorts, fakePorts } from "../fixture/fakes.ts";
 import { type Config, desiredOf, TestNetwork } from "../fixture/network.ts";
 
