@@ -206,7 +206,7 @@ export class ModelCache {
       return;
     }
     const which = [...faults].slice(0, 3).join("; ");
-    const kind = faults.size > 0 ? "wrong" : "unavailable";
+    const kind = faults.size > 0 ? "wrong" : "disk";
     throw new ModelError(
       kind,
       `model ${weights.model}: ${which || "its files are not there"}; the agent cannot write ${modelsDir}, so nothing can be fetched: put the right files there (as sha256/${weights.digest}/… or ${weights.model}/…), or let it write`,

@@ -72,7 +72,7 @@ function failureOf(
   const what = `model ${model}: file ${path}`;
   if (faults.length === 0) {
     return new ModelError(
-      "unavailable",
+      "disk",
       `${what} is not in the folder of models, and the config names no source: put it there, or add a mirror`,
     );
   }
@@ -147,6 +147,7 @@ class Gathering {
       if (size !== undefined && size !== this.#file.size)
         throw new PlaceError(`${shown} has ${size} bytes`, true);
       if (from !== this.#have) await this.#restart();
+      this.#listener.downloading(this.#have);
       for await (const bytes of body) await this.#add(bytes, shown);
     } catch (thrown) {
       if (thrown instanceof PlaceError || thrown instanceof ModelError) throw thrown;

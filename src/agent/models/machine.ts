@@ -24,7 +24,7 @@ export type Life =
  * - `unavailable`: no place gave all of it; often over soon.
  * - `wrong`: what all places gave is not what the network signed.
  * - `room`: the disk, or the bound on it, is too small.
- * - `disk`: the folder cannot be used.
+ * - `disk`: the folder cannot be used, or lacks what only a person can put there.
  */
 export type FailureKind = "unavailable" | "wrong" | "room" | "disk";
 
@@ -117,7 +117,7 @@ function failed(
   const bounds = retries[kind];
   const ceiling = Math.min(bounds.cap, bounds.base * 2 ** Math.min(attempts - 1, 30));
   const ms = Math.ceil(ceiling * leastWait) + fullJitter(attempts - 1, bounds, random) * (1 - leastWait);
-  const waitsOn = kind === "unavailable" && attempts < patience && life.at === "downloading";
+  const waitsOn = kind === "unavailable" && attempts < patience && life.at !== "failed";
   return {
     life: waitsOn
       ? { at: "downloading", bytes, attempts, reason }

@@ -180,6 +180,17 @@ describe("weights", () => {
     expect(done).toEqual(["live same", "restart", "now b"]);
   });
 
+  it("that the config does not name cannot be asked for by its command line: no engine is drained for it", async () => {
+    const command = ["/engine", "--port", "{port}", "{model_path}"];
+    const bad = network.config({ version: "bad", command });
+    await publish(a, bad);
+    await desire({ revision: 2, target: bad.digest });
+    await settle();
+    expect(done).toEqual([]);
+    expect(loop.view.problem).toMatchObject({ code: "no_runtime", digest: bad.digest });
+    expect(loop.view.problem?.message).toMatch(/\{model_path\}.*models\[\]\.files/);
+  });
+
   it("come from the mirrors that the operator names", async () => {
     const named = [{ source: "http://a", mirrors: ["http://near"] }];
     await desire({ revision: 2, target: a.digest, mirrors: named });

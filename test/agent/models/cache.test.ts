@@ -106,7 +106,7 @@ describe("weights in a folder", () => {
     expect(await cacheWith().hold(weights)).toBeUndefined();
     const heard: number[] = [];
     await complete(cacheWith(), weights, { ...deaf, downloading: (bytes) => heard.push(bytes) });
-    expect(heard).toEqual([1000, 3000]);
+    expect(heard).toEqual([0, 1000, 1000, 3000]);
     const reading: ModelDisk["read"] = () => {
       throw new Error("nothing is hashed again");
     };
@@ -194,7 +194,7 @@ describe("weights in a folder", () => {
     expect(await fault(complete(cacheWith(), weightsOf([file], wrong)))).toMatch(
       /^wrong: model org\/m: file a is not what the network signed .*longer.*has sha256.*has 9 bytes/,
     );
-    expect(await fault(complete(cacheWith(), weightsOf([file], [])))).toMatch(/^unavailable: .*no source/);
+    expect(await fault(complete(cacheWith(), weightsOf([file], [])))).toMatch(/^disk: .*no source/);
     expect(isThere(weightsOf([file]))).toBe(false);
   });
 
@@ -220,9 +220,7 @@ describe("weights in a folder", () => {
     const files = [makeFile("a", 1000), makeFile("b", 1000)];
     const weights = weightsOf(files);
     const readOnly = { disk: { writable: () => Promise.resolve(false) } };
-    expect(await fault(complete(cacheWith(readOnly), weights))).toMatch(
-      /^unavailable: .*not there.*cannot write/,
-    );
+    expect(await fault(complete(cacheWith(readOnly), weights))).toMatch(/^disk: .*not there.*cannot write/);
     const lay = (folder: string) => {
       for (const { path, bytes } of files) {
         mkdirSync(dirname(join(folder, path)), { recursive: true });

@@ -48,6 +48,13 @@ describe("the life of a model's weights", () => {
       625,
     ],
     [
+      "waits out a place that is not there yet",
+      newLife,
+      failure("unavailable"),
+      { at: "downloading", attempts: 1, reason: "unavailable" },
+      625,
+    ],
+    [
       "calls the third one a failure",
       { ...downloading, attempts: 2 },
       failure("unavailable"),
