@@ -63,7 +63,8 @@ export class Releases {
     if (sequence <= this.#known) return undefined;
     this.#known = sequence;
     this.#asking.hurry();
-    return () => this.#store.saveKnownSequence(sequence);
+    // What is known by the time of the write: a newer one may have come and been kept before it.
+    return () => this.#store.saveKnownSequence(this.#known);
   }
 
   async readMount(): Promise<void> {

@@ -1,0 +1,89 @@
+import { checkEnd } from "./convergence.ts";
+import { calm, trouble } from "./faults.ts";
+import { Scene, type Telling } from "./scene.ts";
+import { Violation } from "./world.ts";
+
+/** What one seed came to. */
+export interface Outcome {
+  readonly seed: number;
+  /** Hash of everything that happened. */
+  readonly hash: string;
+  readonly nodes: number;
+  readonly jobs: number;
+  readonly committed: number;
+  readonly steps: number;
+  /** Simulated time, ms. */
+  readonly simulatedMs: number;
+  /** What must not be; undefined = all is well. */
+  readonly problem:
+    | { readonly id: string; readonly message: string; readonly trace: readonly string[] }
+    | undefined;
+}
+
+/** How a world is set up. */
+export interface RunOptions extends Telling {
+  /** Jobs that clients ask for under faults. Default 300. */
+  readonly jobs?: number;
+}
+
+/** Longest time in which everything must be well again once the faults have stopped, ms. */
+const calmMs = 600_000;
+
+/** Runs one world from its seed to its end. */
+export async function runSeed(seed: number, { jobs = 300, ...telling }: RunOptions = {}): Promise<Outcome> {
+  const sizes = [3, 4, 6, 8, 12, 16, 24, 40];
+  const large = seed % 25 === 7;
+  const size = large ? 250 : (sizes[(seed * 5) % sizes.length] ?? 8);
+  const scene = new Scene(seed, { nodes: size, strays: seed % 3 === 0 ? 1 : 0 }, telling);
+  const { world } = scene;
+  let problem: Outcome["problem"];
+  try {
+    await scene.found();
+    await live(scene, jobs, large);
+    await checkEnd(scene, calmMs);
+  } catch (thrown) {
+    problem = {
+      id: thrown instanceof Violation ? thrown.id : "error",
+      message: thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown),
+      trace: world.trace,
+    };
+    if (thrown instanceof Violation) problem = { ...problem, message: thrown.message };
+  }
+  const asked = scene.clients.flatMap(({ requests }) => requests);
+  return {
+    seed,
+    hash: world.hash,
+    nodes: size,
+    jobs: asked.filter(({ status }) => status !== 429 && status !== 503).length,
+    committed: scene.committed.size,
+    steps: world.steps,
+    simulatedMs: world.now,
+    problem,
+  };
+}
+
+/** Start, load under faults, and the moment at which the faults stop. */
+async function live(scene: Scene, jobs: number, large: boolean): Promise<void> {
+  const { world, nodes, strays, service, clients } = scene;
+  const dice = world.dice.fork("life");
+  service.start();
+  for (const node of [...nodes, ...strays])
+    world.plan(dice.between(0, 3_000), `${node.name} starts`, () => node.start());
+  const from = 8_000;
+  await world.run(from);
+  const perSecond = Math.min(large ? 60 : 12, 1.2 * nodes.length);
+  const until = from + (jobs / perSecond) * 1_000;
+  trouble(scene, dice.fork("faults"), until, dice.pick([300, 700, 1_500, 4_000]));
+  let left = jobs;
+  const next = () => {
+    if (left-- <= 0) return;
+    world.plan(dice.gap(1_000 / perSecond), "job", () => {
+      const leaves = dice.chance(0.03) ? dice.between(50, 3_000) : undefined;
+      dice.pick(clients).ask(dice.chance(0.6), dice.int(1, 24), leaves);
+      next();
+    });
+  };
+  next();
+  await world.run(until);
+  calm(scene);
+}
