@@ -87,6 +87,7 @@ export const nodeReasons = [
   "AccountBound",
   "NotRegistered",
   "RegistrationRefused",
+  "KeyRevoked",
   // Connected
   "SessionOpen",
   "SessionClosed",

@@ -18,8 +18,8 @@ export interface AgentAddress {
   readonly nodeKey: string;
   readonly podUid: string;
   readonly podIp: string;
-  /** The key that must have signed the answer. */
-  readonly key: VerifyKey;
+  /** Keys one of which must have signed the answer: the node's, and while that is rolled over the next one. */
+  readonly keys: readonly VerifyKey[];
 }
 
 interface Memory {
@@ -106,14 +106,14 @@ export class AgentStatuses {
     }
   }
 
-  async #exchange({ nodeKey, podUid, podIp, key }: AgentAddress): Promise<void> {
+  async #exchange({ nodeKey, podUid, podIp, keys }: AgentAddress): Promise<void> {
     const { clock, answered } = this.#options;
     const started = clock.monotonic();
     const nonce = randomBytes(32).toString("base64url");
     let status: AgentStatus | undefined;
     let problem = "";
     try {
-      status = openStatus(await this.#fetch(podIp, nonce), key, nonce);
+      status = openStatus(await this.#fetch(podIp, nonce), keys, nonce);
     } catch (thrown) {
       problem = messageOf(thrown);
     }

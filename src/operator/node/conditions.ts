@@ -4,6 +4,8 @@ import {
   type NodeConditionType,
   nodeConditionTypes,
 } from "../../api/v1alpha1/conditions.ts";
+import { identitySecretOf } from "../context.ts";
+import { rotateKeyAnnotation } from "./identity-secret.ts";
 import { type ContainerFacts, type PodFacts, pullFails, startFails } from "./facts.ts";
 import type { NodeObservation } from "./observation.ts";
 import type { Note, Notes, Plan } from "./plan.ts";
@@ -96,6 +98,11 @@ const endedMessage = ({ image, reason }: ContainerFacts): string =>
   `container agent has ended (${reason}) and not been started again: if that lasts, see in \`kubectl describe pod\` whether the host can pull ${image}`;
 
 function registered(o: NodeObservation): Note {
+  if (o.feed?.revoked)
+    return no(
+      "KeyRevoked",
+      `the account has revoked the node's key: if the node is to come back, give it another with \`kubectl annotate --overwrite resultitynode ${o.node.metadata.name} ${rotateKeyAnnotation}=<a value it has not had>\``,
+    );
   if (o.feed) return yes("AccountBound", "the network knows the node as the account's");
   if (!o.feedLive) {
     return before(
@@ -157,7 +164,7 @@ function draining({ pod, agent }: NodeObservation, { actions }: Plan): Note {
   return no("NotDraining", "the node is not draining");
 }
 
-function degraded({ pod, agent }: NodeObservation): Note {
+function degraded({ pod, agent, feed, node }: NodeObservation): Note {
   if (pod) {
     const trouble = containerTrouble(pod);
     if (trouble) return { ...trouble, status: "True" };
@@ -167,6 +174,12 @@ function degraded({ pod, agent }: NodeObservation): Note {
         `the agent at ${pod.ip ?? "its pod"} has not answered for over a minute (${agent.problem}): check that the operator may reach port 9440 of the pods (NetworkPolicy)`,
       );
     }
+  }
+  if (feed && feed.conflict !== null) {
+    return yes(
+      "IdentityConflict",
+      `another process uses this node's key: stop it (a copy of Secret ${identitySecretOf(node)} in another namespace, cluster or host); if the key may be stolen, set annotation ${rotateKeyAnnotation} to a new value`,
+    );
   }
   return no("NothingWrong", "nothing is wrong");
 }

@@ -123,7 +123,9 @@ function fleetChanges(context: OperatorContext, memories: NodeMemories): Source 
   const differs = (node: ResultityNode, networkKey: string, nodeId: string): boolean => {
     const view = fleet.get(networkKey, nodeId);
     const { conditions, session } = node.status ?? {};
-    if (!view || view.banned !== null) return true;
+    if (!view || view.banned !== null || view.revoked || view.conflict !== null) return true;
+    // A rotation goes on when the network has the next key.
+    if (memories.of(keyOf(node)).identity?.keys[1]?.kid === view.kid) return true;
     if (findCondition(conditions, "Ready")?.status !== "True") return true;
     if (findCondition(conditions, "Registered")?.status !== "True") return true;
     return (

@@ -9,7 +9,14 @@ import { desiredAnnotation } from "../../protocol/desired.ts";
 import type { OperatorContext } from "../context.ts";
 import { nodeManager } from "../names.ts";
 import type { AgentStatuses } from "./agent-status.ts";
-import { ensureIdentity, type Identity, IdentityError, ownerOfIdentity, readIdentity } from "./identity.ts";
+import {
+  type EnsuredIdentity,
+  ensureIdentity,
+  type Identity,
+  IdentityError,
+  ownerOfIdentity,
+  readIdentity,
+} from "./identity.ts";
 import type { NodeMemories } from "./memory.ts";
 import type { NodeObservation } from "./observation.ts";
 import type { Action, Notes } from "./plan.ts";
@@ -32,6 +39,17 @@ export interface Outcome {
   /** Milliseconds after which to look again, if nothing happens before. */
   readonly againInMs: number | undefined;
 }
+
+/** When to look again at a rotation that the network's view of the node should have moved on. */
+const rotationMs = 60_000;
+const rotationNews: Partial<Record<EnsuredIdentity["step"], { reason: string; note: string }>> = {
+  begin: { reason: "KeyRotating", note: "a new key is in the identity Secret; the agent rolls over to it" },
+  promote: { reason: "KeyRotated", note: "the network has the node's new key; the old one is gone" },
+  recover: {
+    reason: "KeyRecovered",
+    note: "the revoked key is replaced by a new one that the account grants",
+  },
+};
 
 /** How long to wait after the API server refused something that only a person can mend. */
 const refusedMs = 30_000;
@@ -94,10 +112,10 @@ async function execute(
   }
   switch (action.type) {
     case "create-pod":
-      await createPod(hands, o, action, await identify(hands, o, signal), signal);
+      await createPod(hands, o, action, (await identify(hands, o, signal))?.identity, signal);
       return undefined;
     case "refresh-identity":
-      await identify(hands, o, signal);
+      if (!(await identify(hands, o, signal))?.settled) return rotationMs;
       await annotate(hands, o, identityHashAnnotation, action.hash, signal);
       return undefined;
     case "annotate":
@@ -124,7 +142,7 @@ async function identify(
   hands: Hands,
   o: NodeObservation,
   signal: AbortSignal,
-): Promise<Identity | undefined> {
+): Promise<EnsuredIdentity | undefined> {
   const { context, memories } = hands;
   if (!o.config) return undefined;
   const owner = controllerOf(o.node);
@@ -133,11 +151,14 @@ async function identify(
     node: o.node,
     config: o.config,
     owner: ownerOfIdentity(o.node, pool),
+    feed: o.feed,
     expected: o.nodeId !== undefined || o.node.spec.identity?.secretName !== undefined,
   };
-  const identity = await ensureIdentity(context.client, wish, signal);
-  memories.learn(keyOf(o.node), identity);
-  return identity;
+  const ensured = await ensureIdentity(context.client, wish, signal);
+  memories.learn(keyOf(o.node), ensured.identity);
+  const news = rotationNews[ensured.step];
+  if (news) record(hands, o, "Normal", news.reason, "Rotate", news.note);
+  return ensured;
 }
 
 async function createPod(
@@ -304,7 +325,7 @@ async function askAgent(hands: Hands, o: NodeObservation, signal: AbortSignal): 
     if (identity) memories.learn(nodeKey, identity);
   }
   if (!identity) return refusedMs;
-  statuses.ask({ nodeKey, podUid: pod.uid, podIp: pod.ip, key: identity.key });
+  statuses.ask({ nodeKey, podUid: pod.uid, podIp: pod.ip, keys: identity.keys });
   return undefined;
 }
 

@@ -4,8 +4,8 @@ import { type Client, type JsonPatchOperation, jsonPointer, testUnchanged } from
 import { isKubeError } from "../../kube/errors.ts";
 import { type Draft, type OwnerReference, ownedBy } from "../../kube/object.ts";
 import { type Secret, secrets } from "../../kube/resources.ts";
-import { CodedError } from "../../lib/errors.ts";
 import { mintBinding } from "../../protocol/binding.ts";
+import type { FeedNode } from "../../protocol/feed.ts";
 import {
   generateKey,
   importPrivateKey,
@@ -18,20 +18,27 @@ import { sealDrainToken } from "../../protocol/status.ts";
 import { identitySecretOf } from "../context.ts";
 import { nodeLabel, networkLabel, nodeManager } from "../names.ts";
 import type { NetworkConfig } from "../views.ts";
+import {
+  encoded,
+  entries,
+  factsOf,
+  firstKeyId,
+  rotateKeyAnnotation,
+  rotatedAnnotation,
+  type SecretFacts,
+} from "./identity-secret.ts";
+import { planRotation, rotationNote, rotationPatch, type RotationStep } from "./rotation.ts";
 
-/** Entries of the identity Secret, as the agent reads them. */
-const entries = { key: "key.jwk", binding: "binding.json", root: "root.json" } as const;
+export { IdentityError } from "./identity-secret.ts";
 
 /** Who a node is at its network, without the secret. */
 export interface Identity {
   readonly nodeId: NodeId;
-  readonly key: VerifyKey;
+  /** Its key, and while that is rolled over the next one: either may have signed what the agent says. */
+  readonly keys: readonly VerifyKey[];
   /** Token of the pod's `preStop` hook; who reads pods may know it. */
   readonly drainToken: string;
 }
-
-/** An identity Secret that cannot be used. */
-export class IdentityError extends CodedError<"IdentitySecretInvalid"> {}
 
 /** What owns the Secret, and so when it goes: see {@link ownerOfIdentity}. */
 export type IdentityOwner = OwnerReference | undefined;
@@ -52,32 +59,44 @@ export async function readIdentity(
   signal: AbortSignal,
 ): Promise<Identity | undefined> {
   const secret = await client.find(secrets, refOf(node), { signal });
-  return secret && identityIn(secret);
+  if (!secret) return undefined;
+  const { nodeId, key, next } = factsOf(secret);
+  return identityOf(nodeId, key, next);
+}
+
+/** What {@link ensureIdentity} has found and done. */
+export interface EnsuredIdentity {
+  readonly identity: Identity;
+  /** What was done about the key. */
+  readonly step: RotationStep["step"];
+  /** The key is as it is wanted; else a rotation goes on when the network's view of the node changes. */
+  readonly settled: boolean;
 }
 
 /**
- * Sees to it that the identity Secret is there and says what the network's root and account are now. A new one is
- * created without looking first, unless `expected`: then most likely there is one.
+ * Sees to it that the identity Secret is there and says what the network's root and account are now, and takes one step of a
+ * rotation of its key. A new one is created without looking first, unless `expected`: then most likely there is one.
  *
  * @throws {IdentityError} the Secret holds something else than a key.
  */
 export async function ensureIdentity(
   client: Client,
-  { node, config, owner, expected }: IdentityWish,
+  wish: IdentityWish,
   signal: AbortSignal,
-): Promise<Identity> {
+): Promise<EnsuredIdentity> {
+  const { node, config, owner, expected } = wish;
   const ref = refOf(node);
   const known = expected ? await client.find(secrets, ref, { signal }) : undefined;
-  if (known) return refresh(client, known, node, config, owner, signal);
+  if (known) return refresh(client, known, wish, signal);
   const jwk = generateKey();
   const key = importPrivateKey(jwk);
   try {
     const draft = secretOf(jwk, key.kid, node, config, owner);
     await client.create(secrets, draft, { signal, fieldManager: nodeManager });
-    return identityOf(key);
+    return { identity: identityOf(firstKeyId(key.kid), key, undefined), step: "settled", settled: true };
   } catch (error) {
     if (!isKubeError(error, "AlreadyExists")) throw error;
-    return refresh(client, await client.get(secrets, ref, { signal }), node, config, owner, signal);
+    return refresh(client, await client.get(secrets, ref, { signal }), wish, signal);
   }
 }
 
@@ -86,6 +105,8 @@ export interface IdentityWish {
   readonly node: ResultityNode;
   readonly config: NetworkConfig;
   readonly owner: IdentityOwner;
+  /** The network's view of the node. */
+  readonly feed: FeedNode | undefined;
   /** The node had an identity before. */
   readonly expected: boolean;
 }
@@ -95,23 +116,22 @@ const refOf = (node: ResultityNode) => ({
   name: identitySecretOf(node),
 });
 
-/** The id of a node whose key has never been rolled over is that key's. */
-const nodeIdOf = (kid: string): NodeId => kid as NodeId;
-
-function identityOf(key: SigningKey): Identity {
-  const nodeId = nodeIdOf(key.kid);
-  return { nodeId, key: publicHalf(key), drainToken: sealDrainToken(nodeId, key) };
+function identityOf(nodeId: NodeId, key: SigningKey, next: SigningKey | undefined): Identity {
+  const keys = [key, ...(next ? [next] : [])].map(publicHalf);
+  return { nodeId, keys, drainToken: sealDrainToken(nodeId, key) };
 }
 
 const publicHalf = ({ kid, jwk, key }: VerifyKey): VerifyKey => ({ kid, jwk, key });
 
 function secretOf(
   jwk: PrivateJwk,
-  kid: string,
+  kid: SigningKey["kid"],
   node: ResultityNode,
   config: NetworkConfig,
   owner: IdentityOwner,
 ): Draft<Secret> {
+  // A key that is made now is new enough for any wish.
+  const wish = node.metadata.annotations?.[rotateKeyAnnotation];
   return {
     metadata: {
       ...refOf(node),
@@ -120,10 +140,11 @@ function secretOf(
         [nodeLabel]: node.metadata.name,
         [networkLabel]: node.spec.networkRef.name,
       },
+      ...(wish === undefined ? {} : { annotations: { [rotatedAnnotation]: wish } }),
       ...(owner ? { ownerReferences: [owner] } : {}),
     },
     type: "Opaque",
-    data: encoded({ [entries.key]: JSON.stringify(jwk), ...sayings(nodeIdOf(kid), config) }),
+    data: encoded({ [entries.key]: JSON.stringify(jwk), ...sayings(firstKeyId(kid), config) }),
   };
 }
 
@@ -135,37 +156,15 @@ function sayings(nodeId: NodeId, { root, account, accountKey }: NetworkConfig): 
   };
 }
 
-const encoded = (data: Record<string, string>): Record<string, string> =>
-  Object.fromEntries(
-    Object.entries(data).map(([name, text]) => [name, Buffer.from(text).toString("base64")]),
-  );
-
-function identityIn(secret: Secret): Identity {
-  const { name } = secret.metadata;
-  const text = secret.data?.[entries.key];
-  try {
-    const jwk: PrivateJwk = JSON.parse(Buffer.from(text ?? "", "base64").toString());
-    return identityOf(importPrivateKey(jwk));
-  } catch {
-    // The cause might repeat the key.
-    throw new IdentityError(
-      "IdentitySecretInvalid",
-      `Secret ${name}: entry ${entries.key} is ${text === undefined ? "missing" : "not a private Ed25519 JWK"}; restore it from a backup, or delete the Secret to start over as a new node`,
-    );
-  }
-}
-
 async function refresh(
   client: Client,
   secret: Secret,
-  node: ResultityNode,
-  config: NetworkConfig,
-  owner: IdentityOwner,
+  { node, config, owner, feed }: IdentityWish,
   signal: AbortSignal,
-): Promise<Identity> {
-  const identity = identityIn(secret);
+): Promise<EnsuredIdentity> {
+  const facts = factsOf(secret);
   const operations: JsonPatchOperation[] = [];
-  for (const [name, value] of Object.entries(encoded(sayings(identity.nodeId, config)))) {
+  for (const [name, value] of Object.entries(encoded(sayings(facts.nodeId, config)))) {
     if (secret.data?.[name] !== value) operations.push({ op: "add", path: jsonPointer("data", name), value });
   }
   // A Secret that outlived its node (deleted and created again at once) is taken over before it is collected.
@@ -173,11 +172,22 @@ async function refresh(
   if (owner && owners.length > 0 && !owners.some(({ uid }) => uid === owner.uid)) {
     operations.push({ op: "add", path: "/metadata/ownerReferences", value: [owner] });
   }
-  if (operations.length > 0) {
-    await client.jsonPatch(secrets, refOf(node), [...testUnchanged(secret), ...operations], {
-      signal,
-      fieldManager: nodeManager,
-    });
-  }
-  return identity;
+  const wanted = node.metadata.annotations?.[rotateKeyAnnotation];
+  const step = planRotation(facts, wanted, feed);
+  const held = new Set(Object.keys(secret.data ?? {}));
+  operations.push(
+    ...rotationPatch(facts, step, config, held, generateKey),
+    ...rotationNote(step, secret.metadata.annotations),
+  );
+  const ensured = (now: SecretFacts): EnsuredIdentity => ({
+    identity: identityOf(now.nodeId, now.key, now.next),
+    step: step.step,
+    settled: planRotation(now, wanted, feed).step === "settled",
+  });
+  if (operations.length === 0) return ensured(facts);
+  const written = await client.jsonPatch(secrets, refOf(node), [...testUnchanged(secret), ...operations], {
+    signal,
+    fieldManager: nodeManager,
+  });
+  return ensured(factsOf(written));
 }

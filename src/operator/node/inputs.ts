@@ -35,10 +35,13 @@ export function onlySharedDiffers(a: string | undefined, b: string): boolean {
 
 const nobody = Buffer.alloc(32).toString("base64url") as NodeId;
 
-/** Hash of what an identity Secret holds beside the key: the root and the account. Says nothing about the account key. */
-export function identityInputsHash(config: NetworkConfig): string {
+/**
+ * Hash of what an identity Secret follows: the root, the account, and the wish for which its key was made. Says nothing
+ * about the account key.
+ */
+export function identityInputsHash(config: NetworkConfig, rotate: string | undefined): string {
   const { root, account, accountKey } = config;
   // The MAC for a node that cannot exist changes with the account key and gives it away no more than any binding.
   const { mac } = mintBinding(accountKey, root.network, account, nobody);
-  return hashOf({ root: root.statement, account, mac });
+  return hashOf({ root: root.statement, account, mac, rotate });
 }

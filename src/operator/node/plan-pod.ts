@@ -8,6 +8,7 @@ import type { NetworkConfig } from "../views.ts";
 import { type Aim, aimAt, noteOf } from "./aim.ts";
 import { asksFor, type Moves, revise, wishOf } from "./desired.ts";
 import { digestOfImage, type PodFacts, pullFails, runs } from "./facts.ts";
+import { rotateKeyAnnotation } from "./identity-secret.ts";
 import { identityInputsHash, onlySharedDiffers, podInputsHash } from "./inputs.ts";
 import type { NodeObservation } from "./observation.ts";
 import type { Action, Note, Notes, Plan } from "./plan.ts";
@@ -397,9 +398,11 @@ function awaitTurn(scene: Scene, step: ChangeStep): Decision {
   return { actions: [...actions, wait], ...(note ? { note } : {}) };
 }
 
-function refreshIdentity({ config }: NodeObservation, pod: PodFacts): readonly Action[] {
+function refreshIdentity({ config, node }: NodeObservation, pod: PodFacts): readonly Action[] {
   if (!config) return [];
-  const hash = identityInputsHash(config);
+  const wish = node.metadata.annotations?.[rotateKeyAnnotation];
+  const hash = identityInputsHash(config, wish);
   if (pod.identityHash === hash) return [];
-  return [{ type: "refresh-identity", hash, reason: "the network's root or account changed" }];
+  const reason = `the network's root or account changed, or annotation ${rotateKeyAnnotation}`;
+  return [{ type: "refresh-identity", hash, reason }];
 }

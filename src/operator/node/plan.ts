@@ -16,7 +16,7 @@ export type Action = { readonly reason: string } & (
       readonly runtimeImage: string;
       readonly agentImage: string;
     }
-  /** Brings the identity Secret up to date with root and account, and says so on the pod. */
+  /** Brings the identity Secret up to date with root, account and the wish for another key, and says so on the pod. */
   | { readonly type: "refresh-identity"; readonly hash: string }
   | { readonly type: "annotate"; readonly desired: Desired }
   /** Lets the API server check the patch without doing it. */

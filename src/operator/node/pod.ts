@@ -67,7 +67,8 @@ export function podOf(inputs: PodInputs): Draft<Pod> {
         "linkerd.io/inject": "disabled",
         [desiredAnnotation]: JSON.stringify(desired),
         [inputsHashAnnotation]: podInputsHash(node, config),
-        [identityHashAnnotation]: identityInputsHash(config),
+        // Whether the key is what the node's annotation wants is looked at next.
+        [identityHashAnnotation]: identityInputsHash(config, undefined),
       },
       ownerReferences: [ownedBy(node)],
     },

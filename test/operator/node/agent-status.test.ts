@@ -43,7 +43,7 @@ function asking(answer: (nonce: string) => Promise<string>) {
   });
   const ask = async (podUid = "pod-1", by: SigningKey = key) => {
     told = Promise.withResolvers();
-    statuses.ask({ nodeKey, podUid, podIp: "10.0.0.1", key: by });
+    statuses.ask({ nodeKey, podUid, podIp: "10.0.0.1", keys: [by] });
     return told.promise;
   };
   return { clock, statuses, ask };
@@ -112,7 +112,7 @@ describe("the status of an agent", () => {
       },
     });
     for (let node = 0; node < 100; node++) {
-      const address = { nodeKey: `n/${node}`, podUid: "p", podIp: "10.0.0.1", key };
+      const address = { nodeKey: `n/${node}`, podUid: "p", podIp: "10.0.0.1", keys: [key] };
       statuses.ask(address);
       statuses.ask(address);
     }

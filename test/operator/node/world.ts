@@ -360,7 +360,7 @@ export class World {
 
   /** Hash that the pod should carry of its identity. */
   get identityHash(): string {
-    return this.config ? identityInputsHash(this.config) : "";
+    return this.config ? identityInputsHash(this.config, undefined) : "";
   }
 }
 
