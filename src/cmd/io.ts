@@ -124,6 +124,20 @@ const serve: Command = {
       env: "RESULTITY_MAX_BYTES_IN_FLIGHT",
     },
     {
+      name: "max-async-bytes",
+      value: "N",
+      help: "most bytes of asynchronous jobs' inputs that are not over; half as many of one consumer",
+      default: String(serviceDefaults.maxAsyncBytes),
+      env: "RESULTITY_MAX_ASYNC_BYTES",
+    },
+    {
+      name: "keep-jobs",
+      value: "30d",
+      help: "how long jobs are kept after their end, with the answers of asynchronous ones; receipts stay",
+      default: "30d",
+      env: "RESULTITY_KEEP_JOBS",
+    },
+    {
       name: "restore-grace",
       value: "45s",
       help: "how long after a start an asynchronous job waits for the node that had it",
@@ -258,6 +272,8 @@ function optionsOf(args: CommandContext["args"], ownUrl: string): ServiceOptions
     baseUrls: audiences.map((url) => url.replace(/\/+$/, "")),
     heartbeatMs,
     maxAsyncJobs: countOf(args, "max-async-jobs"),
+    maxAsyncBytes: countOf(args, "max-async-bytes"),
+    keepJobsMs: durationOf(args.get("keep-jobs"), "keep-jobs"),
     maxBytesInFlight: countOf(args, "max-bytes-in-flight"),
     dispatch: {
       ...serviceDefaults.dispatch,

@@ -18,6 +18,8 @@ export interface ServiceOptions {
   readonly maxOpening: number;
   /** Most asynchronous jobs that are not over; of one consumer, half of it. Default 20,000. */
   readonly maxAsyncJobs: number;
+  /** Most bytes of their inputs on the disk; of one consumer, half of it. Default 16 GiB. */
+  readonly maxAsyncBytes: number;
   /** Transfers of large bodies of one node at one address. */
   readonly transferRate: Rate;
   /** Bytes of clients' requests and of large bodies that are held in memory at once. Default 256 MiB. */
@@ -34,6 +36,7 @@ export const serviceDefaults: Omit<ServiceOptions, "network" | "baseUrls"> = {
   nodeRate: { burst: 20, perSecond: 1 },
   maxOpening: 1_024,
   maxAsyncJobs: 20_000,
+  maxAsyncBytes: 16 * 1024 ** 3,
   // A node may take all its slots at once, each with an input and an output.
   transferRate: { burst: 500, perSecond: 50 },
   maxBytesInFlight: 256 * 1024 * 1024,

@@ -136,6 +136,7 @@ export class IoService {
       desk: this.desk,
       jobMs: options.dispatch.asyncJobMs,
       maxJobs: options.maxAsyncJobs,
+      maxBytes: options.maxAsyncBytes,
       newJobId: () => jobId(random),
     });
     this.asyncJobs.restore(kept.unfinished);

@@ -377,9 +377,16 @@ describe("what lies on the disk", () => {
 });
 
 describe("bounds", () => {
-  it("so many jobs of a consumer and no more, with 429; and one that finds no node in its life expires", async () => {
+  it("so many jobs and bytes of a consumer and no more, with 429; and one that finds no node in its life expires", async () => {
     await io.child?.stop();
-    const small = await IoProcess.start(processes, ["--max-async-jobs", "4", "--async-timeout", "2s"]);
+    const small = await IoProcess.start(processes, [
+      "--max-async-jobs",
+      "4",
+      "--max-async-bytes",
+      "100000",
+      "--async-timeout",
+      "2s",
+    ]);
     await small.publish([model]);
     const mine = new JobsClient(small.url, await small.apiKey("someone"));
     const theirs = new JobsClient(small.url, await small.apiKey("other"));
@@ -387,6 +394,7 @@ describe("bounds", () => {
     for (let at = 0; at < 4; at++) answers.push(await mine.submit(ask("x")));
     expect(answers.map(({ status }) => status)).toEqual([202, 202, 429, 429]);
     expect(answers[2]?.headers.get("retry-after")).not.toBeNull();
+    expect((await theirs.submit(ask("x".repeat(51_000)))).body.error?.code).toBe("too_many_jobs");
     expect((await theirs.submit(ask("x"))).status).toBe(202);
     const { id } = answers[0]?.body ?? { id: "" };
     const job = await until("the end", async () => {

@@ -17,8 +17,9 @@ export interface AsyncJobsParts {
   readonly desk: JobDesk;
   /** Longest life of a job, ms. */
   readonly jobMs: number;
-  /** Most jobs that are not over; of one consumer, half of it. */
+  /** Most jobs that are not over, and most bytes of their inputs; of one consumer, half of each. */
   readonly maxJobs: number;
+  readonly maxBytes: number;
   readonly newJobId: () => JobId;
 }
 
@@ -72,12 +73,20 @@ export interface KeptAnswer {
   readonly body: Buffer;
 }
 
+/** How much is not over: jobs, bytes of their inputs. */
+interface Unfinished {
+  readonly jobs: number;
+  readonly bytes: number;
+}
+
+const none: Unfinished = { jobs: 0, bytes: 0 };
+
 /** Jobs for which no client waits on a connection: taken durably, looked at, cancelled. A consumer sees its own alone. */
 export class AsyncJobs {
   readonly #parts: AsyncJobsParts;
   /** Jobs that are not over by consumer, with those that are being written. */
-  readonly #unfinished = new Map<string, number>();
-  #count = 0;
+  readonly #unfinished = new Map<string, Unfinished>();
+  #all: Unfinished = none;
 
   constructor(parts: AsyncJobsParts) {
     this.#parts = parts;
@@ -85,34 +94,34 @@ export class AsyncJobs {
 
   /** Jobs that are not over. */
   get unfinished(): number {
-    return this.#count;
+    return this.#all.jobs;
   }
 
   /** Takes up what a start of the service has found, oldest first. */
   restore(jobs: readonly UnfinishedJob[]): void {
     for (const job of jobs) {
-      this.#begun(job.row.consumer);
+      const { id, consumer } = job.row;
+      const bytes = job.submission.inputBytes;
+      this.#count(consumer, 1, bytes);
       this.#parts.desk.restore(job);
-      this.#endsWith(job.row.id, job.row.consumer);
+      this.#endsWith(id, consumer, bytes);
     }
   }
 
   /** Resolves when the job is on the disk, or it is known that it will not be. */
   async submit(request: AsyncRequest): Promise<Submitted> {
-    const { maxJobs } = this.#parts;
     const { consumer, body, idempotencyKey } = request;
     const inputSha256 = sha256(body);
     const idempotency = idempotencyKey === undefined ? null : sha256(idempotencyKey);
     const before =
       idempotency === null ? undefined : await this.#usedBefore(consumer, idempotency, inputSha256);
     if (before) return before;
-    if (this.#count >= maxJobs || (this.#unfinished.get(consumer) ?? 0) >= Math.max(1, maxJobs / 2))
-      return { is: "full" };
-    this.#begun(consumer);
+    if (!this.#hasRoom(consumer, body.length)) return { is: "full" };
+    this.#count(consumer, 1, body.length);
     try {
       return await this.#keep(request, inputSha256, idempotency);
     } catch (error) {
-      this.#over(consumer);
+      this.#count(consumer, -1, -body.length);
       // Another request with this key was faster, by the time of a commit.
       const first =
         idempotency !== null && error instanceof StoreError && error.code === "conflict"
@@ -173,7 +182,7 @@ export class AsyncJobs {
     ]);
     const input = { sha256: inputSha256, size, text: undefined };
     desk.submitDurable({ id, consumer, model, stream: false, durable: true }, input, createdAt);
-    this.#endsWith(id, consumer);
+    this.#endsWith(id, consumer, size);
     return { is: "accepted", job: this.#show(row) };
   }
 
@@ -212,20 +221,27 @@ export class AsyncJobs {
     return this.find(consumer, id);
   }
 
-  #begun(consumer: string): void {
-    this.#count++;
-    this.#unfinished.set(consumer, (this.#unfinished.get(consumer) ?? 0) + 1);
+  #hasRoom(consumer: string, bytes: number): boolean {
+    const { maxJobs, maxBytes } = this.#parts;
+    const theirs = this.#unfinished.get(consumer) ?? none;
+    return (
+      this.#all.jobs < maxJobs &&
+      theirs.jobs < Math.max(1, maxJobs / 2) &&
+      this.#all.bytes + bytes <= maxBytes &&
+      theirs.bytes + bytes <= maxBytes / 2
+    );
   }
 
-  #over(consumer: string): void {
-    this.#count--;
-    const left = (this.#unfinished.get(consumer) ?? 1) - 1;
-    if (left > 0) this.#unfinished.set(consumer, left);
+  #count(consumer: string, jobs: number, bytes: number): void {
+    const more = (to: Unfinished): Unfinished => ({ jobs: to.jobs + jobs, bytes: to.bytes + bytes });
+    this.#all = more(this.#all);
+    const theirs = more(this.#unfinished.get(consumer) ?? none);
+    if (theirs.jobs > 0) this.#unfinished.set(consumer, theirs);
     else this.#unfinished.delete(consumer);
   }
 
-  #endsWith(id: JobId, consumer: string): void {
-    void this.#parts.desk.settled(id).then(() => this.#over(consumer));
+  #endsWith(id: JobId, consumer: string, bytes: number): void {
+    void this.#parts.desk.settled(id).then(() => this.#count(consumer, -1, -bytes));
   }
 
   #live({ spec, createdAt }: LiveJob): AsyncJob {

@@ -67,7 +67,7 @@ export function openaiRoutes(root: FastifyInstance, parts: ApiParts): void {
     app.setErrorHandler((error: { code?: string; statusCode?: number; message: string }, _request, reply) => {
       const told = fromFastify(error);
       // Closing at once would reset the connection under a client that is still sending, which then never reads why.
-      if (told.status === 413) reply.removeHeader("connection");
+      if (error instanceof BodyError) reply.removeHeader("connection");
       if (told.status >= 500) parts.log.error({ why: messageOf(error) }, "a request failed");
       return send(parts, reply, told);
     });
@@ -160,7 +160,7 @@ async function submit(parts: ApiParts, request: FastifyRequest, reply: FastifyRe
       return send(parts, reply, invalid(message, "idempotency-key", "idempotency_key_reused", 409));
     }
     case "full":
-      return send(parts, reply, tryLater(429, "too_many_jobs", "too many of your jobs are not finished", 30));
+      return send(parts, reply, tryLater(429, "too_many_jobs", "too many asynchronous jobs, or bytes of them, are not finished", 30));
     case "known":
     case "accepted": {
       const { job } = submitted;
