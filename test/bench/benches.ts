@@ -1,0 +1,5 @@
+import { agentMemory } from "./agent-memory.ts";
+import type { Bench } from "./bench.ts";
+
+/** All benches, in the order in which they run. */
+export const benches: readonly Bench[] = [agentMemory];

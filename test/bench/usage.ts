@@ -1,0 +1,28 @@
+import { readFileSync } from "node:fs";
+
+/** What a process holds and has used, as Linux tells it in /proc. */
+export interface Usage {
+  /** Resident memory, MiB. */
+  readonly rss: number;
+  /** The part of it that no other process could share, MiB. */
+  readonly anonymous: number;
+}
+
+/** Clock ticks a second in /proc: USER_HZ, 100 on every Linux that Node runs on. */
+const ticksPerSecond = 100;
+
+/** Memory of a process. */
+export function memoryOf(pid: number): Usage {
+  const status = readFileSync(`/proc/${pid}/status`, "utf8");
+  const mib = (name: string): number =>
+    Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(status)?.[1]) / 1024;
+  return { rss: mib("VmRSS"), anonymous: mib("RssAnon") };
+}
+
+/** CPU time that a process, with its threads, has used, in seconds. */
+export function cpuSeconds(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+  // The name in parentheses may hold spaces; what follows it does not. utime and stime are fields 14 and 15.
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond;
+}
