@@ -1,5 +1,6 @@
 import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { ConfigDigest } from "../../src/protocol/fields.ts";
 import { type AgentSession, leaseOf, plainOf, ScriptedAgent } from "../io/fixture/agent.ts";
@@ -342,6 +343,42 @@ function filesWith(text: string): string[] {
     .map((entry) => join(entry.parentPath, entry.name));
   return [...files, io.logFile].filter((file) => readFileSync(file).includes(text));
 }
+
+describe("the store cannot be written", () => {
+  it("F37 a job is not taken before it is on the disk; meanwhile others get 503; what was taken goes on after", async () => {
+    const session = await connected();
+    const running = await submitted();
+    const offer = await session.offer();
+    const lock = new DatabaseSync(join(io.data, "io.db"));
+    lock.exec("BEGIN IMMEDIATE");
+    let taken = false;
+    const waiting = client.submit(ask("patient")).then((answer) => {
+      taken = true;
+      return answer;
+    });
+    session.answer(offer, plainOf(offer, "x"));
+    await until("the service to notice", async () => (await fetch(`${io.url}/healthz`)).status === 503);
+    const refused = [await client.submit(ask("x")), await client.cancel(running.id)];
+    expect(refused.map(({ status }) => status)).toEqual([503, 503]);
+    expect(refused[0]?.headers.get("retry-after")).not.toBeNull();
+    // Neither the client nor the node is told of what is not on the disk.
+    expect((await client.job(running.id)).body.status).toBe("in_progress");
+    expect(session.waiting.filter(({ kind }) => kind === "ack")).toEqual([]);
+    expect(taken).toBe(false);
+    lock.exec("ROLLBACK");
+    lock.close();
+    expect((await waiting).status).toBe(202);
+    expect((await session.next("ack")).payload.results).toMatchObject([
+      { job: running.id, status: "committed" },
+    ]);
+    expect((await ended(running.id)).status).toBe("completed");
+    const second = await session.offer();
+    expect(second.job).toBe((await waiting).body.id);
+    session.answer(second, plainOf(second, "y"));
+    expect((await ended(second.job)).status).toBe("completed");
+    session.drop();
+  });
+});
 
 describe("what lies on the disk", () => {
   it("holds neither prompt nor answer in the clear, and neither does the log", async () => {

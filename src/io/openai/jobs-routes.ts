@@ -12,6 +12,8 @@ export interface JobsApi {
   readonly jobs: AsyncJobs;
   /** The consumer that asks; the key was checked before. */
   readonly consumerOf: (request: FastifyRequest) => string;
+  /** Why nothing can be changed now. */
+  readonly unavailable: () => ApiError | undefined;
   readonly send: (reply: FastifyReply, error: ApiError) => FastifyReply;
   readonly answered: (status: number) => void;
 }
@@ -65,7 +67,8 @@ const failureCodes = [
 ] as const satisfies readonly JobFailure["code"][];
 
 /** `/v1/jobs`: list, look, fetch the answer, cancel. */
-export function jobsRoutes(app: FastifyInstance, { jobs, consumerOf, send, answered }: JobsApi): void {
+export function jobsRoutes(app: FastifyInstance, api: JobsApi): void {
+  const { jobs, consumerOf, unavailable, send, answered } = api;
   const tell = (reply: FastifyReply, body: unknown) => {
     answered(200);
     return reply.type("application/json").send(JSON.stringify(body));
@@ -110,6 +113,8 @@ export function jobsRoutes(app: FastifyInstance, { jobs, consumerOf, send, answe
   });
 
   app.post<Named>("/v1/jobs/:id/cancel", async (request, reply) => {
+    const away = unavailable();
+    if (away) return send(reply, away);
     const id = idOf(request);
     const job = id && (await jobs.cancel(consumerOf(request), id));
     return job ? tell(reply, jobObject(job)) : send(reply, notFound);

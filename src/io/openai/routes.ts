@@ -15,6 +15,7 @@ import type { JobDesk } from "../jobs/desk.ts";
 import { HeldInput } from "../jobs/input.ts";
 import type { IoMetrics } from "../metrics.ts";
 import { BodyError, collectBody, HeldBody } from "../transfer/body.ts";
+import { StoreError } from "../store/port.ts";
 import type { ApiKeys } from "./api-keys.ts";
 import { PlainClient, StreamClient } from "./clients.ts";
 import { type ApiError, errorText, invalid, tryLater } from "./errors.ts";
@@ -83,6 +84,7 @@ export function openaiRoutes(root: FastifyInstance, parts: ApiParts): void {
     jobsRoutes(app, {
       jobs: parts.asyncJobs,
       consumerOf: (request) => parts.keys.consumerOf(request.headers.authorization) ?? "",
+      unavailable: () => unavailable(parts),
       send: (reply, error) => send(parts, reply, error),
       answered: (status) => parts.metrics.requests.inc({ status }),
     });
@@ -103,6 +105,8 @@ function fromFastify(error: { code?: string; statusCode?: number; message: strin
   if (error instanceof BodyError) return fromBody(error);
   if (error.code === "FST_ERR_CTP_INVALID_MEDIA_TYPE")
     return invalid("content-type must be application/json", null, "unsupported_media_type", 415);
+  if (error instanceof StoreError && error.code === "unavailable")
+    return tryLater(503, "unavailable", "the service cannot reach its store now", 2);
   const status = error.statusCode ?? 500;
   if (status < 500) return invalid(error.message, null, "invalid_request", status);
   return { status, type: "server_error", code: "internal_error", param: null, message: "internal error" };
@@ -160,7 +164,11 @@ async function submit(parts: ApiParts, request: FastifyRequest, reply: FastifyRe
       return send(parts, reply, invalid(message, "idempotency-key", "idempotency_key_reused", 409));
     }
     case "full":
-      return send(parts, reply, tryLater(429, "too_many_jobs", "too many asynchronous jobs, or bytes of them, are not finished", 30));
+      return send(
+        parts,
+        reply,
+        tryLater(429, "too_many_jobs", "too many asynchronous jobs, or bytes of them, are not finished", 30),
+      );
     case "known":
     case "accepted": {
       const { job } = submitted;
@@ -208,11 +216,17 @@ function complete(parts: ApiParts, request: FastifyRequest, reply: FastifyReply)
   return undefined;
 }
 
+function unavailable(parts: ApiParts): ApiError | undefined {
+  const problem = parts.problem();
+  return problem === undefined
+    ? undefined
+    : tryLater(503, "unavailable", `the service takes no requests now: ${problem}`, 2);
+}
+
 /** Why a well-formed request is not taken now. */
 function refusedFor(parts: ApiParts, model: string): ApiError | undefined {
-  const problem = parts.problem();
-  if (problem !== undefined)
-    return tryLater(503, "unavailable", `the service takes no requests now: ${problem}`, 2);
+  const away = unavailable(parts);
+  if (away) return away;
   if (!parts.config.models.has(model))
     return invalid(`the model \`${model}\` does not exist`, "model", "model_not_found", 404);
   return undefined;
