@@ -1,8 +1,10 @@
+import { readFileSync } from "node:fs";
 import { afterAll, afterEach, beforeEach, describe, expect, it, test } from "vitest";
 import { openReceipt } from "../../src/protocol/receipt.ts";
 import { TestNetwork } from "../agent/fixture/network.ts";
 import { NodeProcesses } from "../agent/fixture/process.ts";
 import { ScriptedService, sha256 } from "../agent/fixture/service.ts";
+import { fileOf, named, WeightsServer } from "../agent/fixture/weights.ts";
 import { findLlama, whyNoLlama } from "../testbed/llama/llama.ts";
 import { supervise } from "../testbed/processes.ts";
 import { until } from "../testbed/until.ts";
@@ -31,23 +33,32 @@ else {
     const network = new TestNetwork();
     let service: ScriptedService;
     let node: NodeProcesses;
+    let weights: WeightsServer;
+    const file = fileOf("gguf/model.gguf", readFileSync(llama.model));
 
     beforeEach(async () => {
       service = await ScriptedService.start(network);
       node = await NodeProcesses.make(processes, network);
+      weights = await WeightsServer.start();
+      weights.put("tiny", file);
       const [runtime] = network.config({
-        command: [llama.python, "-m", "llama_cpp.server", "--model", llama.model, "--model_alias", "{model}"],
+        command: [
+          ...[llama.python, "-m", "llama_cpp.server"],
+          ...["--model", `{model_path}/${file.path}`, "--model_alias", "{model}"],
+        ],
       }).snapshot.runtimes;
       if (!runtime) throw new Error("the test network's config has no runtime");
       const config = network.config({
         runtimes: [{ ...runtime, engine: "llamacpp" }],
-        models: [{ name: model, engines: ["llamacpp"] }],
+        models: [
+          { name: model, engines: ["llamacpp"], files: named(file), sources: [`${weights.url}/tiny`] },
+        ],
       });
       const release = network.release(1, config, Date.now());
       node.mount(release, config);
       service.publish(1, release, config);
       node.desire({ target: config.digest, engine: "llamacpp" });
-      node.startAgent(service.url);
+      node.startAgent(service.url, ["--models-dir", processes.folder("models")]);
       await node.startLauncher();
       await service.ready(90_000);
     });
@@ -56,13 +67,18 @@ else {
       await node.agent?.stop();
       await node.launcher?.stop();
       await service.stop();
+      await weights.stop();
     });
 
-    it("runs jobs plain and streamed, and is known with its version and model", async () => {
+    it("is given weights that the agent has fetched, runs jobs plain and streamed, and is known with version and model", async () => {
       expect((await node.ask("/ready")).status).toBe(200);
       expect((await node.status()).report).toMatchObject({
         engine: { type: "llamacpp", version: "0.3.36", health: "healthy" },
-        models: { installed: [model], active: [model] },
+        models: {
+          installed: [model],
+          active: [model],
+          states: [{ model, state: "active", bytes: file.size, total: file.size }],
+        },
       });
 
       const texts: string[] = [];
