@@ -180,7 +180,7 @@ export class IoService {
     );
     if (cancelled > 0) log.warn({ cancelled }, "jobs that were under way at the last end are CANCELLED");
     const kept = await store.load();
-    const vault = new BodyVault(parts.dataKey);
+    const vault = new BodyVault(parts.dataKey, () => parts.random.bytes(16));
     if (kept.dataKey === null) await store.write([{ put: "data-key", check: vault.check }]);
     else if (kept.dataKey !== vault.check)
       throw new VaultError(

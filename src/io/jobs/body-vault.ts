@@ -1,4 +1,4 @@
-import { createCipheriv, createDecipheriv, createHmac, randomBytes } from "node:crypto";
+import { createCipheriv, createDecipheriv, createHmac } from "node:crypto";
 import { CodedError } from "../../lib/errors.ts";
 import type { JobId } from "../../protocol/fields.ts";
 import type { BodyPurpose } from "../store/port.ts";
@@ -10,8 +10,8 @@ const version = 1;
 const nonceBytes = 12;
 const tagBytes = 16;
 
-/** Gives the nonces: 12 bytes that never come twice under one key. */
-export type NonceSource = () => Uint8Array;
+/** Gives 16 random bytes, base64url; a nonce takes 12 of them. */
+export type NonceSource = () => string;
 
 /**
  * Encrypts what clients ask and are answered before it goes to the disk: AES-256-GCM, bound to the job and to what it is
@@ -23,7 +23,7 @@ export class BodyVault {
   readonly #nonce: NonceSource;
 
   /** @param key 32 bytes. */
-  constructor(key: Uint8Array, nonce: NonceSource = () => randomBytes(nonceBytes)) {
+  constructor(key: Uint8Array, nonce: NonceSource) {
     if (key.length !== 32) throw new VaultError("key", "the key of the bodies must have 32 bytes");
     this.#key = key;
     this.#nonce = nonce;
@@ -35,7 +35,7 @@ export class BodyVault {
   }
 
   seal(job: JobId, purpose: BodyPurpose, body: Uint8Array): Uint8Array {
-    const nonce = this.#nonce();
+    const nonce = Buffer.from(this.#nonce(), "base64url").subarray(0, nonceBytes);
     const cipher = createCipheriv("aes-256-gcm", this.#key, nonce, { authTagLength: tagBytes });
     cipher.setAAD(context(job, purpose));
     const text = cipher.update(body);

@@ -1,11 +1,13 @@
 import { describe, expect, it } from "vitest";
 import { BodyVault } from "../../../src/io/jobs/body-vault.ts";
 import type { JobId } from "../../../src/protocol/fields.ts";
+import { random16 } from "../fixture/network.ts";
 
 const one = "job-00000001" as JobId;
 const two = "job-00000002" as JobId;
 const key = (fill: number): Uint8Array => new Uint8Array(32).fill(fill);
-const vault = new BodyVault(key(1));
+const vaultOf = (bytes: Uint8Array): BodyVault => new BodyVault(bytes, random16);
+const vault = vaultOf(key(1));
 const wrong = expect.objectContaining({ code: "key" });
 
 describe("bodies on the disk", () => {
@@ -28,7 +30,7 @@ describe("bodies on the disk", () => {
     const sealed = vault.seal(one, "input", Buffer.from("x"));
     expect(() => vault.open(two, "input", sealed)).toThrow(wrong);
     expect(() => vault.open(one, "output", sealed)).toThrow(wrong);
-    expect(() => new BodyVault(key(2)).open(one, "input", sealed)).toThrow(wrong);
+    expect(() => vaultOf(key(2)).open(one, "input", sealed)).toThrow(wrong);
   });
 
   it("that were altered or cut anywhere are not opened; the message says nothing of them", () => {
@@ -44,9 +46,9 @@ describe("bodies on the disk", () => {
   });
 
   it("have a key whose check tells it from others and does not contain it", () => {
-    expect(new BodyVault(key(1)).check).toBe(vault.check);
-    expect(new BodyVault(key(2)).check).not.toBe(vault.check);
+    expect(vaultOf(key(1)).check).toBe(vault.check);
+    expect(vaultOf(key(2)).check).not.toBe(vault.check);
     expect(vault.check).not.toContain(Buffer.from(key(1)).toString("base64url").slice(0, 8));
-    expect(() => new BodyVault(new Uint8Array(31))).toThrow(wrong);
+    expect(() => vaultOf(new Uint8Array(31))).toThrow(wrong);
   });
 });
