@@ -17,6 +17,7 @@ import {
   receiptsVerify,
   status,
 } from "./commands/service.ts";
+import { configWeights } from "./commands/weights.ts";
 
 /** Every command of `io` beside `serve`, in the order in which `io --help` lists them. */
 export const adminCommands: readonly Command[] = [
@@ -27,6 +28,7 @@ export const adminCommands: readonly Command[] = [
   accountsBind,
   accountsGrant,
   apikeysAdd,
+  configWeights,
   configDraft,
   configSign,
   configPublish,
