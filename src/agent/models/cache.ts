@@ -167,7 +167,8 @@ export class ModelCache {
   async #vouch(layout: Layout, marker: Marker | undefined, file: WeightFile): Promise<Marker> {
     const path = join(layout.files, file.path);
     const mark = await this.#world.disk.stat(path);
-    if (!mark) throw new ModelError("disk", `${path} was removed while it was being verified`);
+    if (mark?.size !== file.size)
+      throw new ModelError("disk", `${path} was changed while it was being verified`);
     const next = withFile(marker, file, mark);
     await this.#ports.files.write(layout.marker, JSON.stringify(next), 0o644);
     return next;

@@ -92,9 +92,12 @@ async function kept(size: number, usedMinutesAgo: number): Promise<Weights> {
   put(file);
   const weights = weightsOf([file]);
   await complete(cacheWith(), weights);
-  const at = Date.now() / 1000 - usedMinutesAgo * 60;
-  utimesSync(layoutOf(root(), weights.digest).lock, at, at);
+  setUsed(weights, usedMinutesAgo);
   return weights;
+}
+function setUsed({ digest }: Weights, minutesAgo: number): void {
+  const at = Date.now() / 1000 - minutesAgo * 60;
+  utimesSync(layoutOf(root(), digest).lock, at, at);
 }
 const isThere = ({ digest }: Weights) => existsSync(layoutOf(root(), digest).files);
 
@@ -184,7 +187,8 @@ describe("weights in a folder", () => {
     places.set("http://right/a", file.bytes);
     const bad = ["short", "cut", "long", "other", "says", "none"].map((name) => `http://${name}`);
     await complete(cacheWith(), weightsOf([file], [...bad, "http://right"]));
-    expect(isThere(weightsOf([file]))).toBe(true);
+    const { digest } = weightsOf([file]);
+    expect(readFileSync(join(layoutOf(root(), digest).files, "a"))).toEqual(file.bytes);
 
     rmSync(root(), { recursive: true });
     expect(await fault(complete(cacheWith(), weightsOf([file], bad)))).toMatch(
@@ -271,17 +275,29 @@ describe("room for weights", () => {
   it("is not made by what somebody uses, has just used, or is still wanted", async () => {
     const [used, recent, wanted, free] = [
       await kept(mib, 90),
-      await kept(mib, 2),
       await kept(mib, 80),
+      await kept(mib, 70),
       await kept(mib, 10),
     ];
     const held = await cacheWith().hold(used);
+    setUsed(used, 90);
+    (await cacheWith().hold(recent))?.release();
     const file = makeFile("new", mib);
     put(file);
     const cache = cacheWith({ most: 4 * mib });
     await cache.complete(weightsOf([file]), new Set([wanted.digest]), [], deaf, never);
     expect([used, recent, wanted, free].map(isThere)).toEqual([true, true, true, false]);
     held?.release();
+  });
+
+  it("is made at once by what this agent itself has let go", async () => {
+    const cache = cacheWith({ most: 2 * mib });
+    const mine = await kept(mib, 90);
+    (await cache.hold(mine))?.release();
+    const file = makeFile("new", 2 * mib);
+    put(file);
+    await complete(cache, weightsOf([file]));
+    expect(isThere(mine)).toBe(false);
   });
 
   it("is not made in vain: what does not fit anyway costs nobody anything", async () => {
