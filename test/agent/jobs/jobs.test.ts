@@ -436,7 +436,7 @@ describe("a durable job", () => {
     expect(jobs.running).toBe(0);
   });
 
-  it("F19 is told, sent and acknowledged by the next process; its file goes with the ack, not before", async () => {
+  it("is told, sent and acknowledged by the next process; its file goes with the ack, not before", async () => {
     begin({ durable: true, stream: false });
     answerPlain('{"a":1}');
     await settled();
@@ -485,7 +485,7 @@ describe("a durable job", () => {
     expect(jobs.size).toBe(0);
   });
 
-  it("F26 is handed back with the reason when the disk is full, and none is taken until it is not", async () => {
+  it("is handed back with the reason when the disk is full, and none is taken until it is not", async () => {
     ports.files.failing = true;
     begin({ durable: true, stream: false });
     answerPlain("{}");

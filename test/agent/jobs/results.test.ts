@@ -61,7 +61,7 @@ beforeEach(() => {
 });
 
 describe("results of durable jobs", () => {
-  it("F19 are there for the next process, byte for byte, until they are forgotten", async () => {
+  it("are there for the next process, byte for byte, until they are forgotten", async () => {
     const results = await opened();
     const output = "línea\n{}\n\n".repeat(20);
     await results.keep(kept("00000001", output));
@@ -148,7 +148,7 @@ describe("results of durable jobs", () => {
   });
 });
 
-describe("F26 a full disk", () => {
+describe("a full disk", () => {
   it("refuses with the reason, keeps what it has, and is tried again", async () => {
     const results = await opened();
     await results.keep(kept("00000001"));
