@@ -4,6 +4,7 @@ import type { TrustedRoot } from "../protocol/config/root.ts";
 import type { Snapshot } from "../protocol/config/snapshot.ts";
 import type { FeedNode } from "../protocol/feed.ts";
 import type { ConfigDigest } from "../protocol/fields.ts";
+import type { ImagePolicy } from "./node/places.ts";
 import type { NodeId } from "../protocol/keys.ts";
 
 /**
@@ -27,6 +28,8 @@ export interface NetworkConfig {
   readonly current: ConfigDigest | undefined;
   /** Verified snapshots that the ConfigMap `<network>-config` holds: current, and what is target or applied of a node. */
   readonly snapshots: ReadonlyMap<ConfigDigest, Snapshot>;
+  /** What the network's owner says about images. */
+  readonly images: ImagePolicy;
   /** Whether nodes in service may be restarted for what the network brings: false outside of its maintenance windows. */
   readonly mayRestart: boolean;
   /** Wall time, ms, at which `mayRestart` changes by itself; undefined = never. */

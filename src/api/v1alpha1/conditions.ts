@@ -70,6 +70,7 @@ export const nodeReasons = [
   "NoConfig",
   "NoRuntimeForEngine",
   "ImageNotInConfig",
+  "ImageNotAllowed",
   "DigestNotAllowed",
   "Waiting",
   "Staging",

@@ -60,6 +60,15 @@ const trust = withRules(
   "The signed root statement of the network, which names the keys that may sign its config. Take it from a place that you trust; whoever can write it decides what the nodes run.",
 );
 
+const imagePrefix = () =>
+  withRules(
+    z.string().min(1).max(255),
+    matching(
+      /^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?(\/[a-z0-9._-]+)*\/?$/,
+      'must be a registry, or the beginning of an image name without tag or digest, for example "registry.example.com/team"',
+    ),
+  );
+
 const maintenanceWindow = z.strictObject({
   schedule: withRules(
     z.string().min(9).max(128),
@@ -132,6 +141,35 @@ export const networkSpec = z
     agent: z
       .strictObject({ image: image().describe("Image of the agent, by digest.") })
       .describe("The agent that runs beside the runtime in each node's pod."),
+    images: z
+      .strictObject({
+        mirrors: listMap(
+          z.strictObject({
+            source: imagePrefix().describe("Registry, or the beginning of an image's name up to a slash."),
+            mirrors: listSet(imagePrefix(), 8)
+              .min(1)
+              .describe(
+                "What to put in its place. They are tried in this order, and the source itself last, each time that a pull fails.",
+              ),
+          }),
+          ["source"],
+          32,
+        )
+          .describe(
+            "Other places of the runtimes' images. They change the place only, never the digest. Of several sources the longest counts.",
+          )
+          .optional(),
+        allowed: listSet(imagePrefix(), 64)
+          .describe(
+            "Registries, or beginnings of names, from which runtimes may come. Empty: all that the network's signed config lists.",
+          )
+          .optional(),
+        denied: listSet(imagePrefix(), 64)
+          .describe("Those from which none may come, whatever `allowed` says.")
+          .optional(),
+      })
+      .describe("Which of the runtimes' images may run here, and where they are pulled from.")
+      .optional(),
     models: z
       .strictObject({
         mirrors: listMap(

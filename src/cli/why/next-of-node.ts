@@ -99,6 +99,7 @@ const blocking: ReadonlySet<string> = new Set([
   "NoConfig",
   "NoRuntimeForEngine",
   "ImageNotInConfig",
+  "ImageNotAllowed",
   "DigestNotAllowed",
 ]);
 

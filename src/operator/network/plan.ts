@@ -2,6 +2,7 @@ import type { ResultityNetwork } from "../../api/v1alpha1/network.ts";
 import { canonical } from "../hash.ts";
 import type { Snapshot } from "../../protocol/config/snapshot.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
+import { imagePolicyOf } from "../node/places.ts";
 import type { NetworkConfig } from "../views.ts";
 import { type Choice, chooseDigests } from "./choose.ts";
 import { entriesOf, isOurs } from "./entries.ts";
@@ -140,6 +141,7 @@ function planPublish(
     release: knowledge.release?.release,
     current: choice.current,
     snapshots,
+    images: imagePolicyOf(network.spec),
     mayRestart: restarts.allowed,
     restartsUntil: restarts.until,
   };
@@ -159,6 +161,7 @@ function sameConfig(a: NetworkConfig, b: NetworkConfig): boolean {
     canonical(a.endpoints) === canonical(b.endpoints) &&
     a.release === b.release &&
     a.current === b.current &&
+    canonical(a.images) === canonical(b.images) &&
     a.mayRestart === b.mayRestart &&
     a.restartsUntil === b.restartsUntil &&
     canonical([...a.snapshots.keys()].sort()) === canonical([...b.snapshots.keys()].sort())

@@ -7,11 +7,19 @@ import { type Selection, selectRuntime } from "../../protocol/config/select.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import { moveInterrupts } from "../move.ts";
 import type { NetworkConfig } from "../views.ts";
+import { placesOf, refusalOf } from "./places.ts";
 import type { Note } from "./plan.ts";
 
 /** Where a node is to go. */
 export type Aim =
-  | { readonly ok: true; readonly digest: ConfigDigest; readonly selection: Selection }
+  | {
+      readonly ok: true;
+      readonly digest: ConfigDigest;
+      /** Its image is named by the first place that it is to be pulled from. */
+      readonly selection: Selection;
+      /** All places of the image, in order. */
+      readonly places: readonly string[];
+    }
   | {
       readonly ok: false;
       /** Wanted, but not to be had for now; undefined where nothing is wanted. */
@@ -108,7 +116,19 @@ export function aimAt(digest: ConfigDigest, { node, config, now }: AimInputs): A
         message: `the ${runtime.engine} image of config ${snapshot.version} has no shell, which this version needs to start the engine: ask the network for an image with one`,
       };
     }
-    return { ok: true, digest, selection };
+    const { image } = selection.runtime;
+    const refusal = refusalOf(image, config.images);
+    if (refusal !== undefined) {
+      return {
+        ok: false,
+        digest,
+        reason: "ImageNotAllowed",
+        message: `config ${snapshot.version} runs ${image}, and ${refusal}: change spec.images of ResultityNetwork ${network}, or ask the network for another image`,
+      };
+    }
+    const places = placesOf(image, config.images);
+    const pulled = { ...selection, runtime: { ...selection.runtime, image: places[0] } };
+    return { ok: true, digest, selection: pulled, places };
   } catch (thrown) {
     if (!(thrown instanceof ProtocolError)) throw thrown;
     return {

@@ -11,6 +11,7 @@ import { digestOfImage, type PodFacts, pullFails, runs } from "./facts.ts";
 import { rotateKeyAnnotation } from "./identity-secret.ts";
 import { identityInputsHash, onlySharedDiffers, podInputsHash } from "./inputs.ts";
 import type { NodeObservation } from "./observation.ts";
+import { nextPlace } from "./places.ts";
 import type { Action, Note, Notes, Plan } from "./plan.ts";
 import { echoed, isIdle, patienceMs, revisionOf, stopPod } from "./plan-stop.ts";
 
@@ -76,6 +77,8 @@ function decide(scene: Scene): Decision {
       note: moveNote("Moving", `the pod is replaced: ${onlyPod.reason}`),
     };
   }
+  const elsewhere = otherPlace(scene);
+  if (elsewhere) return elsewhere;
   const newAgent = steps.find(({ action }) => action === "patch-agent");
   // Nothing else can be done to a node without its agent.
   if (newAgent && isDown(pod)) return swapImage(scene, "agent");
@@ -236,6 +239,19 @@ function swapImage(scene: Scene, container: "agent" | "runtime"): Decision {
   return {
     actions: [{ type: "ask-agent", reason: `has the agent read revision ${desired.revision}?` }],
     ...note,
+  };
+}
+
+/** The image does not come from where the pod has it: it is tried from the next place. Nothing runs that could be lost. */
+function otherPlace({ pod, goal }: Scene): Decision | undefined {
+  if (!goal.ok || pod.runtime.reason !== "ImagePullBackOff") return undefined;
+  if (!sameImage(pod.runtime.image, goal.selection.runtime.image)) return undefined;
+  const image = nextPlace(pod.runtime.image, goal.places);
+  if (image === undefined) return undefined;
+  const reason = `the image does not come from ${pod.runtime.image} (${pod.runtime.message.slice(0, 200)})`;
+  return {
+    actions: [{ type: "patch-image", container: "runtime", image, reason }],
+    note: movingTo(goal.digest),
   };
 }
 

@@ -69,6 +69,7 @@ export function isMoving(child: ResultityNode): boolean {
 export const stuckReasons: ReadonlySet<string> = new Set([
   "NoRuntimeForEngine",
   "ImageNotInConfig",
+  "ImageNotAllowed",
   "DigestNotAllowed",
   "StageFailed",
   "ImagePullFailed",

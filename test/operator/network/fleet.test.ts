@@ -1,3 +1,4 @@
+import { noImagePolicy } from "../../../src/operator/node/places.ts";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Agent } from "undici";
 import { silentLogger } from "../../../src/lib/logger.ts";
@@ -59,6 +60,7 @@ const config = (endpoints: readonly string[], secret = accountKey): NetworkConfi
   endpoints,
   release: undefined,
   current: undefined,
+  images: noImagePolicy,
   mayRestart: true,
   restartsUntil: undefined,
   snapshots: new Map(),

@@ -1,3 +1,4 @@
+import { noImagePolicy } from "../../../src/operator/node/places.ts";
 import { randomBytes } from "node:crypto";
 import type { ResultityNetwork } from "../../../src/api/v1alpha1/network.ts";
 import type { NetworkConfig } from "../../../src/operator/views.ts";
@@ -89,6 +90,7 @@ export function configOf(
     release,
     current,
     snapshots: byDigest,
+    images: noImagePolicy,
     mayRestart: true,
     restartsUntil: undefined,
     ...changes,

@@ -1,3 +1,4 @@
+import { noImagePolicy } from "../../../src/operator/node/places.ts";
 import { describe, expect, it } from "vitest";
 import { planNode } from "../../../src/operator/node/plan.ts";
 import { configOf, digestOfSnapshot, imageOf, networkOf, snapshotOf } from "./network.ts";
@@ -571,5 +572,46 @@ describe("outside of the network's maintenance windows", () => {
     world.network = networkOf("v2");
     world.config = closed(v1);
     expect(world.reconcile()).toEqual(["wait"]);
+  });
+});
+
+describe("images by the network owner's word", () => {
+  const host = imageOf("engine", "v1").split("/")[0] ?? "";
+  const elsewhere = (name: string) => imageOf("engine", "v1").replace(host, name);
+  const mirrored = (mirrors: readonly string[]) => ({
+    images: { ...noImagePolicy, mirrors: [{ source: host, mirrors }] },
+  });
+
+  it("are pulled from the mirrors in turn, the source last, and stay where they came from", () => {
+    const world = new World(nodeOf(), configOf([v1], mirrored(["a.test", "b.test"])));
+    expect(world.reconcile()).toEqual(["create-pod"]);
+    expect(world.pod?.spec?.containers[0]?.image).toBe(elsewhere("a.test"));
+    world.kubeletRunsAgent();
+    for (const next of ["b.test", host]) {
+      world.kubeletWaits("runtime", "ErrImagePull");
+      expect(world.reconcile()).not.toContain("patch-image");
+      world.kubeletWaits("runtime", "ImagePullBackOff");
+      expect(world.reconcile()).toEqual(["patch-image"]);
+      expect(world.pod?.spec?.containers[0]?.image).toBe(elsewhere(next));
+    }
+    world.kubeletWaits("runtime", "ImagePullBackOff");
+    expect(world.reconcile()).not.toContain("patch-image");
+    expect(world.condition("RuntimeReady")).toBe("False ImagePullFailed");
+  });
+
+  it("of a node that serves move to no other place when mirrors change", () => {
+    const world = serving();
+    world.config = configOf([v1, v2, v3], mirrored(["a.test"]));
+    expect(world.reconcile()).toEqual([]);
+  });
+
+  it("that are not allowed are not run, and what runs stays", () => {
+    const world = serving();
+    world.config = configOf([v1, v2, v3], { images: { ...noImagePolicy, allowed: ["other.test"] } });
+    expect(world.reconcile()).toEqual([]);
+    expect(world.condition("ConfigApplied")).toBe("False ImageNotAllowed");
+    const fresh = new World(nodeOf(), world.config);
+    expect(fresh.reconcile()).toEqual([]);
+    expect(fresh.condition("ConfigApplied")).toBe("False ImageNotAllowed");
   });
 });

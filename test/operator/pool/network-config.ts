@@ -1,3 +1,4 @@
+import { noImagePolicy } from "../../../src/operator/node/places.ts";
 import { randomBytes } from "node:crypto";
 import type { NetworkConfig } from "../../../src/operator/views.ts";
 import type { AccountKey } from "../../../src/protocol/binding.ts";
@@ -16,6 +17,7 @@ export function mintTestConfig(current: string): NetworkConfig {
     release,
     current: current as ConfigDigest,
     snapshots: new Map(),
+    images: noImagePolicy,
     mayRestart: true,
     restartsUntil: undefined,
   };
