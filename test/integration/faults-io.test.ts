@@ -295,7 +295,7 @@ describe("a node's clock", () => {
     ["ahead", hour],
     ["behind", -hour],
   ])(
-    "F23 is an hour %s: no session, both sides name the skew, and it serves once the clock is right",
+    "F23 is an hour %s: no session, the agent says how far off it is, and serves once the clock is right",
     async (_which, ms) => {
       const node = await makeNode();
       const shift = `const real = Date.now; const zero = Date; const by = ${ms};
