@@ -42,6 +42,8 @@ interface PendingAsk {
 
 /** Most writes in one transaction. */
 const batchSize = 512;
+/** Jobs that are forgotten in one transaction: few milliseconds, in which no write gets through. */
+const pruneSlice = 500;
 /** Pause before a commit that the disk refused is tried again, ms. */
 const retryMs = 250;
 
@@ -172,8 +174,13 @@ export class SqliteStore implements Store {
     return this.#ask({ ask: "receipts", account, from, limit }) as Promise<ReceiptRow[]>;
   }
 
-  prune(before: number): Promise<number> {
-    return this.#ask({ ask: "prune", before }) as Promise<number>;
+  async prune(before: number): Promise<number> {
+    let pruned = 0;
+    for (;;) {
+      const slice = (await this.#ask({ ask: "prune", before, limit: pruneSlice })) as number;
+      pruned += slice;
+      if (slice < pruneSlice) return pruned;
+    }
   }
 
   async close(): Promise<void> {

@@ -14,7 +14,7 @@ export type StoreRequest =
   | { readonly ask: "submitted"; readonly consumer: string; readonly idempotency: string }
   | { readonly ask: "body"; readonly job: JobId; readonly purpose: BodyPurpose }
   | { readonly ask: "receipts"; readonly account: string; readonly from: number; readonly limit: number }
-  | { readonly ask: "prune"; readonly before: number }
+  | { readonly ask: "prune"; readonly before: number; readonly limit: number }
   | { readonly ask: "close" };
 
 /** `value` of a commit: one error text or null for each write. */
@@ -76,7 +76,7 @@ function answerTo(db: Database, request: Exclude<StoreRequest, { ask: "close" }>
     case "receipts":
       return db.receipts(request.account, request.from, request.limit);
     case "prune":
-      return db.prune(request.before);
+      return db.prune(request.before, request.limit);
     default:
       return request satisfies never;
   }

@@ -76,6 +76,22 @@ describe("the SQLite file", () => {
     rmSync(folder, { recursive: true });
   });
 
+  it("lets writes through while it forgets many jobs", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "resultity-store-"));
+    const store = new SqliteStore({ path: join(folder, "io.db"), worker, clock: systemClock });
+    const over = (at: number) => job(at, { state: "CONFIRMED", finishedAt: at });
+    await store.write(Array.from({ length: 3_000 }, (_, at) => ({ put: "job", row: over(at) }) as const));
+    const ended: string[] = [];
+    await Promise.all([
+      store.prune(2_000).then((pruned) => ended.push(`${pruned} forgotten`)),
+      store.write([{ put: "job", row: job(5_000) }]).then(() => ended.push("written")),
+    ]);
+    expect(ended).toEqual(["written", "2000 forgotten"]);
+    expect(await store.jobs({ limit: 10_000 })).toHaveLength(1_001);
+    await store.close();
+    rmSync(folder, { recursive: true });
+  });
+
   it("writes what the waiters of the last commit write before it closes", async () => {
     const folder = mkdtempSync(join(tmpdir(), "resultity-store-"));
     const path = join(folder, "io.db");
