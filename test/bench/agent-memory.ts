@@ -31,7 +31,8 @@ export const agentMemory: Bench = {
         tokens: 100,
       };
       const peak = new PeakMemory(pid);
-      const { requests } = await load(asked, 32, seconds);
+      const { requests, failed, failure } = await load(asked, 32, seconds);
+      if (failed > 0) throw new Error(`${failed} streams failed: ${failure}`);
       const streaming = peak.end();
       const cpuPerStream = ((cpuSeconds(pid) - cpu) / requests) * 1000;
       say(

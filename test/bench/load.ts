@@ -1,4 +1,5 @@
 import { Agent, request } from "node:http";
+import { messageOf } from "../../src/lib/errors.ts";
 import { quantile } from "./figures.ts";
 
 /** Where requests go and what they ask. */
@@ -19,16 +20,22 @@ export interface LoadResult {
   readonly p99: number;
   /** Of streams: ms to the first byte of the body, median. */
   readonly firstByte: number;
+  /** Requests without a whole answer of 200; in no other figure. */
+  readonly failed: number;
+  /** What one of them got. */
+  readonly failure: string;
 }
 
 /**
  * `clients` that each ask again as soon as they have their answer, for `seconds`. Connections are kept. Each answer is read
- * whole and must be 200; a stream must end with `[DONE]`.
+ * whole and must be 200; a stream must end with `[DONE]`. Others are counted as failed.
  */
 export async function load(asked: Asked, clients: number, seconds: number): Promise<LoadResult> {
   const agent = new Agent({ keepAlive: true, maxSockets: clients });
   const took: number[] = [];
   const first: number[] = [];
+  let failed = 0;
+  let failure = "";
   const begun = performance.now();
   const end = begun + seconds * 1000;
   const body = JSON.stringify({
@@ -40,9 +47,14 @@ export async function load(asked: Asked, clients: number, seconds: number): Prom
   const client = async (): Promise<void> => {
     while (performance.now() < end) {
       const at = performance.now();
-      const firstAt = await ask(asked, body, agent);
-      first.push(firstAt - at);
-      took.push(performance.now() - at);
+      try {
+        const firstAt = await ask(asked, body, agent);
+        first.push(firstAt - at);
+        took.push(performance.now() - at);
+      } catch (error) {
+        failed++;
+        failure = messageOf(error);
+      }
     }
   };
   await Promise.all(Array.from({ length: clients }, client));
@@ -54,6 +66,8 @@ export async function load(asked: Asked, clients: number, seconds: number): Prom
     p50: quantile(took, 0.5),
     p99: quantile(took, 0.99),
     firstByte: quantile(first, 0.5),
+    failed,
+    failure,
   };
 }
 
