@@ -34,7 +34,7 @@ const weightSource = () =>
   withRules(
     z.string().min(1).max(2048),
     matching(
-      /^(https?:\/\/[^ \t\r\n\/?#@\\]+(\/[^ \t\r\n?#\\]*)?|file:\/\/\/[^ \t\r\n?#\\]*)$/,
+      /^(https?:\/\/[^ \t\r\n/?#@\\]+(\/[^ \t\r\n?#\\]*)?|file:\/\/\/[^ \t\r\n?#\\]*)$/,
       'must be an http, https or file URL without user, query or fragment, for example "https://weights.example.com/models"',
     ),
   );
@@ -73,7 +73,7 @@ const maintenanceWindow = z.strictObject({
   schedule: withRules(
     z.string().min(9).max(128),
     matching(
-      /^[0-9A-Za-z*,\/#?-]+( [0-9A-Za-z*,\/#?-]+){4}$/,
+      /^[0-9A-Za-z*,/#?-]+( [0-9A-Za-z*,/#?-]+){4}$/,
       'must be five cron fields separated by one space (minute, hour, day of month, month, day of week), for example "0 2 * * 6"',
     ),
   ).describe("When the window opens, in cron's five fields: minute, hour, day of month, month, day of week."),
