@@ -36,10 +36,22 @@ export interface EngineRequest {
   readonly body: Readonly<Record<string, unknown>>;
 }
 
+/** How far one part of a pull is, in bytes. */
+export interface PullPart {
+  readonly part: string;
+  readonly bytes: number;
+  readonly total: number;
+}
+
 /** How an engine is told about models while it serves. */
 export interface LiveModels {
-  /** Fetches a model that is not installed; answers when it is. A second one goes on where the first was cut off. */
+  /**
+   * Fetches a model that is not installed; the answer's lines say how far it is. A second one goes on where the first was
+   * cut off.
+   */
   pull(model: string): EngineRequest;
+  /** Reads a line of the answer to {@link pull}; undefined = nothing that counts. @throws Error when it has failed. */
+  readPull(line: string): PullPart | "done" | undefined;
   /** Loads an installed model into memory, to stay. */
   load(model: string): EngineRequest;
   /** Takes it out of memory once its requests have ended. */

@@ -5,9 +5,12 @@ import { requestBytes } from "../http-bytes.ts";
 import type { Ports } from "../ports.ts";
 import type { EngineRequest, LiveModels } from "./adapter.ts";
 import { engineHost } from "./argv.ts";
+import { type Pulling, pullModel } from "./pull.ts";
 
-/** Longest that one request may take: a pull of large weights, which the next one would go on with. */
+/** Longest that one request may take: a load of large weights from a slow disk. */
 const requestTimeoutMs = 3_600_000;
+/** How often the bytes of a pull are told. */
+const progressEveryMs = 10_000;
 const retry = { base: 2_000, cap: 60_000 };
 const maxAnswerBytes = 64 * 1024;
 
@@ -36,7 +39,8 @@ export class LiveLoader {
   #retry: Timer | undefined;
   #problem: string | undefined;
   readonly #faults = new Map<string, string>();
-  #pulling: string | undefined;
+  #pulling: Pulling | undefined;
+  #abortPull: AbortController | undefined;
   /** Counts engine processes: what an older one answers is of no interest. */
   #process = 0;
 
@@ -62,8 +66,8 @@ export class LiveLoader {
     return Object.fromEntries(this.#faults);
   }
 
-  /** Model that the engine pulls now. */
-  get pulling(): string | undefined {
+  /** Model that the engine pulls now, as told last. */
+  get pulling(): Pulling | undefined {
     return this.#pulling;
   }
 
@@ -72,6 +76,7 @@ export class LiveLoader {
     this.#process++;
     this.#faults.clear();
     this.#pulling = undefined;
+    this.#abortPull?.abort();
     this.#loaded.clear();
     this.#wish = undefined;
     this.#problem = undefined;
@@ -86,6 +91,8 @@ export class LiveLoader {
     this.#wish = wish;
     for (const model of this.#loaded) if (!wish.models.includes(model)) this.#loaded.delete(model);
     for (const model of this.#faults.keys()) if (!wish.models.includes(model)) this.#faults.delete(model);
+    // What is no longer approved need not be fetched to its end.
+    if (this.#pulling && !wish.models.includes(this.#pulling.model)) this.#abortPull?.abort();
     if (!this.#busy && !this.#retry) void this.#round(this.#process);
   }
 
@@ -140,11 +147,22 @@ export class LiveLoader {
   }
 
   async #pull(process: number, port: number, model: string): Promise<void> {
-    this.#pulling = model;
-    this.#ports.log.info({ model }, "the engine pulls a model");
-    this.#changed();
+    const abort = new AbortController();
+    this.#abortPull = abort;
+    let told = Number.NEGATIVE_INFINITY;
+    const tell = (pulling: Pulling) => {
+      const now = this.#ports.clock.monotonic();
+      if (process !== this.#process || now - told < progressEveryMs) return;
+      told = now;
+      this.#pulling = pulling;
+      this.#ports.log.info(pulling, "the engine pulls a model");
+      this.#changed();
+    };
+    tell({ model, bytes: 0, total: 0 });
     try {
-      await this.#tell(port, this.#live.pull(model), `model ${model}: pull`);
+      await pullModel(this.#ports, this.#live, { port, model }, tell, abort.signal);
+    } catch (cause) {
+      throw new Error(`model ${model}: pull`, { cause });
     } finally {
       if (process === this.#process) this.#pulling = undefined;
     }

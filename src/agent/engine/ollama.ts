@@ -1,11 +1,21 @@
 import * as z from "zod/mini";
 import { abilitiesOf } from "../../protocol/config/engines.ts";
+import { countField } from "../../protocol/fields.ts";
 import { parsePayload } from "../../protocol/frame.ts";
 import type { EngineAdapter } from "./adapter.ts";
 import { engineHost, renderTemplate } from "./argv.ts";
 import { knownModels, openaiAdapter } from "./openai.ts";
 
 const modelList = z.object({ models: z.array(z.object({ name: z.string() })).check(z.maxLength(1024)) });
+
+/** A failure comes with HTTP 200 once the first line is out. */
+const pullLine = z.object({
+  status: z.optional(z.string()),
+  error: z.optional(z.string()),
+  digest: z.optional(z.string().check(z.maxLength(256))),
+  total: z.optional(countField),
+  completed: z.optional(countField),
+});
 
 const defaultTag = ":latest";
 const withoutDefaultTag = (name: string): string =>
@@ -42,7 +52,21 @@ export const ollamaAdapter: EngineAdapter = {
   },
   versionPaths: ["/api/version"],
   live: {
-    pull: (model) => ({ path: "/api/pull", body: { model, stream: false } }),
+    pull: (model) => ({ path: "/api/pull", body: { model, stream: true } }),
+    readPull(line) {
+      const {
+        error,
+        status,
+        digest,
+        total,
+        completed = 0,
+      } = parsePayload(pullLine, line, "engine's /api/pull");
+      if (error !== undefined) throw new Error(error.slice(0, 300));
+      if (status === "success") return "done";
+      return digest === undefined || total === undefined
+        ? undefined
+        : { part: digest, bytes: completed, total };
+    },
     // Without a prompt nothing is generated.
     load: (model) => ({ path: "/api/generate", body: { model, keep_alive: -1, stream: false } }),
     unload: (model) => ({ path: "/api/generate", body: { model, keep_alive: 0, stream: false } }),

@@ -6,6 +6,7 @@ import type { Ports } from "../ports.ts";
 import type { EngineAdapter, EngineLoad } from "./adapter.ts";
 import { engineHost } from "./argv.ts";
 import { LiveLoader } from "./live.ts";
+import type { Pulling } from "./pull.ts";
 import { ModelProofs } from "./proof.ts";
 
 export type EngineHealth = (typeof engineHealth)[number];
@@ -23,7 +24,7 @@ export interface EngineView {
   /** Why wanted models that it lists cannot be loaded or do not answer, by model. */
   readonly faults: Readonly<Record<string, string>>;
   /** Model that it is pulling now. */
-  readonly pulling: string | undefined;
+  readonly pulling: Pulling | undefined;
 }
 
 /** Where the engine is and what it is to serve. */

@@ -2,6 +2,7 @@ import { type Weights, weightsOf } from "../../protocol/config/weights.ts";
 import type { Report } from "../../protocol/messages.ts";
 import type { NodeConfig } from "../config/plan.ts";
 import type { EngineView } from "../engine/watch.ts";
+import type { Pulling } from "../engine/pull.ts";
 import type { WeightsView } from "./models.ts";
 
 export type ModelState = NonNullable<Report["models"]["states"]>[number];
@@ -62,9 +63,12 @@ export function modelStates(
     }
     if (!each.applied) return of(weights ? "inactive" : "pending", total, "of a config that is to come");
     if (engine.active.includes(model)) return of("active", total);
+    if (engine.pulling?.model === model) return { model, state: "downloading", ...bytesOf(engine.pulling) };
     const fault = engine.faults[model];
     if (fault !== undefined) return of("failed", total, fault);
-    if (engine.pulling === model) return of("downloading", 0, "pulled by the engine");
     return of(weights || engine.installed.includes(model) ? "inactive" : "pending", total);
   });
 }
+
+/** The engine tells of parts as it comes to them. */
+const bytesOf = ({ bytes, total }: Pulling) => ({ bytes: Math.min(bytes, total), total });

@@ -119,4 +119,69 @@ describe("an engine that loads models while it serves", () => {
     await settle();
     expect(ollama.told).toEqual(["load a"]);
   });
+
+  describe("that takes its time to pull", () => {
+    const small = () => ports.clock.advanceAsync(3_000, 250);
+    /** The pull that is under way. */
+    const pulling = () => {
+      const pull = ports.http.exchanges.findLast(({ request }) => request.url.endsWith("/api/pull"));
+      if (!pull) throw new Error("nothing is pulled");
+      return pull;
+    };
+    const says = (line: object) => pulling().handlers.data(Buffer.from(`${JSON.stringify(line)}\n`));
+
+    beforeEach(async () => {
+      const { auto } = ports.http;
+      ports.http.auto = (request) => (request.url.endsWith("/api/pull") ? undefined : auto?.(request));
+      serve("a");
+      await small();
+      expect(JSON.parse(String(pulling().request.body))).toEqual({ model: "a", stream: true });
+      pulling().handlers.head({ status: 200, headers: {} });
+      says({ status: "pulling manifest" });
+    });
+
+    it("is asked how far it is, every 10 s", async () => {
+      expect(watch.view.pulling).toEqual({ model: "a", bytes: 0, total: 0 });
+      says({ status: "pulling x", digest: "sha256:x", total: 100, completed: 10 });
+      await small();
+      expect(watch.view.pulling?.total).toBe(0);
+      await ports.clock.advanceAsync(10_000, 250);
+      says({ status: "pulling x", digest: "sha256:x", total: 100, completed: 100 });
+      says({ status: "pulling y", digest: "sha256:y", total: 50 });
+      await small();
+      expect(watch.view.pulling).toEqual({ model: "a", bytes: 100, total: 100 });
+      ollama.installed.add("a:latest");
+      says({ status: "success" });
+      pulling().handlers.end();
+      await small();
+      expect(watch.view).toMatchObject({ pulling: undefined, active: ["a"] });
+    });
+
+    it.each([
+      [
+        "fails in mid-answer",
+        () => says({ error: "no space left on device" }),
+        /pull: no space left on device/,
+      ],
+      ["ends without a word of success", () => pulling().handlers.end(), /before it was done/],
+      ["loses its connection", () => pulling().handlers.failed(new Error("ECONNRESET")), /ECONNRESET/],
+      ["says what is no JSON", () => pulling().handlers.data(Buffer.from("garbage\n")), /not JSON/],
+      ["says a line without end", () => pulling().handlers.data(Buffer.alloc(70_000)), /line without end/],
+    ])("%s: the model is failed, with the engine's words", async (_, act, why) => {
+      act();
+      await ports.clock.advanceAsync(500, 250);
+      expect(watch.view.faults["a"]).toMatch(why);
+      expect(watch.view.pulling).toBeUndefined();
+      await small();
+      expect(watch.view.pulling, "the next try").toBeDefined();
+    });
+
+    it("is told to stop when the model is no longer approved", async () => {
+      ollama.installed.add("b:latest");
+      serve("b");
+      await ports.clock.advanceAsync(20_000, 250);
+      expect(pulling().aborted).toBe(true);
+      expect(watch.view).toMatchObject({ active: ["b"], pulling: undefined });
+    });
+  });
 });

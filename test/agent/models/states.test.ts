@@ -53,7 +53,11 @@ describe("states of models", () => {
       { state: "failed", reason: "HTTP 500" },
     ],
     ["not in its engine", engines({}), { state: "pending", bytes: 0, total: 0 }],
-    ["pulled by its engine", engines({ pulling: "m" }), { state: "downloading" }],
+    [
+      "pulled by its engine",
+      engines({ pulling: { model: "m", bytes: 5, total: 9 } }),
+      { state: "downloading", bytes: 5, total: 9 },
+    ],
     ["in its engine, not loaded", engines({ installed: ["m"] }), { state: "inactive" }],
     ["served by its engine", engines({ installed: ["m"], active: ["m"] }), { state: "active" }],
     ["refused by its engine", engines({ faults: { m: "too big" } }), { state: "failed", reason: "too big" }],
