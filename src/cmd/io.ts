@@ -22,6 +22,7 @@ import { adminServer } from "../io/admin/server.ts";
 import { type ServiceOptions, serviceDefaults } from "../io/options.ts";
 import { ioMetrics } from "../io/metrics.ts";
 import { IoService } from "../io/service.ts";
+import { StoreError } from "../io/store/port.ts";
 import { SqliteStore } from "../io/store/sqlite.ts";
 // In the store's thread this module is the whole program: importing it serves the store.
 import { storeThreadPath } from "../io/store/worker.ts";
@@ -216,9 +217,12 @@ async function serveUntilSignal({ args, out }: CommandContext): Promise<void> {
     key,
     dataKey,
     fatal: (error) => {
+      const refused = error instanceof StoreError && error.code === "unavailable";
       log.fatal(
         { why: messageOf(error) },
-        "store and memory disagree: ending at once, so that nothing false is told",
+        refused
+          ? "the store takes no more writes: ending at once; what it has not kept was acknowledged to no node"
+          : "store and memory disagree: ending at once, so that nothing false is told",
       );
       process.exit(70);
     },

@@ -5,7 +5,7 @@ import OpenAI from "openai";
 import { afterAll, describe, expect, it } from "vitest";
 import { databasePath } from "../../src/io/admin/data-folder.ts";
 import { CloseCode } from "../../src/protocol/codes.ts";
-import { answerTo, ScriptedAgent } from "../io/fixture/agent.ts";
+import { answerTo, type Offer, ScriptedAgent } from "../io/fixture/agent.ts";
 import { JobsClient } from "../io/fixture/jobs-client.ts";
 import { ioDone, IoProcess } from "../io/fixture/network.ts";
 import { smallDisk } from "../lib/small-disk.ts";
@@ -93,9 +93,12 @@ describe.each([
     const agent = newAgent();
     await agent.register();
     const session = await agent.connect();
+    const held: Offer[] = [];
+    let holding = false;
+    const answer = (offer: Offer) => session.answer(offer, answerTo(offer));
+    session.serve((offer) => (holding ? held.push(offer) : answer(offer)));
     const beating = setInterval(() => session.heartbeat(), 2_000);
     session.socket.ws.once("close", () => clearInterval(beating));
-    session.serve((offer) => session.answer(offer, answerTo(offer)));
     const complete = async () => {
       const { response } = await client.chat.completions.create(request).withResponse();
       return response.headers.get("x-request-id") ?? "";
@@ -107,11 +110,16 @@ describe.each([
       session.waiting.flatMap((frame) => (frame.kind === "ack" ? frame.payload.results : [])).length;
     await until("the acks", () => acks() === 3);
 
+    holding = true;
+    const waiting = complete();
+    await until("its offer", () => held.length === 1);
     await outage.begin();
+    holding = false;
     // Of the same moment: it waits for the disk, or is refused.
-    const caught = later.submit(request);
+    const caught = Promise.allSettled([later.submit(request)]);
+    held.forEach(answer);
     // Who waits for an answer gets it; the node keeps the result until the disk has the commit.
-    const inFlight = await complete();
+    const inFlight = await waiting;
     const refused = await until("the refusal of requests", async () => {
       const answer = await fetch(`${io.url}/v1/chat/completions`, {
         method: "POST",
@@ -140,7 +148,9 @@ describe.each([
     await until("health", async () => (await fetch(`${io.url}/healthz`)).status === 200);
     await until("the ack that was held back", () => acks() > 3);
     acknowledged.push(inFlight, done, await complete());
-    const { status, body } = await caught;
+    const [submitted] = await caught;
+    if (submitted.status === "rejected") throw submitted.reason;
+    const { status, body } = submitted.value;
     if (status === 202) {
       await until("the job that waited", async () => (await later.job(body.id)).body.status === "completed");
       acknowledged.push(body.id);
@@ -158,5 +168,37 @@ describe.each([
     writeFileSync(chain, await ioDone("receipts", "export", "acme", "--data", io.data));
     expect(await ioDone("receipts", "verify", chain, "--data", io.data)).toContain("the chain is whole");
     session.drop();
+  });
+});
+
+describe("F37 SIGTERM while the disk is full", () => {
+  it("ends the service, which says what it has not kept; the node still has what was not acknowledged", async () => {
+    const { folder, fill, free } = smallDisk(processes, 4);
+    const io = await IoProcess.start(withDataOn(folder), ["--grace", "1s"]);
+    const config = await io.publish([model]);
+    const agent = new ScriptedAgent({
+      url: io.url,
+      root: io.root,
+      account: "acme",
+      accountKey: await io.account("acme"),
+      models: [model],
+      config,
+    });
+    await agent.register();
+    const session = await agent.connect();
+    session.serve((offer) => session.answer(offer, answerTo(offer)));
+    const apiKey = await io.apiKey("someone");
+    const client = new OpenAI({ baseURL: `${io.url}/v1`, apiKey, maxRetries: 0 });
+    await client.chat.completions.create(request);
+    await session.next("ack");
+    fill();
+    await client.chat.completions.create(request);
+    io.child?.signal("SIGTERM");
+    expect(await io.child?.exited).toMatchObject({ code: 70 });
+    expect(io.log).toContain("the store takes no more writes");
+    expect(session.waiting.filter(({ kind }) => kind === "ack")).toEqual([]);
+    free();
+    await io.serve();
+    expect([...(await io.states()).values()].filter((state) => state.startsWith("CO"))).toHaveLength(1);
   });
 });

@@ -260,6 +260,6 @@ export interface Store {
   receipts(account: string, from: number, limit: number): Promise<readonly ReceiptRow[]>;
   /** Forgets terminal jobs that ended before `before` (wall time, ms), and their bodies. Receipts stay. Resolves to how many. */
   prune(before: number): Promise<number>;
-  /** Writes what is pending and closes. */
+  /** Writes what is pending and closes. What the disk goes on refusing meanwhile is given up: `unavailable`. */
   close(): Promise<void>;
 }

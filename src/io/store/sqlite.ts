@@ -44,6 +44,8 @@ interface PendingAsk {
 const batchSize = 512;
 /** Jobs that are forgotten in one transaction: few milliseconds, in which no write gets through. */
 const pruneSlice = 500;
+/** How long closing goes on trying to write what waits, ms. */
+const closeMs = 5_000;
 /** Pause before a commit that the disk refused is tried again, ms. */
 const retryMs = 250;
 
@@ -61,6 +63,8 @@ export class SqliteStore implements Store {
   #committing = false;
   #problem: string | undefined;
   #closed = false;
+  /** Monotonic ms at which a commit that the disk refuses is given up: only once it is being closed. */
+  #giveUpAt = Infinity;
   #idle: (() => void)[] = [];
 
   constructor(options: SqliteOptions) {
@@ -111,8 +115,9 @@ export class SqliteStore implements Store {
       } catch (error) {
         const problem = error instanceof Error ? error.message : String(error);
         this.#tell(problem);
-        if (this.#closed) {
-          for (const { reject } of batch) reject(new StoreError("unavailable", problem));
+        if (this.#closed || this.#clock.monotonic() >= this.#giveUpAt) {
+          for (const { reject } of [...batch, ...this.#waiting.splice(0)])
+            reject(new StoreError("unavailable", problem));
           break;
         }
         await new Promise<void>((resolve) => void this.#clock.setTimer(resolve, retryMs));
@@ -185,6 +190,7 @@ export class SqliteStore implements Store {
 
   async close(): Promise<void> {
     if (this.#closed) return;
+    this.#giveUpAt = Math.min(this.#giveUpAt, this.#clock.monotonic() + closeMs);
     // What the last commit's waiters write in their turn belongs to it.
     do {
       if (this.#committing) await new Promise<void>((resolve) => this.#idle.push(resolve));

@@ -6,6 +6,7 @@ import { describe, expect, it } from "vitest";
 import { schemaVersion } from "../../../src/io/store/migrations.ts";
 import { SqliteStore } from "../../../src/io/store/sqlite.ts";
 import { systemClock } from "../../../src/lib/clock.ts";
+import { FakeClock } from "../../lib/fake-clock.ts";
 import { until } from "../../testbed/until.ts";
 import { storeConformance } from "./conformance.ts";
 import { job, jobId } from "./rows.ts";
@@ -73,6 +74,24 @@ describe("the SQLite file", () => {
     expect(said).toEqual([expect.stringContaining("locked"), undefined]);
     expect((await store.jobs({})).map(({ id }) => id)).toEqual([2, 1].map(jobId));
     await store.close();
+    rmSync(folder, { recursive: true });
+  });
+
+  it("is closed in the end, though the disk refuses what waits", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "resultity-store-"));
+    const path = join(folder, "io.db");
+    const clock = new FakeClock();
+    const store = new SqliteStore({ path, worker, clock });
+    await store.load();
+    const other = new DatabaseSync(path);
+    other.exec("BEGIN IMMEDIATE");
+    const refused = [1, 2].map((at) => expect(store.write([{ put: "job", row: job(at) }])).rejects);
+    const closed = store.close();
+    const passing = setInterval(() => clock.advance(1_000), 20);
+    await Promise.all(refused.map((one) => one.toMatchObject({ code: "unavailable" })));
+    await closed;
+    clearInterval(passing);
+    other.close();
     rmSync(folder, { recursive: true });
   });
 
