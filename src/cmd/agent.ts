@@ -45,7 +45,7 @@ const commands: Readonly<Record<string, () => Promise<AgentCommand>>> = {
 const usage = `usage: agent run [options]              runs the node
        agent doctor [--json] [options]     looks for what stands in the node's way
        agent drain                         before the engine is stopped: drains, and waits
-       agent identity init                 makes the node's key and prints its id
+       agent identity init|rotate          makes the node's key and prints its id; gives it another key
        agent receipts list|verify|export   what the node has earned
        agent --help
 

@@ -193,6 +193,35 @@ describe("a node without an operator", () => {
     await complete("m2");
     expect(engines()).toBe(before);
   });
+
+  it("gets another key at its owner's word; its id stays, and what it earned before still stands", async () => {
+    const lines = keptLines().length;
+    const [before] = await io.nodes();
+    const rotated = command("identity", "rotate", "--config", config);
+    expect(rotated).toMatchObject({ code: 0 });
+    const [after] = await io.nodes();
+    expect(after).toMatchObject({ id: before?.id, kid: rotated.out.trim(), connected: true });
+    expect(after?.kid).not.toBe(before?.kid);
+    expect(readdirSync(at("identity")).toSorted()).toEqual([
+      "binding.json",
+      "former.json",
+      "key.jwk",
+      "root.json",
+    ]);
+    await complete("m2");
+    await until("the receipt by the new key", () => keptLines().length > lines);
+    const verified = command("receipts", "verify", "--config", config);
+    expect(verified.out).toContain("every signature stands");
+    expect(verified.code).toBe(0);
+    // And again, after a restart with what the folder has now.
+    expect(await agent.stop()).toEqual({ code: 0, signal: null });
+    agent = startAgent();
+    await serves("m2");
+    const again = command("identity", "rotate", "--config", config);
+    expect(again.code).toBe(0);
+    expect((await io.nodes())[0]).toMatchObject({ id: before?.id, kid: again.out.trim() });
+    expect(command("receipts", "verify", "--config", config).code).toBe(0);
+  });
 });
 
 describe("what deploy/ has", () => {
@@ -242,7 +271,7 @@ describe("what deploy/ has", () => {
     await launcher.stop();
     const base = at("slurm");
     mkdirSync(join(base, "identities/7"), { recursive: true });
-    for (const name of ["key.jwk", "binding.json", "root.json"])
+    for (const name of readdirSync(at("identity")))
       copyFileSync(at("identity", name), join(base, "identities/7", name));
     const shim = join(base, "resultity-agent");
     writeFileSync(shim, `#!/bin/sh\nexec ${process.execPath} ${agentMain} "$@"\n`, { mode: 0o755 });

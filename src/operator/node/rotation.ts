@@ -65,8 +65,6 @@ export function rotationPatch(
       return [
         put(entries.key, next.privateKey.export({ format: "jwk" })),
         put(entries.former, before),
-        // The grant was for the key before.
-        ...drop(entries.grant),
         ...drop(entries.next),
       ];
     case "recover": {

@@ -56,6 +56,13 @@ describe("the status of an agent", () => {
     expect(statuses.view(nodeKey, "pod-1")).toMatchObject({ status: { desired_revision: 7 }, silentMs: 0 });
   });
 
+  it("is believed from the next key too, while the node's key is rolled over", async () => {
+    const next = importPrivateKey(generateKey());
+    const { statuses } = asking(async (nonce) => sealStatus(statusFor(nonce, 9), next));
+    statuses.ask({ nodeKey, podUid: "pod-1", podIp: "10.0.0.1", keys: [key, next] });
+    await expect.poll(() => statuses.view(nodeKey, "pod-1").status?.desired_revision).toBe(9);
+  });
+
   it("is not believed from another key, or for another question", async () => {
     const other = importPrivateKey(generateKey());
     const forged = asking(async (nonce) => sealStatus(statusFor(nonce), other));
