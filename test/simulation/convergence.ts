@@ -8,6 +8,7 @@ import { Violation } from "./world.ts";
 
 /** Worlds up to here are watched until every penalty has decayed. */
 const smallWorld = 12;
+const lookEveryMs = 500;
 const commentLine = /^:.*\n\n/gm;
 
 /** When the faults have stopped everything must become well again by itself; then what was done is added up. */
@@ -15,13 +16,15 @@ export async function checkEnd(scene: Scene, withinMs: number): Promise<void> {
   const { world } = scene;
   scene.republish();
   const until = world.now + withinMs;
-  await world.run(until, () => notYet(scene) === undefined);
+  while (world.now < until && notYet(scene) !== undefined) await world.run(world.now + lookEveryMs);
   const missing = notYet(scene);
   if (missing !== undefined)
     throw new Violation("I8", `${missing}, ${withinMs / 1000} s after the faults stopped`);
   await everyNodeIsOffered(scene);
   await jobsEnded(scene);
-  answersAreWhatEnginesSaid(scene);
+  const runs = runsByMark(scene);
+  answersAreWhatEnginesSaid(scene, runs);
+  await asyncJobsEnded(scene, runs);
   await receiptsAddUp(scene);
 }
 
@@ -40,7 +43,7 @@ function notYet(scene: Scene): string | undefined {
   }
   if (io.desk.live.size > 0) return `${io.desk.live.size} jobs are not over`;
   if (io.dispatch.unfinished > 0) return `${io.dispatch.unfinished} jobs are not over for dispatch`;
-  for (const { open, consumer } of scene.clients) if (open.length > 0) return `${consumer} waits`;
+  for (const { open, consumer } of scene.clients) if (open > 0) return `${consumer} waits`;
   return undefined;
 }
 
@@ -56,15 +59,16 @@ async function everyNodeIsOffered(scene: Scene): Promise<void> {
   };
   for (let round = 0; round < 20 && offered.size < nodes.length; round++) {
     if (round > 0) await world.run(world.now + 60_000);
-    for (const _ of nodes) client?.ask(false, 3);
-    await world.run(world.now + 20_000, () => client?.open.length === 0);
+    for (const _ of nodes) client?.ask(false, { tokens: 3 });
+    await world.run(world.now + 20_000, () => client?.open === 0);
   }
   scene.witness.onSent = before;
   const without = nodes.filter((node) => !offered.has(node)).map(({ name }) => name);
   if (without.length > 0)
     throw new Violation("F34", `${without.join(", ")} get no offers, 20 minutes after the faults stopped`);
   // What was told last is still on its way to the disk.
-  await world.run(world.now + 60_000, () => notYet(scene) === undefined);
+  const until = world.now + 60_000;
+  while (world.now < until && notYet(scene) !== undefined) await world.run(world.now + lookEveryMs);
 }
 
 /** No job is lost: each that a client knows of, and each that the store knows of, has come to its one end. */
@@ -88,13 +92,37 @@ async function jobsEnded(scene: Scene): Promise<void> {
   }
 }
 
+/** Every asynchronous job that was taken has ended once, and its answer is what one engine has said. */
+async function asyncJobsEnded(scene: Scene, runs: ReadonlyMap<string, readonly Run[]>): Promise<void> {
+  const rows = new Map(
+    (await scene.service.disk.kept.jobs({ limit: 10_000 })).map((row) => [String(row.id), row]),
+  );
+  const marks = new Map<string, string>();
+  for (const { mark, job, status, result } of scene.clients.flatMap(({ asyncRequests }) => asyncRequests)) {
+    const row = rows.get(job);
+    if (!row?.durable) throw new Violation("I3", `job ${job} of ${mark} was taken, and is not in the store`);
+    if (marks.has(job)) throw new Violation("I2", `${mark} and ${marks.get(job)} have one job`);
+    marks.set(job, mark);
+    const committed = row.state === "COMMITTED" || row.state === "CONFIRMED";
+    if ((status === "completed") !== (committed && row.httpStatus === 200))
+      throw new Violation("I2", `job ${job} is ${status} for its client, and ${row.state}`);
+    const said = runs.get(mark)?.some(({ said: text, whole }) => whole && text === result?.text);
+    if (status === "completed" && said !== true)
+      throw new Violation("F19", `${mark} was answered what no engine said: ${result?.text.slice(0, 200)}`);
+  }
+  // A submission whose 202 was lost was sent again under its key: none has a second job.
+  const durable = [...rows.values()].filter((row) => row.durable).length;
+  if (durable !== marks.size)
+    throw new Violation("I2", `${marks.size} asynchronous jobs were submitted, ${durable} are in the store`);
+}
+
 function isWhole({ state, status, stream, text }: Request): boolean {
   if (state !== "ended" || status !== 200) return false;
   return !stream || text.endsWith("data: [DONE]\n\n");
 }
 
-/** What a client has read is what one engine has said, from its beginning, and all of it if it was told so. */
-function answersAreWhatEnginesSaid(scene: Scene): void {
+/** What engines have said, by the mark of the request. */
+function runsByMark(scene: Scene): ReadonlyMap<string, readonly Run[]> {
   const runs = new Map<string, Run[]>();
   for (const { engine } of scene.nodes)
     for (const run of engine.runs) {
@@ -102,6 +130,11 @@ function answersAreWhatEnginesSaid(scene: Scene): void {
       if (known) known.push(run);
       else runs.set(run.mark, [run]);
     }
+  return runs;
+}
+
+/** What a client has read is what one engine has said, from its beginning, and all of it if it was told so. */
+function answersAreWhatEnginesSaid(scene: Scene, runs: ReadonlyMap<string, readonly Run[]>): void {
   for (const request of scene.clients.flatMap(({ requests }) => requests)) {
     const { mark, status, stream, state } = request;
     const of = runs.get(mark) ?? [];

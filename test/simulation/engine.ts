@@ -13,6 +13,7 @@ export interface Run {
   /** The client's own mark of its request. */
   readonly mark: string;
   readonly stream: boolean;
+  readonly padding: number;
   /** All that it has said so far, as it went out. */
   said: string;
   /** It has said everything, `[DONE]` included. */
@@ -147,6 +148,8 @@ export class SimEngine {
     const body = JSON.parse(String(request.body)) as {
       stream?: boolean;
       max_tokens: number;
+      /** Bytes that the answer is to be longer. */
+      padding?: number;
       messages: [{ content: string }];
     };
     const run: Run = {
@@ -155,6 +158,7 @@ export class SimEngine {
       job: request.headers?.["x-request-id"] ?? "",
       mark: body.messages[0].content,
       stream: body.stream === true,
+      padding: body.padding ?? 0,
       said: "",
       whole: false,
     };
@@ -190,7 +194,8 @@ export class SimEngine {
       if (way !== undefined) return way === "crash" ? this.crash() : this.#fail(exchange, "socket hang up");
       const content = Array.from({ length: tokens }, (_, at) => `${run.id}.${at}`).join(" ");
       const usage = { prompt_tokens: 3, completion_tokens: tokens };
-      run.said = JSON.stringify({ choices: [{ message: { role: "assistant", content } }], usage });
+      const padding = "y".repeat(run.padding);
+      run.said = JSON.stringify({ choices: [{ message: { role: "assistant", content } }], usage, padding });
       run.whole = true;
       this.#answer(exchange, 200, run.said);
     });

@@ -32,6 +32,9 @@ export type Happening =
       readonly path: string;
       readonly content: Buffer | undefined;
     }
+  /** The service tells a client that it has taken its asynchronous job; that it has an answer to it. */
+  | { readonly is: "promised"; readonly job: string }
+  | { readonly is: "answered"; readonly job: string }
   | { readonly is: "agent-died"; readonly node: SimNode }
   | { readonly is: "service-died" };
 

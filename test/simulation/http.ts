@@ -27,9 +27,17 @@ export type Interceptor = (
   request: HttpRequest,
 ) => { status: number; body: string } | undefined;
 
+/** Told of each answer that the service begins. */
+export type AnswerWatcher = (
+  asker: Asker,
+  request: HttpRequest,
+  answer: { readonly status: number; readonly headers: Readonly<Record<string, unknown>> },
+) => void;
+
 /** HTTP to the real service: over links, into its fastify, without sockets. */
 export class ServiceHttp {
   intercept: Interceptor = () => undefined;
+  onAnswer: AnswerWatcher = () => {};
   readonly #world: World;
   readonly #server: HttpServer;
   readonly #responses = new Map<string, ServerResponse>();
@@ -98,6 +106,7 @@ export class ServiceHttp {
       })
       .then((response) => {
         if (!process.alive) return undefined;
+        this.onAnswer(asker, request, { status: response.statusCode, headers: response.headers });
         exchange.head(response.statusCode, response.headers);
         const stream = response.stream();
         stream.on("data", (bytes: Buffer) => exchange.data(bytes));

@@ -97,6 +97,92 @@ function ackAfterDurable(): Invariant {
   };
 }
 
+/** What clients are told of asynchronous jobs, taken or answered, is in the store by then. */
+function toldAfterDurable(): Invariant {
+  const taken = new Set<string>();
+  const answered = new Set<string>();
+  return {
+    saw(happening) {
+      if (happening.is === "durable") {
+        for (const change of happening.changes)
+          if (change.put === "submission") taken.add(change.submission.job);
+        for (const { id, state } of rowsIn(happening))
+          if (state === "COMMITTED" || state === "CONFIRMED") answered.add(id);
+      }
+      if (happening.is === "promised" && !taken.has(happening.job))
+        throw new Violation("I3", `job ${happening.job} is promised and not durable`);
+      if (happening.is === "answered" && !answered.has(happening.job))
+        throw new Violation("I3", `the answer of job ${happening.job} is told and not durable`);
+    },
+  };
+}
+
+/** Attempts, tokens and nodes of asynchronous jobs are durable before they are offered. */
+function offeredAfterDurable(): Invariant {
+  const durable = new Set<string>();
+  return {
+    saw(happening) {
+      if (happening.is === "durable")
+        for (const change of happening.changes)
+          if (change.put === "attempt") durable.add(`${change.attempt.job} ${change.attempt.token}`);
+      if (happening.is !== "sent" || happening.frame.kind !== "offer" || happening.frame.forged) return;
+      const { job, token, attempt, durable: lasts } = happening.frame.payload as DurableOffer;
+      if (lasts === true && !durable.has(`${job} ${token}`))
+        throw new Violation("I3", `attempt ${attempt} of asynchronous job ${job} is offered and not durable`);
+    },
+  };
+}
+
+interface DurableOffer {
+  readonly job: string;
+  readonly attempt: number;
+  readonly token: string;
+  readonly durable?: boolean;
+}
+
+/** The result of a durable job is on the node's disk when it is told, and stays there until the node may forget it. */
+function resultOnDisk(): Invariant {
+  /** By node: attempts of durable jobs, results told and not released. */
+  const durable = new Map<SimNode, Set<string>>();
+  const told = new Map<SimNode, Set<string>>();
+  const of = (map: Map<SimNode, Set<string>>, node: SimNode) => {
+    let set = map.get(node);
+    if (!set) map.set(node, (set = new Set()));
+    return set;
+  };
+  return {
+    saw(happening) {
+      if (happening.is === "disk" && happening.path.startsWith(resultsDir)) {
+        const name = happening.path.slice(resultsDir.length);
+        if (happening.content === undefined && of(told, happening.node).has(name))
+          throw new Violation(
+            "I3",
+            `${happening.node.name} deletes the result of ${name}, which nobody has acknowledged`,
+          );
+      }
+      if (happening.is !== "sent" && happening.is !== "arrived") return;
+      const { node, direction, kind, payload, forged } = happening.frame;
+      if (happening.is === "arrived" && direction === "down") {
+        if (kind === "offer") {
+          const { job, attempt, durable: lasts } = payload as DurableOffer;
+          if (lasts === true) of(durable, node).add(`${job}.${attempt}`);
+          for (const name of of(told, node))
+            if (name.startsWith(`${job}.`) && name !== `${job}.${attempt}`) of(told, node).delete(name);
+        }
+        for (const { job, attempt } of released(kind, payload)) of(told, node).delete(`${job}.${attempt}`);
+      }
+      if (happening.is !== "sent" || direction !== "up" || forged !== undefined || kind !== "result") return;
+      const name = `${payload["job"]}.${payload["attempt"]}`;
+      if (!of(durable, node).has(name)) return;
+      if (!node.disk.content.has(`${resultsDir}${name}`))
+        throw new Violation("I3", `${node.name} tells the result of ${name}, which is not on its disk`);
+      of(told, node).add(name);
+    },
+  };
+}
+
+const resultsDir = "/state/results/";
+
 interface Lease {
   readonly attempt: number;
   readonly token: string;
@@ -372,6 +458,9 @@ export function allInvariants(world: {
     oneCommit(),
     oneTerminalState(),
     ackAfterDurable(),
+    toldAfterDurable(),
+    offeredAfterDurable(),
+    resultOnDisk(),
     attemptsGrow(),
     commitOfCurrentAttempt(),
     ownNetwork(world.network),

@@ -50,11 +50,12 @@ export async function runSeed(seed: number, { jobs = 300, ...telling }: RunOptio
     if (thrown instanceof Violation) problem = { ...problem, message: thrown.message };
   }
   const asked = scene.clients.flatMap(({ requests }) => requests);
+  const taken = scene.clients.flatMap(({ asyncRequests }) => asyncRequests).filter(({ job }) => job !== "");
   return {
     seed,
     hash: world.hash,
     nodes: size,
-    jobs: asked.filter(({ status }) => status !== 429 && status !== 503).length,
+    jobs: asked.filter(({ status }) => status !== 429 && status !== 503).length + taken.length,
     committed: scene.committed.size,
     steps: world.steps,
     simulatedMs: world.now,
@@ -79,7 +80,11 @@ async function live(scene: Scene, jobs: number, large: boolean): Promise<void> {
     if (left-- <= 0) return;
     world.plan(dice.gap(1_000 / perSecond), "job", () => {
       const leaves = dice.chance(0.03) ? dice.between(50, 3_000) : undefined;
-      dice.pick(clients).ask(dice.chance(0.6), dice.int(1, 24), leaves);
+      const padding = dice.chance(0.01) ? { prompt: 200_000, answer: 250_000 } : undefined;
+      const wanted = { tokens: dice.int(1, 24), padding };
+      const client = dice.pick(clients);
+      if (dice.chance(0.35)) client.submit(wanted, leaves);
+      else client.ask(dice.chance(0.6), wanted, leaves);
       next();
     });
   };

@@ -88,6 +88,11 @@ export class Scene {
     this.service = new SimService(world, network, new StoreDisk(world.dice.fork("store"), this.witness), log);
     this.http = new ServiceHttp(world, this.service);
     this.service.http = this.http;
+    this.http.onAnswer = (_asker, { url }, { status, headers }) => {
+      if (status === 202) this.witness.saw({ is: "promised", job: String(headers["x-request-id"]) });
+      const answered = status === 200 ? /\/v1\/jobs\/([^/]+)\/result$/.exec(url)?.[1] : undefined;
+      if (answered !== undefined) this.witness.saw({ is: "answered", job: answered });
+    };
     const make = (name: string, of: TestNetwork, at: number) => {
       const [account, accountKey] = accounts[at % accounts.length] ?? ["", Buffer.alloc(32) as AccountKey];
       const around = {

@@ -27,6 +27,8 @@ export function simulatedOptions(network: string): ServiceOptions {
       jobMs: 120_000,
       retryMs: [300, 1_000, 3_000],
       freshMs: 3 * heartbeatMs,
+      restoreGraceMs: 15_000,
+      asyncJobMs: 300_000,
     },
     ipRate: { burst: 100_000, perSecond: 10_000 },
     nodeRate: { burst: 1_000, perSecond: 50 },
