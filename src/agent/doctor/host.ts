@@ -17,26 +17,35 @@ const timeoutMs = 5_000;
 /** Disk of the folders that the agent writes. */
 export async function checkDisk(
   world: DoctorWorld,
-  { stateDir, receiptsDir }: Pick<AgentSettings, "stateDir" | "receiptsDir">,
+  { stateDir, receiptsDir, modelsDir }: Pick<AgentSettings, "stateDir" | "receiptsDir" | "modelsDir">,
 ): Promise<readonly Finding[]> {
   const dirs = [
     stateDir,
     ...(receiptsDir === undefined || receiptsDir.startsWith(`${stateDir}/`) ? [] : [receiptsDir]),
   ];
-  return Promise.all(dirs.map((dir) => checkFolder(world, dir)));
+  const models = await checkModels(world, modelsDir);
+  return [...(await Promise.all(dirs.map((dir) => checkFolder(world, dir)))), ...models];
 }
 
-async function checkFolder(world: DoctorWorld, dir: string): Promise<Finding> {
+/** Folder of models. None is needed where no config names files of models; where others fill it, it need not be written. */
+async function checkModels(world: DoctorWorld, dir: string): Promise<readonly Finding[]> {
+  if (!(await world.stat(dir))?.folder) return [];
+  if (await world.mayWrite(dir)) return [await checkFolder(world, dir, "models")];
+  const text = `${dir} cannot be written by this user: weights have to be put there by others`;
+  return [warn("models", text, `give the folder to the agent's user (chown), or leave it to who fills it`)];
+}
+
+async function checkFolder(world: DoctorWorld, dir: string, check = "disk"): Promise<Finding> {
   const found = await world.stat(dir);
   const make = `install -d -m 0700 -o USER ${dir}, USER being the agent's`;
-  if (!found?.folder) return fail("disk", `${dir} is no folder that can be seen`, make);
-  if (!(await world.mayWrite(dir))) return fail("disk", `${dir} cannot be written by this user`, make);
+  if (!found?.folder) return fail(check, `${dir} is no folder that can be seen`, make);
+  if (!(await world.mayWrite(dir))) return fail(check, `${dir} cannot be written by this user`, make);
   const space = await world.space(dir);
-  if (!space) return warn("disk", `${dir}: free space is not known`, "look with df");
+  if (!space) return warn(check, `${dir}: free space is not known`, "look with df");
   const text = `${dir}: ${Math.floor(space.free / mib)} MiB free of ${Math.floor(space.total / mib)}`;
   if (space.free < leastFree)
-    return fail("disk", text, "free some space: config and receipts cannot be kept");
-  return space.free < uneasyFree ? warn("disk", text, "free some space") : ok("disk", text);
+    return fail(check, text, "free some space: config, receipts and weights cannot be kept");
+  return space.free < uneasyFree ? warn(check, text, "free some space") : ok(check, text);
 }
 
 /** GPUs, as nvidia-smi sees them. @param wanted how many the engine is to have; undefined = not said. */

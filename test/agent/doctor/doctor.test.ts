@@ -215,6 +215,26 @@ describe("agent doctor", () => {
       () => (world.mayWrite = () => Promise.resolve(false)),
     ],
     [
+      "a folder of models that others fill",
+      "models",
+      "warn",
+      /\/models cannot be written.*put there by others/,
+      () => {
+        modes["/models"] = 0o40755;
+        world.mayWrite = (path) => Promise.resolve(path !== "/models");
+      },
+    ],
+    [
+      "a full disk of models",
+      "models",
+      "fail",
+      /\/models: 1 MiB free/,
+      () => {
+        modes["/models"] = 0o40755;
+        world.space = (path) => Promise.resolve({ free: path === "/models" ? 2 ** 20 : 50e9, total: 100e9 });
+      },
+    ],
+    [
       "fewer GPUs than configured",
       "gpu",
       "fail",
