@@ -111,6 +111,13 @@ const serve: Command = {
       env: "RESULTITY_ASYNC_TIMEOUT",
     },
     {
+      name: "async-attempt-timeout",
+      value: "1h",
+      help: "longest time of one attempt at an asynchronous job",
+      default: "1h",
+      env: "RESULTITY_ASYNC_ATTEMPT_TIMEOUT",
+    },
+    {
       name: "max-async-jobs",
       value: "N",
       help: "most asynchronous jobs that are not over; half as many of one consumer",
@@ -286,6 +293,7 @@ function optionsOf(args: CommandContext["args"], ownUrl: string): ServiceOptions
       queueMs: durationOf(args.get("queue-timeout"), "queue-timeout"),
       jobMs: durationOf(args.get("job-timeout"), "job-timeout"),
       asyncJobMs: durationOf(args.get("async-timeout"), "async-timeout"),
+      asyncAttemptMs: durationOf(args.get("async-attempt-timeout"), "async-attempt-timeout"),
       restoreGraceMs: durationOf(args.get("restore-grace"), "restore-grace"),
       retryMs: args
         .get("retry")

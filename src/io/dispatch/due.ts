@@ -3,7 +3,7 @@ import { endJob, loseAttempt } from "./losing.ts";
 import { enqueue, place, placeOn } from "./placing.ts";
 import { penalties } from "./standing.ts";
 import type { DispatchState } from "./state.ts";
-import { schedule, punish } from "./telling.ts";
+import { cancelAttempt, punish, schedule } from "./telling.ts";
 
 /** Does what has fallen due. */
 export function timePassed(state: DispatchState): void {
@@ -32,9 +32,17 @@ function jobDue(state: DispatchState, job: DispatchJob): void {
       enqueue(state, job);
       place(state, job.spec.model);
     }
+  } else if (job.attemptUntil <= mono) {
+    attemptDue(state, job);
   } else if (job.leased && job.leaseUntil <= mono) {
     leaseDue(state, job);
   }
+}
+
+/** Its node was told when to give up, and nothing was heard of that for a lease's time. */
+function attemptDue(state: DispatchState, job: DispatchJob): void {
+  cancelAttempt(state, job, "the attempt took longer than one may");
+  loseAttempt(state, job, "it took longer than an attempt may", { failed: true });
 }
 
 function leaseDue(state: DispatchState, job: DispatchJob): void {

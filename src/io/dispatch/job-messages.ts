@@ -157,6 +157,7 @@ export function attemptKept(state: DispatchState, id: JobId, attempt: number): v
   job.unsure = false;
   job.offeredAt = state.at.mono;
   job.leaseUntil = state.at.mono + state.options.leaseMs;
+  job.attemptUntil = state.at.mono + state.options.asyncAttemptMs + state.options.leaseMs;
   schedule(state, job);
   sendOffer(state, job, node);
 }

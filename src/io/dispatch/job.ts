@@ -25,6 +25,8 @@ export class DispatchJob {
   leased = false;
   leaseUntil = 0;
   offeredAt = 0;
+  /** When the current attempt is given up; its node was told to do that a lease's time earlier. */
+  attemptUntil = Infinity;
   /**
    * Whether the node may have never been told of the current attempt: it is on its way to the disk, or it is from before
    * a restart and has not been heard of since.
@@ -59,7 +61,8 @@ export class DispatchJob {
     if (this.state === "QUEUED") {
       return Math.min(this.queueDeadline, this.queued ? Infinity : this.retryAt, this.deadline);
     }
-    return this.leased ? Math.min(this.leaseUntil, this.deadline) : this.deadline;
+    const attempt = Math.min(this.attemptUntil, this.deadline);
+    return this.leased ? Math.min(this.leaseUntil, attempt) : attempt;
   }
 
   /** The fence: whether something that `from` says under this lease is about the current attempt. Reads no clock. */

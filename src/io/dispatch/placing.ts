@@ -107,6 +107,7 @@ function offerTo(state: DispatchState, job: DispatchJob, node: DispatchNode): vo
   job.unsure = true;
   // However long the disk takes: the node cannot know of it yet.
   job.leaseUntil = Infinity;
+  job.attemptUntil = Infinity;
   const reasons = [...job.reasons];
   state.act({ do: "keep-attempt", job: id, attempt, node: node.id, token, failures, reasons });
 }
@@ -119,7 +120,10 @@ export function sendOffer(state: DispatchState, job: DispatchJob, node: Dispatch
     job: job.spec.id,
     attempt: job.attempt,
     token: job.token,
-    deadlineMs: Math.max(0, Math.round(job.deadline - state.at.mono)),
+    deadlineMs: Math.max(
+      0,
+      Math.round(Math.min(job.deadline, job.attemptUntil - state.options.leaseMs) - state.at.mono),
+    ),
   });
 }
 

@@ -45,6 +45,7 @@ export function restored(state: DispatchState, { job: spec, lifeMs, attempt }: E
   job.reasons.push(...attempt.reasons);
   job.tried.add(attempt.node);
   job.offeredAt = mono;
+  job.attemptUntil = mono + state.options.asyncAttemptMs + state.options.leaseMs;
   job.leased = true;
   job.leaseUntil = mono + state.options.restoreGraceMs;
   let node = state.nodes.get(attempt.node);

@@ -234,6 +234,11 @@ export interface DispatchOptions {
   readonly maxOutputBytes: number;
   /** Longest life of an asynchronous job, all of which it may wait. Default 24 h. */
   readonly asyncJobMs: number;
+  /**
+   * Longest time of one attempt at an asynchronous job: an engine that hangs is not to hold it for its whole life.
+   * Default 1 h.
+   */
+  readonly asyncAttemptMs: number;
   /** Attempts of any outcome of an asynchronous job; the protocol's field ends at 1000. Default 1000. */
   readonly asyncMaxAttempts: number;
   /** How long the attempts of restored jobs wait for their nodes. Default 45,000. */
@@ -253,6 +258,7 @@ export const dispatchDefaults: DispatchOptions = {
   freshMs: 30_000,
   maxOutputBytes: 32 * 1024 * 1024,
   asyncJobMs: 86_400_000,
+  asyncAttemptMs: 3_600_000,
   asyncMaxAttempts: 1_000,
   restoreGraceMs: 45_000,
 };

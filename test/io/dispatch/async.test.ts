@@ -170,6 +170,28 @@ describe("an asynchronous job that waits", () => {
     for (const attempt of [1, 2, 3]) expect(end?.reason).toContain(`attempt ${attempt} on`);
   });
 
+  it("F21: is not held for its whole life by an engine that hangs: an attempt has an hour, at the node and here", () => {
+    const floor = new Floor({ asyncAttemptMs: hour });
+    const from = floor.connect("a");
+    const job = offered(floor);
+    const first = floor.offer(job);
+    expect(first.deadlineMs).toBe(hour);
+    const renewUntil = (end: number) => {
+      while (floor.clock.monotonic() < end) {
+        floor.let({ on: "renew", from, leases: [first] });
+        floor.let({ on: "report", from, report: report() });
+        floor.pass(Math.min(10_000, end - floor.clock.monotonic()));
+      }
+    };
+    renewUntil(hour + 29_999);
+    expect(floor.dispatch.job(job)).toMatchObject({ attempt: 1, leased: true });
+    renewUntil(hour + 35_000);
+    expect(floor.of("cancel", job)).toMatchObject([{ attempt: 1 }]);
+    floor.keepAttempts();
+    expect(floor.offer(job)).toMatchObject({ attempt: 2 });
+    expect(floor.dispatch.job(job)?.failures).toBe(1);
+  });
+
   it("F26: survives nodes that refuse it for a day, since their disks are full", () => {
     const floor = new Floor();
     const from = floor.connect("a");
