@@ -110,13 +110,17 @@ export function checkBelonging(dir: string, folder: FolderKeys, binding: Binding
       `${join(dir, "binding.json")} binds the node to network ${binding.network}, but the agent was started for ${network}: correct --network, or mount the identity of this network`,
     );
   }
-  const { key, next, former, grant } = folder;
-  if (grant) checkGranted(dir, grant, binding);
+  if (folder.grant) checkGranted(dir, folder.grant, binding);
+  checkKeys(dir, folder, binding.node_id);
+}
+
+/** Checks that keys are those of a node. @throws {IdentityError} `mismatch` */
+export function checkKeys(dir: string, { key, next, former, grant }: FolderKeys, nodeId: NodeId): void {
   const kids = new Set<string>([key, ...(next ? [next] : []), ...former].map(({ kid }) => kid));
-  if (kids.has(binding.node_id) || (grant && kids.has(grant.kid))) return;
+  if (kids.has(nodeId) || (grant?.node_id === nodeId && kids.has(grant.kid))) return;
   throw new IdentityError(
     "mismatch",
-    `${join(dir, "binding.json")} is for node ${binding.node_id}, but ${join(dir, "key.jwk")} is the key of ${key.kid}: take both from one identity (Secret, or folder), or have the account grant the node this key`,
+    `${join(dir, "binding.json")} is for node ${nodeId}, but ${join(dir, "key.jwk")} is the key of ${key.kid}: take both from one identity (Secret, or folder), or have the account grant the node this key`,
   );
 }
 

@@ -2,7 +2,7 @@ import { fullJitter } from "../../lib/backoff.ts";
 import type { Timer } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
 import type { SigningKey, VerifyKey } from "../../protocol/keys.ts";
-import { readKeys } from "../identity.ts";
+import { checkKeys, readKeys } from "../identity.ts";
 import type { NodeKeys } from "../node-keys.ts";
 import type { Ports } from "../ports.ts";
 
@@ -88,6 +88,7 @@ export class KeyRollover {
     if (dir === undefined) return;
     try {
       const folder = await readKeys(this.#ports.files, dir);
+      checkKeys(dir, folder, keys.nodeId);
       // Somebody else's decision, such as a recovery: there is no old key left to stay with.
       if (![folder.key, folder.next].some((key) => key?.kid === keys.current.kid)) {
         await admit(folder.key);
@@ -96,7 +97,7 @@ export class KeyRollover {
       if (keys.take(folder)) changed();
       this.#problem = "";
     } catch (thrown) {
-      // Half a change: the next look sees the whole of it.
+      // Half a change, or a wrong one: the node goes on with what it has, and the next look may see the whole of it.
       const why = messageOf(thrown);
       if (why !== this.#problem) this.#ports.log.warn({ why }, "identity folder not taken up");
       this.#problem = why;

@@ -126,8 +126,14 @@ describe("the rollover", () => {
     rollover.stop();
   });
 
-  it("takes up a key that somebody else put in the place of the old one", async () => {
-    await put("key.jwk", generateKey());
+  it("takes up a key that the account has granted in the place of the old one, and no other", async () => {
+    const granted = generateKey();
+    await put("key.jwk", granted);
+    await poke();
+    expect([done, keys.current.kid]).toEqual([[], first.kid]);
+    const { network: name, account, node_id } = identity.binding;
+    const grant = { network: name, account, node_id, kid: importPrivateKey(granted).kid, generation: 1 };
+    await files.write("/id/grant.json", JSON.stringify({ ...grant, mac: identity.binding.mac }));
     await poke();
     expect(done).toEqual(["admit another", "sign with another"]);
   });
