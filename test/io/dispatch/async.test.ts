@@ -99,7 +99,7 @@ describe("an asynchronous job's attempt", () => {
     expect(floor.of("commit", job)).toHaveLength(1);
   });
 
-  it("F28: whose commit is on the way to the disk is to be kept by its node; the ack follows the disk", () => {
+  it("F28 whose commit is on the way to the disk is to be kept by its node; the ack follows the disk", () => {
     const floor = new Floor();
     const from = floor.connect("a");
     const job = offered(floor);
@@ -154,7 +154,7 @@ describe("an asynchronous job that waits", () => {
     expect(floor.of("end", running)).toMatchObject([{ state: "EXPIRED", code: "timeout" }]);
   });
 
-  it("F35: is DEAD after three failures, with the reasons of all three", () => {
+  it("F35 is DEAD after three failures, with the reasons of all three", () => {
     const floor = new Floor();
     for (const name of ["a", "b", "c"]) floor.connect(name);
     const job = offered(floor);
@@ -170,7 +170,7 @@ describe("an asynchronous job that waits", () => {
     for (const attempt of [1, 2, 3]) expect(end?.reason).toContain(`attempt ${attempt} on`);
   });
 
-  it("F21: is not held for its whole life by an engine that hangs: an attempt has an hour, at the node and here", () => {
+  it("F21 is not held for its whole life by an engine that hangs: an attempt has an hour, at the node and here", () => {
     const floor = new Floor({ asyncAttemptMs: hour });
     const from = floor.connect("a");
     const job = offered(floor);
@@ -192,7 +192,7 @@ describe("an asynchronous job that waits", () => {
     expect(floor.dispatch.job(job)?.failures).toBe(1);
   });
 
-  it("F26: survives nodes that refuse it for a day, since their disks are full", () => {
+  it("F26 survives nodes that refuse it for a day, since their disks are full", () => {
     const floor = new Floor();
     const from = floor.connect("a");
     const job = offered(floor);

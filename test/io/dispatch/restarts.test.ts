@@ -312,7 +312,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 );
 
 describe("asynchronous jobs, the service killed at any moment", () => {
-  it("F45: an attempt is on the disk before its offer, a commit before its ack; none is lost, none ends twice", () => {
+  it("F45 an attempt is on the disk before its offer, a commit before its ack; none is lost, none ends twice", () => {
     fc.assert(
       fc.property(fc.array(step, { minLength: 1, maxLength: 80, size: "max" }), (steps) => {
         const world = new World();
