@@ -230,8 +230,8 @@ describe("the proof fails where it should", () => {
   it("of a service whose database does not sync", async () => {
     const seen = await serviceWith({
       file: "src/io/store/database.ts",
-      from: "PRAGMA synchronous=FULL",
-      to: "PRAGMA synchronous=OFF",
+      from: "`PRAGMA synchronous=FULL;",
+      to: "`PRAGMA synchronous=OFF;",
     });
     expect(seen.ack).toEqual({ checked: 1, problems: [expect.stringMatching(/never synced$/)] });
   });

@@ -21,15 +21,33 @@ import { attemptOf, jobOf, jwkOf, nodeOf, number, receiptOf, type Row, submissio
 
 const unfinished = "('QUEUED','OFFERED','RUNNING','RESULT_RECEIVED')";
 
+/** A log that large bodies have made longer than this is cut once it is in the database. */
+const longLogBytes = 64 * 1024 * 1024;
+
 /** The SQLite database of the store: synchronous, so it lives in a worker thread. Statements are prepared once. */
 export class Database {
   readonly #db: DatabaseSync;
   readonly #prepared = new Map<string, StatementSync>();
 
-  /** Opens or creates the file. WAL with `synchronous=FULL`: a commit is on the disk when it returns. */
+  /**
+   * Opens or creates the file. WAL with `synchronous=FULL`: a commit is on the disk when it returns.
+   * @throws {StoreError} `unavailable` where the file system allows no WAL; `corrupt`
+   */
   constructor(path: string) {
     this.#db = new DatabaseSync(path);
-    this.#db.exec("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=1000;");
+    const mode = this.#db.prepare("PRAGMA journal_mode=WAL").get()?.["journal_mode"];
+    // SQLite stays silently with a rollback journal, whose deletion `synchronous=FULL` does not sync: a commit could be
+    // undone by a power loss.
+    if (mode !== "wal") {
+      this.#db.close();
+      throw new StoreError(
+        "unavailable",
+        `store: the file system of ${path} allows no write-ahead log: put the data folder on a local disk`,
+      );
+    }
+    this.#db.exec(
+      `PRAGMA synchronous=FULL; PRAGMA busy_timeout=1000; PRAGMA journal_size_limit=${longLogBytes};`,
+    );
     migrate(this.#db);
   }
 

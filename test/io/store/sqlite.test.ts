@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { describe, expect, it } from "vitest";
+import { Database } from "../../../src/io/store/database.ts";
 import { schemaVersion } from "../../../src/io/store/migrations.ts";
 import { SqliteStore } from "../../../src/io/store/sqlite.ts";
 import { systemClock } from "../../../src/lib/clock.ts";
@@ -32,6 +33,10 @@ describe("the SQLite file", () => {
     await expect(store.load()).rejects.toThrow(`schema version ${schemaVersion + 1}`);
     await store.close();
     rmSync(folder, { recursive: true });
+  });
+
+  it("is refused where there can be no write-ahead log", () => {
+    expect(() => new Database(":memory:")).toThrow(/allows no write-ahead log: put the data folder/);
   });
 
   it("commits many writes with few transactions", async () => {
