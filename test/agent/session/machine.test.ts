@@ -102,7 +102,7 @@ function challengeFrame(key: SigningKey = network.service, skew = 0, ttl = 86_40
 }
 
 /** Up to `ready`; gives the service's end and what the agent did at last. */
-function open(ttl?: number): { channel: ServiceChannel; actions: SessionAction[] } {
+function open(ttl?: number, meanwhile = () => {}): { channel: ServiceChannel; actions: SessionAction[] } {
   if (machine.state.at === "closed") machine.step({ type: "start" });
   else machine.step({ type: "timer", name: "redial" });
   const challenge = challengeFrame(network.service, 0, ttl);
@@ -127,6 +127,7 @@ function open(ttl?: number): { channel: ServiceChannel; actions: SessionAction[]
     },
     network.service,
   );
+  meanwhile();
   const actions = machine.step({ type: "frame", text: ready });
   return { channel: serviceChannel(sid, network.service, identity.key), actions };
 }
@@ -249,8 +250,7 @@ describe("a node with two keys", () => {
   });
 
   it("keeps the key of the hello for the whole session, whatever the node's key becomes meanwhile", () => {
-    const { actions } = open();
-    key = other;
+    const { actions } = open(undefined, () => (key = other));
     expect(openFrame(sentBy(actions)[0] ?? "", ["resume"], identity.key).kind).toBe("resume");
     const later = machine.seal("goodbye", { reason: "drained" });
     expect(openFrame(later ?? "", ["goodbye"], identity.key).kind).toBe("goodbye");

@@ -121,6 +121,17 @@ describe("revocation", () => {
 });
 
 describe("a grant", () => {
+  it("that is being written when the account revokes again lifts nothing", async () => {
+    await world.revoke(nodeId);
+    const disk = held("node-key");
+    const granted = world.register(first, second, world.grant(first, second, 1));
+    await expect.poll(() => world.node(nodeId).changingKey).toBe(true);
+    await world.revoke(nodeId);
+    disk.written();
+    await granted;
+    expect(world.nodes.byKey(second.kid)).toBeUndefined();
+  });
+
   it("gives a revoked node another key, and its receipts before no longer count", async () => {
     await world.revoke(nodeId);
     const told = await world.register(first, second, world.grant(first, second, 1));
