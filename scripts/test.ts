@@ -8,7 +8,7 @@
  * skip means that something was not tried.
  */
 import { dueFaultIds, faultIds } from "../test/faults/ids.ts";
-import { faultProblems, faultTable } from "../test/faults/table.ts";
+import { faultTable, untriedFaults } from "../test/faults/table.ts";
 import { runVitest } from "./vitest.ts";
 
 const started = performance.now();
@@ -18,12 +18,8 @@ const { report, passed, failed, skipped } = await runVitest(args);
 for (const name of skipped) console.log(`skipped: ${name}`);
 const strict = process.env["CI"] === "true" && skipped.length > 0;
 if (strict) console.log("a skip in CI is a failure: everything optional is installed there");
-const untried =
-  args.length > 0 || !report
-    ? []
-    : faultProblems(faultTable(report, faultIds, dueFaultIds)).filter((problem) =>
-        problem.includes(" is due"),
-      );
+const whole = args.length === 0 && report !== undefined;
+const untried = whole ? untriedFaults(faultTable(report, faultIds, dueFaultIds)) : [];
 for (const problem of untried) console.log(problem);
 console.log(`took ${((performance.now() - started) / 1000).toFixed(0)} s`);
 console.log(

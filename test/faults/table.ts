@@ -95,12 +95,17 @@ export function faultLine({ id, due, outcome, tried, triedInParts, timeFactors }
   return `${id}  ${what.padEnd(16)}${times.join(", ")}`.trimEnd();
 }
 
-/** What is wrong with a table: due ids without a test of the real component, and failures. */
+/** Due ids that no test has injected into the real component, each with what is missing. */
+export function untriedFaults(rows: readonly FaultRow[]): string[] {
+  return rows
+    .filter(({ due, tried }) => due && tried === 0)
+    .map(({ id }) => `${id} is due, and no test in test/integration whose name begins with it has run`);
+}
+
+/** What is wrong with a table: due ids that were not tried, and failures. */
 export function faultProblems(rows: readonly FaultRow[]): string[] {
-  return rows.flatMap(({ id, due, outcome, failed }) => {
-    if (outcome === "failed") return failed.map((name) => `${id} failed: ${name}`);
-    return due && outcome === "none"
-      ? [`${id} is due, and no test in test/integration whose name begins with it has run`]
-      : [];
-  });
+  return [
+    ...rows.flatMap(({ id, failed }) => failed.map((name) => `${id} failed: ${name}`)),
+    ...untriedFaults(rows),
+  ];
 }
