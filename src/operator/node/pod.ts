@@ -144,12 +144,10 @@ function agentOf({ node, config, agentImage }: PodInputs): Container {
         "pod-dir": folders.pod,
         "state-dir": folders.state,
         "launch-dir": folders.launch,
-        "models-dir": folders.models,
-        ...modelsBound(node),
       }),
       ...config.endpoints.flatMap((endpoint) => ["--endpoint", endpoint]),
     ],
-    env: [{ name: "POD_IP", valueFrom: { fieldRef: { fieldPath: "status.podIP" } } }],
+    env: [{ name: "POD_IP", valueFrom: { fieldRef: { fieldPath: "status.podIP" } } }, ...modelsBound(node)],
     ports: [{ name: "agent", containerPort: agentPort }],
     resources: { requests: size, limits: size },
     // Startup is a verified config with its weights, not a session: an outage of the network must not restart the agent
@@ -276,10 +274,13 @@ function modelVolume({ spec }: ResultityNode): Volume {
   return { name, emptyDir: sized(emptyDir?.sizeLimit) };
 }
 
-/** The kubelet evicts a pod whose emptyDir outgrows its limit: the agent removes unused weights before that, or says that they do not fit. */
-function modelsBound({ spec }: ResultityNode): Record<string, string> {
+/**
+ * The kubelet evicts a pod whose emptyDir outgrows its limit: the agent removes unused weights before that, or says that
+ * they do not fit. A variable, which an agent that is older than it ignores, and not a flag, which it would refuse.
+ */
+function modelsBound({ spec }: ResultityNode): { name: string; value: string }[] {
   const limit = spec.modelCache?.emptyDir?.sizeLimit;
-  return limit === undefined ? {} : { "models-max-bytes": String(bytesOf(limit)) };
+  return limit === undefined ? [] : [{ name: "RESULTITY_MODELS_MAX_BYTES", value: String(bytesOf(limit)) }];
 }
 
 const unitBytes: Readonly<Record<string, number>> = {

@@ -59,8 +59,8 @@ describe("the pod of a node", () => {
     const cacheOf = (modelCache?: NonNullable<NodeSpec["modelCache"]>) => {
       const { agent, volumes } = podFor(modelCache ? { modelCache } : {});
       const { name: _, ...volume } = volumes.find(({ name }) => name === "resultity-models") ?? { name: "" };
-      const bound = agent.args?.at((agent.args ?? []).indexOf("--models-max-bytes") + 1);
-      return { volume, bound: agent.args?.includes("--models-max-bytes") ? bound : undefined };
+      const bound = agent.env?.find(({ name }) => name === "RESULTITY_MODELS_MAX_BYTES")?.value;
+      return { volume, bound };
     };
     expect(cacheOf()).toEqual({ volume: { emptyDir: {} }, bound: undefined });
     expect(cacheOf({ emptyDir: { sizeLimit: "1.5Gi" } })).toEqual({
@@ -77,7 +77,8 @@ describe("the pod of a node", () => {
     expect(cacheOf({ imageVolume: { reference } }).volume).toEqual({
       image: { reference, pullPolicy: "IfNotPresent" },
     });
-    expect(podFor().agent.args?.join(" ")).toContain("--models-dir /models");
+    // Where an agent looks that is told nothing else.
+    expect(mountsOf(podFor().agent).has("/models")).toBe(true);
   });
 
   it.each([
