@@ -226,6 +226,52 @@ describe("the service", () => {
     expect(JSON.parse(said)).toMatchObject({ node_id: agent.nodeId, error: { code: "wrong_node" } });
   });
 
+  const bodies: readonly [string, string, () => string | Buffer<ArrayBuffer>, string][] = [
+    ["B09", "a duplicate key", () => `{"model":"${model}","model":"${marker}"}`, "invalid_json"],
+    ["B10", "the key __proto__", () => `{"model":"${model}","__proto__":{"${marker}":1}}`, "invalid_json"],
+    [
+      "B11",
+      "JSON nested 200,000 deep",
+      () => `{"x":${"[".repeat(200_000)}${"]".repeat(200_000)}}`,
+      "invalid_json",
+    ],
+    [
+      "B12",
+      "400,001 messages, each wrong",
+      () => `{"model":"${model}","messages":[${'{"role":1},'.repeat(400_000)}{}]}`,
+      "invalid_json",
+    ],
+    [
+      "B13",
+      "200,000 unknown keys",
+      () =>
+        `{"model":"${model}"${Array.from({ length: 200_000 }, (_, at) => `,"${marker}${at}":0`).join("")}}`,
+      "invalid_json",
+    ],
+    ["B14", "1e400 choices", () => `{"model":"${model}","n":1e400}`, "invalid_value"],
+    ["B14", "a number that is none", () => `{"model":"${model}","n":NaN}`, "invalid_json"],
+    [
+      "B16",
+      "bytes that are not UTF-8",
+      () => Buffer.concat([Buffer.from(`{"model":"${marker}`), Buffer.of(0xff, 0xfe), Buffer.from('"}')]),
+      "invalid_json",
+    ],
+  ];
+  it.each(bodies)("%s %s, from a client", async (_id, _what, make, code) => {
+    const body = make();
+    const sentAt = performance.now();
+    const answer = await fetch(`${io.url}/v1/chat/completions`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${apiKey}`, "content-type": "application/json" },
+      body,
+    });
+    const text = await answer.text();
+    expect(performance.now() - sentAt).toBeLessThan(refusalMs);
+    expect(answer.status).toBe(400);
+    expect(JSON.parse(text)).toMatchObject({ error: { code } });
+    expect(text).not.toContain(marker);
+  });
+
   it("B23 results for jobs that were never leased, are another node's, or are over: stale, and nothing changes", async () => {
     const [holder, stranger] = [await session(), await session()];
     const asked = fetch(`${io.url}/v1/chat/completions`, {
