@@ -10,6 +10,7 @@ import type { ModelWorld } from "./world.ts";
 
 /** How often bytes are told to the network, and logged. A change of the state is told at once. */
 const progressEveryMs = 10_000;
+const lookPatienceMs = 10_000;
 
 /** How far one set of weights is, as it is told. */
 export interface WeightsView {
@@ -84,10 +85,19 @@ export class Models {
     void this.#look(entry);
   }
 
-  /** Resolves when all that is wanted has been looked for on disk, which takes no longer than a look at each file. */
+  /**
+   * Resolves when all that is wanted has been looked for on disk, which takes a look at each file; or after 10 s, because
+   * a network file system that hangs must not hold up who asks.
+   */
   async looked(): Promise<void> {
-    while (!this.#stopped && [...this.#entries.values()].some(({ seen }) => !seen))
+    let late = false;
+    const timer = this.#ports.clock.setTimer(() => {
+      late = true;
+      this.#wake();
+    }, lookPatienceMs);
+    while (!late && !this.#stopped && [...this.#entries.values()].some(({ seen }) => !seen))
       await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    timer.cancel();
   }
 
   /** True when all of these are on disk, verified and held. */

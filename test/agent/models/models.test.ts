@@ -229,6 +229,18 @@ describe("the weights that an agent wants", () => {
     expect(models.problem([a])).toBeUndefined();
   });
 
+  it("do not hold up who asks when their disk hangs", async () => {
+    disk.writable = () => new Promise(() => {});
+    models.want([a], []);
+    let looked = false;
+    void models.looked().then(() => (looked = true));
+    await settle(9_000);
+    expect(looked).toBe(false);
+    await settle(2_000);
+    expect(looked).toBe(true);
+    expect(models.ready([a])).toBe(false);
+  });
+
   it("cannot be had without a folder of models", async () => {
     const none = new Models(
       ports,
