@@ -261,13 +261,9 @@ describe("a node's key", () => {
     expect(text.length).toBeGreaterThan(0);
     expect(await receiptKid(id)).toBe(other.identity.key.kid);
     expect(await viewOf(node.identity.nodeId)).toMatchObject({ connected: false, revoked: true });
-    await until(
-      "the agent's words",
-      async () => (await lastError())?.includes("have the account grant it"),
-      {
-        deadlineMs: 60_000,
-      },
-    );
+    await until("the agent's words", async () => (await lastError())?.includes("have the account grant it"), {
+      deadlineMs: 60_000,
+    });
     await other.agent?.stop({ graceMs: 0 });
   });
 

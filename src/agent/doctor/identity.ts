@@ -44,7 +44,7 @@ export async function checkIdentity(
 
 async function keyMode(world: DoctorWorld, path: string, kid: string): Promise<Finding> {
   const mode = (await world.stat(path))?.mode;
-  if (mode === undefined || (mode & tooOpen) === 0) return ok("key", `node ${kid}`);
+  if (mode === undefined || (mode & tooOpen) === 0) return ok("key", `the node signs with key ${kid}`);
   const octal = mode.toString(8).padStart(4, "0");
   return fail("key", `${path} has mode ${octal}: others than its owner can use it`, `chmod 600 ${path}`);
 }
