@@ -1,50 +1,19 @@
-import type { Clock, Timer } from "../../lib/clock.ts";
-import type { Logger } from "../../lib/logger.ts";
+import type { Timer } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
 import type { JobId } from "../../protocol/fields.ts";
-import type { NodeId } from "../../protocol/keys.ts";
 import { maxInlineBytes, type Payload } from "../../protocol/messages.ts";
-import type { Dispatch } from "../dispatch/dispatch.ts";
 import type { DispatchAction, DispatchEvent, From, JobSpec, LeaseRef } from "../dispatch/types.ts";
-import { type Nodes, nodeWorked, receiptKeys } from "../nodes.ts";
+import { nodeWorked, receiptKeys } from "../nodes.ts";
 import { checkResult } from "../receipts/check-result.ts";
-import type { Ledger } from "../receipts/ledger.ts";
-import type { Store, UnfinishedJob } from "../store/port.ts";
-import { type BodyVault, VaultError } from "./body-vault.ts";
+import type { UnfinishedJob } from "../store/port.ts";
+import { VaultError } from "./body-vault.ts";
 import { failureMessages, type JobClient, nobody } from "./client.ts";
+import type { DeskParts, NodeLine } from "./desk-parts.ts";
 import { fitsOffer, type JobInput } from "./input.ts";
 import { LiveJob } from "./live-job.ts";
 import { LiveJobs } from "./live-jobs.ts";
 import { answerClient, commitChanges, committedState } from "./outcome.ts";
 import { looksLikeEvents } from "./output.ts";
-import type { IoMetrics } from "../metrics.ts";
-
-/** A session as the desk needs it. */
-export interface NodeLine {
-  readonly epoch: number;
-  offer(body: Omit<Payload<"offer">, "sid" | "seq">): void;
-  cancel(body: Omit<Payload<"cancel">, "sid" | "seq">): void;
-  verdict(body: Omit<Payload<"verdict">, "sid" | "seq">): void;
-  /** Acknowledges a result, together with others of the same moment. */
-  ack(result: Payload<"ack">["results"][number]): void;
-}
-
-/** What the desk works with. */
-export interface DeskParts {
-  readonly network: string;
-  readonly clock: Clock;
-  readonly log: Logger;
-  readonly metrics: IoMetrics;
-  readonly dispatch: Dispatch;
-  readonly nodes: Nodes;
-  readonly store: Store;
-  readonly ledger: Ledger;
-  readonly vault: BodyVault;
-  /** The open session of a node. */
-  readonly lineTo: (node: NodeId) => NodeLine | undefined;
-  /** The store contradicts what is in memory: the service must stop. */
-  readonly fatal: (error: unknown) => void;
-}
 
 /** Longest sleep; timers of the platform do not reach much beyond three weeks. */
 const maxTimerMs = 3_600_000;

@@ -16,7 +16,7 @@ import { sealFrame } from "../../protocol/frame.ts";
 import { splitJws } from "../../protocol/jws.ts";
 import { typOf } from "../../protocol/messages.ts";
 import type { From } from "../dispatch/types.ts";
-import type { NodeLine } from "../jobs/desk.ts";
+import type { NodeLine } from "../jobs/desk-parts.ts";
 import type { KnownNode } from "../nodes.ts";
 import type { SessionHost } from "./host.ts";
 import type { Wire } from "./wire.ts";
