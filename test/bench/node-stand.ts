@@ -28,14 +28,19 @@ export interface Stand {
 export interface StandOptions {
   /** Between two tokens of the engine, ms. */
   readonly tokenDelayMs: number;
-  /** Flags of Node for the agent. */
+  /** Flags of Node for the agent, and for the service. */
   readonly agentFlags?: readonly string[];
+  readonly ioFlags?: readonly string[];
 }
 
 /** Builds the bundles and starts a stand; resolves when the node serves. */
 export async function startStand(processes: Supervisor, options: StandOptions): Promise<Stand> {
   await buildBundles();
-  const io = await IoProcess.start(processes, ["--log-level", "warn"], [bundle("io")]);
+  const io = await IoProcess.start(
+    processes,
+    ["--log-level", "warn"],
+    [...(options.ioFlags ?? []), bundle("io")],
+  );
   const accountKey = await io.account("bench");
   const log = join(io.folder, "engine.log");
   const config = await io.publish([benchModel], {

@@ -112,7 +112,12 @@ function drain(stream: Readable, take: (piece: Buffer) => unknown): Promise<void
       }
     };
     const cut = () => reject(new BodyError("cut", "the body was cut"));
-    stream.on("data", data).once("end", resolve).once("close", cut).once("error", cut);
+    const ended = () => {
+      // "close" follows each end: an error with its stack would be made for nobody.
+      stream.off("close", cut);
+      resolve();
+    };
+    stream.on("data", data).once("end", ended).once("close", cut).once("error", cut);
     if (stream.destroyed) cut();
   });
 }
