@@ -4,6 +4,9 @@ import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { databasePath } from "../../src/io/admin/data-folder.ts";
 import { type AccountKey, mintBinding } from "../../src/protocol/binding.ts";
+import { paths, pingTyp, sealRequest } from "../../src/protocol/http.ts";
+import { generateKey, importPrivateKey } from "../../src/protocol/keys.ts";
+import { sealKeyChange } from "../../src/protocol/rollover.ts";
 import type { ConfigDigest } from "../../src/protocol/fields.ts";
 import { TestNetwork } from "../agent/fixture/network.ts";
 import { engineCommand, NodeProcesses } from "../agent/fixture/process.ts";
@@ -14,6 +17,7 @@ import {
   ackProof,
   answerProof,
   moveProof,
+  numberProof,
   offerProof,
   type Proof,
   readyProof,
@@ -22,6 +26,7 @@ import {
 } from "../lib/strace-durability.ts";
 import { mutated, type Mutation } from "../lib/mutate.ts";
 import { type Traced, traced } from "../lib/traced.ts";
+import { messageOf } from "../lib/strace-ws.ts";
 import { supervise } from "../testbed/processes.ts";
 import { until } from "../testbed/until.ts";
 
@@ -88,13 +93,13 @@ async function completeLater(): Promise<string> {
   return body.id;
 }
 
-/** Tells the answer to a registration by the node's id in it. */
-const registrationOf =
-  (nodeId: string) =>
-  ({ status, body }: SentAnswer): string | undefined =>
-    status === 200 && Buffer.from(body.split(".")[1] ?? "", "base64url").includes(nodeId)
-      ? nodeId
-      : undefined;
+/** Tells a signed answer to a node by its number (0: a registration), and gives what must be on the disk before it. */
+const answerTelling =
+  (nodeId: string, seq: number, bytes: string) =>
+  ({ status, body }: SentAnswer): string | undefined => {
+    const { payload } = messageOf(body);
+    return status === 200 && payload["node_id"] === nodeId && payload["http_seq"] === seq ? bytes : undefined;
+  };
 
 async function complete(stream: boolean): Promise<string> {
   const messages = [{ role: "user" as const, content: "tell me" }];
@@ -137,7 +142,7 @@ describe("F45 service: what it acknowledges is synced before, as strace shows", 
 
   it("a registration: the node's row, before the answer is written", () => {
     const { nodeId } = node.identity;
-    const { checked, problems } = answerProof(ioTrace.calls(), db, registrationOf(nodeId));
+    const { checked, problems } = answerProof(ioTrace.calls(), db, answerTelling(nodeId, 0, nodeId));
     expect(problems).toEqual([]);
     expect(checked).toBeGreaterThan(0);
   });
@@ -157,17 +162,37 @@ describe("F45 agent: what it relies on is synced before, as strace shows", () =>
   });
 
   it("every file that it replaces: content before its name, the folder after", () => {
-    const { checked, problems } = moveProof(agentTrace.calls(), node.dir);
-    expect(problems).toEqual([]);
-    expect(checked).toBeGreaterThan(3);
+    const calls = agentTrace.calls();
+    expect(moveProof(calls, node.dir).problems).toEqual([]);
+    // The config that it applies, and all that stands for it.
+    for (const name of ["applied.json", "release.json", "known-release", "snapshots"])
+      expect(moveProof(calls, join(node.dir, "state", name)).checked, name).toBeGreaterThan(0);
   });
 });
+
+it.each(["makeFolder", "makeFolderNow"])(
+  "F45 %s syncs every folder in which a new name stands",
+  async (make) => {
+    const trace = traced(processes, "maker");
+    const top = processes.folder("top");
+    const module = join(import.meta.dirname, "../../src/lib/folders.ts");
+    const program = `import { ${make} } from ${JSON.stringify(module)};
+    for (const path of ["a/b/c", "a/b/c", "a/b/d"]) await ${make}(${JSON.stringify(top)} + "/" + path);`;
+    const args = ["--input-type=module", "--eval", program];
+    const child = trace.processes.spawn({ name: "maker", command: process.execPath, args });
+    expect(await child.exited).toMatchObject({ code: 0 });
+    const synced = trace.calls().filter(({ name }) => name === "fsync");
+    expect(synced.map(({ file, result }) => [file, result])).toEqual(
+      ["a/b", "a", "", "a/b"].map((name) => [join(top, name), 0]),
+    );
+  },
+);
 
 describe("the proof fails where it should", () => {
   /** What a service with bugs shows, to which a node registers, connects, and gives the answer to a request. */
   async function serviceWith(
     ...bugs: readonly Mutation[]
-  ): Promise<Record<"ack" | "ready" | "answer", Proof>> {
+  ): Promise<Record<"ack" | "ready" | "registration" | "numbers" | "key", Proof>> {
     const trace = traced(processes, "io", mutated(bugs));
     const service = await IoProcess.start(trace.processes);
     const published = await service.publish([model]);
@@ -187,22 +212,35 @@ describe("the proof fails where it should", () => {
     await asking.chat.completions.create({ model, messages: [{ role: "user", content: "Hi" }] });
     await session.next("ack");
     session.drop();
+    const { nodeId, key } = agent;
+    for (const seq of [1, 2]) {
+      const said = { node_id: nodeId, time: Date.now() };
+      await agent.post(paths.ping, sealRequest(pingTyp, said, key, `${service.url}${paths.ping}`, seq));
+    }
+    const next = importPrivateKey(generateKey());
+    const change = { nodeId, from: key, to: next, time: Date.now() };
+    await agent.post(paths.keyChange, sealKeyChange(change, `${service.url}${paths.keyChange}`, 3));
     // The end of the transaction that was told of too early is in the trace as well.
     await service.child?.stop();
     const calls = trace.calls();
     const path = databasePath(service.data);
     return {
       ack: ackProof(calls, path),
-      ready: readyProof(calls, path, agent.nodeId),
-      answer: answerProof(calls, path, registrationOf(agent.nodeId)),
+      ready: readyProof(calls, path, nodeId),
+      registration: answerProof(calls, path, answerTelling(nodeId, 0, nodeId)),
+      numbers: numberProof(calls, path, nodeId),
+      key: answerProof(calls, path, answerTelling(nodeId, 3, next.kid)),
     };
   }
 
-  it("not of an honest service", async () => {
+  it("F45 not of an honest service, whose answers to numbered requests and key changes are synced before too", async () => {
+    const sound = { checked: 1, problems: [] };
     expect(await serviceWith()).toEqual({
-      ack: { checked: 1, problems: [] },
-      ready: { checked: 1, problems: [] },
-      answer: { checked: 1, problems: [] },
+      ack: sound,
+      ready: sound,
+      registration: sound,
+      numbers: { checked: 4, problems: [] },
+      key: sound,
     });
   });
 
@@ -220,10 +258,15 @@ describe("the proof fails where it should", () => {
         to: "Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100); return db.commit(",
       },
     );
+    const early: unknown = expect.stringMatching(/is told of/);
+    const caught = { checked: 1, problems: [early] };
     expect(seen).toEqual({
-      ack: { checked: 1, problems: [expect.stringMatching(/before the sync of its transaction/)] },
-      ready: { checked: 1, problems: [expect.stringMatching(/before the sync of its transaction/)] },
-      answer: { checked: 1, problems: [expect.stringMatching(/before the sync of its transaction/)] },
+      ack: caught,
+      ready: caught,
+      registration: caught,
+      // One that was late itself may stand in for the next.
+      numbers: { checked: 4, problems: expect.arrayContaining([early]) as unknown },
+      key: caught,
     });
   });
 

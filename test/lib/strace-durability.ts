@@ -5,7 +5,7 @@
 import { dirname } from "node:path";
 import { type Call, precedes, stringsOf, syncAfter, writtenBy } from "./strace.ts";
 import { type Transaction, transactionsOf } from "./strace-sqlite.ts";
-import { type SentFrame, sentFrames } from "./strace-ws.ts";
+import { messageOf, type SentFrame, sentFrames } from "./strace-ws.ts";
 
 /** How many acknowledgements were looked at, and what is wrong with some. */
 export interface Proof {
@@ -113,6 +113,27 @@ export function answerProof(
   return { checked: told.length, problems };
 }
 
+/**
+ * Signed answers to a node's numbered requests, which came one after another: each only after a transaction with the node's
+ * row that is later than the answer before, so that no number is ever taken twice.
+ */
+export function numberProof(calls: readonly Call[], db: string, nodeId: string): Proof {
+  const transactions = transactionsOf(calls, db);
+  const problems: string[] = [];
+  let checked = 0;
+  let before = -1;
+  for (const { status, body, write } of sentAnswers(calls)) {
+    const { kind, payload } = messageOf(body);
+    if (status !== 200 || kind !== "http-answer" || payload["node_id"] !== nodeId) continue;
+    checked++;
+    const since = transactions.filter(({ end }) => end.begun > before);
+    const problem = tooEarly(since, nodeId, write);
+    if (problem !== undefined) problems.push(`answer: seq ${String(payload["http_seq"])} ${problem}`);
+    before = write.ended;
+  }
+  return { checked, problems };
+}
+
 /** The move of a finished file to its name, if it has come back. */
 interface Move {
   readonly from: string;
@@ -142,9 +163,9 @@ function notWhole(calls: readonly Call[], { from, call }: Move): string | undefi
   return precedes(sync, call) ? undefined : "is moved to its name before it is synced";
 }
 
-/** Files that were written aside and then moved to their names below `folder`: synced before, and the folder after. */
-export function moveProof(calls: readonly Call[], folder: string): Proof {
-  const moves = movesOf(calls).filter(({ to }) => to.startsWith(`${folder}/`));
+/** Files that were written aside and then moved to their names, which begin with `path`: synced before, and the folder after. */
+export function moveProof(calls: readonly Call[], path: string): Proof {
+  const moves = movesOf(calls).filter(({ to }) => to.startsWith(path));
   const problems = moves.flatMap((move) => {
     const problem =
       notWhole(calls, move) ?? (move.lasting ? undefined : "has its name, and the folder was never synced");

@@ -66,7 +66,8 @@ function framesIn(stream: Buffer, pieces: readonly Piece[]): SentFrame[] {
   return frames;
 }
 
-function messageOf(jws: string): Pick<SentFrame, "kind" | "payload"> {
+/** Kind and payload of a compact JWS, unverified. */
+export function messageOf(jws: string): Pick<SentFrame, "kind" | "payload"> {
   const [header = "", payload = ""] = jws.split(".");
   const typ = recordOf(header)["typ"];
   return { kind: typeof typ === "string" ? typ.replace(/^rn1\./, "") : "", payload: recordOf(payload) };
