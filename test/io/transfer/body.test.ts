@@ -1,0 +1,77 @@
+import { PassThrough } from "node:stream";
+import { describe, expect, it } from "vitest";
+import { ByteBudget } from "../../../src/lib/byte-budget.ts";
+import { BodyError, collectBody } from "../../../src/io/transfer/body.ts";
+
+const most = 1_000_000;
+
+/** What `collectBody` fails with. */
+async function failure(collected: Promise<unknown>): Promise<string> {
+  try {
+    await collected;
+  } catch (error) {
+    if (error instanceof BodyError) return error.code;
+    throw error;
+  }
+  return "none";
+}
+
+describe("a body that is collected", () => {
+  it.each([11, undefined])(
+    "is whole, and its memory is counted until it is released (length %s)",
+    async (length) => {
+      const budget = new ByteBudget(most);
+      const stream = new PassThrough();
+      const collected = collectBody(stream, budget, { length, most });
+      expect(budget.used).toBe(length ?? 0);
+      stream.write("hello ");
+      stream.end("world");
+      const body = await collected;
+      expect(body.bytes.toString()).toBe("hello world");
+      expect(budget.used).toBeGreaterThanOrEqual(11);
+      body.release();
+      body.release();
+      expect(budget.used).toBe(0);
+    },
+  );
+
+  it("is refused before its first byte when it says that it is too large, or more than there is memory for", async () => {
+    const budget = new ByteBudget(most);
+    const tooLarge = new PassThrough();
+    expect(await failure(collectBody(tooLarge, budget, { length: most + 1, most }))).toBe("too_large");
+    budget.hold(most - 10);
+    expect(await failure(collectBody(new PassThrough(), budget, { length: 11, most }))).toBe("busy");
+    expect(budget.used).toBe(most - 10);
+    expect(tooLarge.listenerCount("data")).toBe(0);
+  });
+
+  it("of unknown length is refused once it is, the rest flows on unread, and its memory is free", async () => {
+    const budget = new ByteBudget(10 * most);
+    const stream = new PassThrough();
+    const collected = failure(collectBody(stream, budget, { length: undefined, most }));
+    stream.write(Buffer.alloc(most));
+    stream.write(Buffer.alloc(1));
+    expect(await collected).toBe("too_large");
+    expect(budget.used).toBe(0);
+    for (let n = 0; n < 20; n++) stream.write(Buffer.alloc(100_000));
+    stream.end();
+    await new Promise<void>((resolve) => stream.once("end", resolve));
+  });
+
+  it.each([10, undefined])("that is cut is none, and its memory is free (length %s)", async (length) => {
+    const budget = new ByteBudget(most);
+    const stream = new PassThrough();
+    const collected = failure(collectBody(stream, budget, { length, most }));
+    stream.write("12345");
+    stream.destroy();
+    expect(await collected).toBe("cut");
+    expect(budget.used).toBe(0);
+    expect(await failure(collectBody(stream, budget, { length, most }))).toBe("cut");
+  });
+
+  it("that ends before its length is none", async () => {
+    const stream = new PassThrough();
+    stream.end("12345");
+    expect(await failure(collectBody(stream, new ByteBudget(most), { length: 10, most }))).toBe("cut");
+  });
+});
