@@ -1,4 +1,11 @@
-import type { Change, NodeRow, Store } from "../../../src/io/store/port.ts";
+import {
+  type BodyPurpose,
+  bodyPurposes,
+  type Change,
+  type NodeRow,
+  type Store,
+  type Submission,
+} from "../../../src/io/store/port.ts";
 import { accountKey, job, jobId, receipt } from "./rows.ts";
 
 /**
@@ -14,8 +21,14 @@ export function beforeLinks(node: NodeRow): readonly Change[] {
   ];
 }
 
-/** Link `at` (from 1): a job, its receipt, the node's epoch and `seq`. */
+/** A body of link `at`; each sixteenth is larger than a page of the database. */
+function bodyOf(at: number, purpose: BodyPurpose): Buffer {
+  return Buffer.alloc(at % 16 === 0 ? 20_000 : 50, `${purpose} ${at} `);
+}
+
+/** Link `at` (from 1): all that an asynchronous job writes in its life, its receipt, the node's epoch and `seq`. */
 export function linkOf(at: number, { nodeId }: NodeRow): readonly Change[] {
+  const id = jobId(at);
   const over = {
     state: "COMMITTED",
     attempt: 1,
@@ -23,12 +36,29 @@ export function linkOf(at: number, { nodeId }: NodeRow): readonly Change[] {
     outcome: "completed",
     finishedAt: at,
   } as const;
+  const attempt = { job: id, attempt: 1, node: nodeId, token: `t${at}`, failures: 0, reasons: [] };
   return [
-    { put: "job", row: job(at, over) },
+    { put: "job", row: job(at, { durable: true }) },
+    { put: "submission", submission: submissionOf(at) },
+    { put: "body", job: id, purpose: "input", bytes: bodyOf(at, "input") },
+    { put: "attempt", attempt },
+    { put: "job", row: job(at, { durable: true, ...over }) },
+    { put: "body", job: id, purpose: "output", bytes: bodyOf(at, "output") },
     { put: "receipt", row: receipt(at, nodeId) },
     { put: "epoch", nodeId, epoch: at, releaseSequence: at },
     { put: "http-seq", nodeId, seq: at },
   ];
+}
+
+function submissionOf(at: number): Submission {
+  const { length } = bodyOf(at, "input");
+  return {
+    job: jobId(at),
+    idempotency: `key ${at}`,
+    inputSha256: "0".repeat(64),
+    inputBytes: length,
+    deadline: at,
+  };
 }
 
 /** What a store that was opened again shows of the load. */
@@ -38,6 +68,9 @@ export interface LinksFound {
   /** What contradicts the port's promises; empty = nothing. */
   readonly problems: readonly string[];
 }
+
+/** Newest links whose bodies are read. */
+const bodiesRead = 100;
 
 /** Looks for a link that is missing or half there. @param acknowledged links whose write had resolved */
 export async function findLinks(store: Store, acknowledged: number): Promise<LinksFound> {
@@ -53,10 +86,19 @@ export async function findLinks(store: Store, acknowledged: number): Promise<Lin
     expectSame(`index of receipt ${at}`, index, at);
     expectSame(`job of receipt ${at}`, id, jobId(at));
     expectSame(`countersign of receipt ${at}`, countersign, `c${at}`);
-    const state = (await store.job(jobId(at)))?.row.state;
-    expectSame(`job of link ${at}`, state, "COMMITTED");
+    const kept = await store.job(jobId(at));
+    expectSame(`job of link ${at}`, kept?.row.state, "COMMITTED");
+    expectSame(`submission of link ${at}`, kept?.submission?.idempotency, `key ${at}`);
+    // A crash hurts the end.
+    for (const purpose of at > links - bodiesRead ? bodyPurposes : []) {
+      const bytes = await store.body(jobId(at), purpose);
+      if (!bytes || !bodyOf(at, purpose).equals(bytes))
+        problems.push(`${purpose} of link ${at} is not what was written`);
+    }
   }
-  if (await store.job(jobId(links + 1))) problems.push(`link ${links + 1} is there by half: its job`);
+  const next = links + 1;
+  if (await store.job(jobId(next))) problems.push(`link ${next} is there by half: its job`);
+  if (await store.body(jobId(next), "input")) problems.push(`link ${next} is there by half: its input`);
   const { nodes, chains } = await store.load();
   const node = nodes[0];
   expectSame("epoch", node?.epoch ?? 0, links);
