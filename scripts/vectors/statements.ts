@@ -13,6 +13,7 @@ import {
   digest,
   encode,
   flipped,
+  jwkOf,
   keys,
   network,
   now,
@@ -215,6 +216,11 @@ export function delegationVectors(): object {
         JSON.stringify({ ...payload, key: { ...payload.key, x: `${payload.key.x}=` } }),
         [keys.delegation],
       ),
+    ),
+    of(
+      "a key with its private half",
+      "schema",
+      signStatement(delegationTyp, JSON.stringify({ ...payload, key: jwkOf("service") }), [keys.delegation]),
     ),
     of(
       "no end",

@@ -1,6 +1,12 @@
 import type { Rate } from "./rate.ts";
 import { type DispatchOptions, dispatchDefaults } from "./dispatch/types.ts";
 
+/** How much one session may say. */
+export interface FrameRate {
+  readonly frames: Rate;
+  readonly bytes: Rate;
+}
+
 /** Everything about a running service that can be set. Durations in ms. */
 export interface ServiceOptions {
   /** Network that the service serves. */
@@ -14,6 +20,8 @@ export interface ServiceOptions {
   readonly ipRate: Rate;
   /** The same for one node at one address. */
   readonly nodeRate: Rate;
+  /** Frames of one open session, and their bytes, before their signatures are checked. */
+  readonly frameRate: FrameRate;
   /** Most connections that have not got as far as `ready`. Default 1024. */
   readonly maxOpening: number;
   /** Most asynchronous jobs that are not over; of one consumer, half of it. Default 20,000. */
@@ -34,6 +42,12 @@ export const serviceDefaults: Omit<ServiceOptions, "network" | "baseUrls"> = {
   // One address may be the gateway of a whole data centre that comes back after an outage.
   ipRate: { burst: 1_000, perSecond: 200 },
   nodeRate: { burst: 20, perSecond: 1 },
+  // Far above an honest node, which sends 20 chunks a second for each of its jobs, also just after a reconnect; what one
+  // core verifies is some 10,000 frames a second.
+  frameRate: {
+    frames: { burst: 20_000, perSecond: 5_000 },
+    bytes: { burst: 256 * 1024 * 1024, perSecond: 32 * 1024 * 1024 },
+  },
   maxOpening: 1_024,
   maxAsyncJobs: 20_000,
   maxAsyncBytes: 16 * 1024 ** 3,

@@ -6,6 +6,30 @@ export interface Rate {
   readonly perSecond: number;
 }
 
+/** One bucket of tokens, full at first. */
+export class Bucket {
+  readonly #rate: Rate;
+  #tokens: number;
+  #at: number;
+
+  /** @param now monotonic ms. */
+  constructor(rate: Rate, now: number) {
+    this.#rate = rate;
+    this.#tokens = rate.burst;
+    this.#at = now;
+  }
+
+  /** Takes `count` tokens; false, and nothing taken, if there are not so many. @param now monotonic ms. */
+  take(count: number, now: number): boolean {
+    const { burst, perSecond } = this.#rate;
+    this.#tokens = Math.min(burst, this.#tokens + ((now - this.#at) / 1000) * perSecond);
+    this.#at = now;
+    if (this.#tokens < count) return false;
+    this.#tokens -= count;
+    return true;
+  }
+}
+
 /** Most keys that are remembered; beyond it the oldest are forgotten, which only lets them start full again. */
 const maxKeys = 65_536;
 
@@ -13,7 +37,7 @@ const maxKeys = 65_536;
 export class RateLimit {
   readonly #rate: Rate;
   readonly #clock: Clock;
-  readonly #buckets = new Map<string, { tokens: number; at: number }>();
+  readonly #buckets = new Map<string, Bucket>();
 
   constructor(rate: Rate, clock: Clock) {
     this.#rate = rate;
@@ -23,21 +47,13 @@ export class RateLimit {
   /** Takes one token; false if there is none. */
   take(key: string): boolean {
     const now = this.#clock.monotonic();
-    const { burst, perSecond } = this.#rate;
     let bucket = this.#buckets.get(key);
-    if (bucket) {
-      bucket.tokens = Math.min(burst, bucket.tokens + ((now - bucket.at) / 1000) * perSecond);
-      bucket.at = now;
-      // Keeps the map in order of use, so that the first key is the one to forget.
-      this.#buckets.delete(key);
-    } else {
-      bucket = { tokens: burst, at: now };
-      if (this.#buckets.size >= maxKeys) this.#forgetOldest();
-    }
+    // Keeps the map in order of use, so that the first key is the one to forget.
+    if (bucket) this.#buckets.delete(key);
+    else if (this.#buckets.size >= maxKeys) this.#forgetOldest();
+    bucket ??= new Bucket(this.#rate, now);
     this.#buckets.set(key, bucket);
-    if (bucket.tokens < 1) return false;
-    bucket.tokens -= 1;
-    return true;
+    return bucket.take(1, now);
   }
 
   #forgetOldest(): void {

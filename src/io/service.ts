@@ -107,6 +107,7 @@ export class IoService {
         metrics,
         audiences: sessionUrls(options.baseUrls, paths.session),
         rates,
+        frameRate: options.frameRate,
         heartbeatMs: options.heartbeatMs,
         leaseMs: options.dispatch.leaseMs,
         maxOpening: options.maxOpening,

@@ -20,11 +20,12 @@ export const keyIdField = z.custom<KeyId>((value) => typeof value === "string" &
 export const bytes32Field = z.string().check(z.refine(isBytes32));
 /** 16 bytes, base64url: lease tokens, session ids, instance ids. */
 export const bytes16Field = z.string().check(z.regex(/^[A-Za-z0-9_-]{21}[AQgw]$/));
-/** Public key: an Ed25519 JWK with its one spelling of `x`. */
+/** Public key: an Ed25519 JWK with its one spelling of `x`, and without the private half, which nobody is to spread. */
 export const publicJwkField = z.object({
   kty: z.literal("OKP"),
   crv: z.literal("Ed25519"),
   x: bytes32Field,
+  d: z.optional(z.undefined()),
 });
 export const digestField = brand<ConfigDigest>(/^sha256:[0-9a-f]{64}$/);
 export const jobIdField = brand<JobId>(/^[a-z0-9][a-z0-9_-]{7,63}$/);

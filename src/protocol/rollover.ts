@@ -66,7 +66,7 @@ export function openNewKey(
   if (url !== outer.url)
     throw new ProtocolError("wrong_audience", "new key: url is not that of the request around it");
   const parsed = publicJwkField.safeParse(jwk);
-  if (!parsed.success || (typeof jwk === "object" && jwk !== null && "d" in jwk))
+  if (!parsed.success)
     throw new ProtocolError("schema", "new key: jwk must be a public Ed25519 key, and no more than that");
   const key = importPublicKey(parsed.data);
   const payload = parsePayload(newKeySchema, verifyJws(jws, key), "new key");

@@ -365,6 +365,19 @@ describe("connections", () => {
     expect((await fetch(`${io.url}/v1/session`)).status).toBe(404);
   });
 
+  it.each([undefined, "chat", "resultity.v2"])(
+    "that offer the subprotocol %s are refused",
+    async (offered) => {
+      const url = `${io.url.replace("http", "ws")}/v1/session`;
+      const socket = offered === undefined ? new WebSocket(url) : new WebSocket(url, offered);
+      const status = await new Promise((resolve) => {
+        socket.on("error", () => {});
+        socket.on("unexpected-response", (_request, response) => resolve(response.statusCode));
+      });
+      expect(status).toBe(400);
+    },
+  );
+
   it("B21 those that never speak, or never end their headers, are cut", async () => {
     for (const seconds of await Promise.all(silent)) expect(seconds).toBeLessThan(20);
   });

@@ -116,6 +116,8 @@ def _model(value: Any, where: str) -> None:
 
 
 def _public_jwk(value: Any, where: str) -> None:
+    if isinstance(value, dict) and "d" in value:
+        raise Refused("schema", f"{where}: a private key")
     jose.public_key(value, "schema")
 
 

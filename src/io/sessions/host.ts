@@ -6,6 +6,7 @@ import type { AgentKind, Payload } from "../../protocol/messages.ts";
 import type { NetworkConfig } from "../config/network-config.ts";
 import type { From } from "../dispatch/types.ts";
 import type { KnownNode, Nodes } from "../nodes.ts";
+import type { FrameRate } from "../options.ts";
 import type { RateLimit } from "../rate.ts";
 import type { ServiceKey } from "../service-key.ts";
 import type { Session } from "./session.ts";
@@ -29,6 +30,7 @@ export interface SessionHost {
   /** URLs that a hello may name as its audience. */
   readonly audiences: readonly string[];
   readonly rates: { readonly node: RateLimit };
+  readonly frameRate: FrameRate;
   readonly heartbeatMs: number;
   readonly leaseMs: number;
   /** True if another process has taken this one's place and holds it: then two have one identity. */

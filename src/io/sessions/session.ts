@@ -18,6 +18,7 @@ import { typOf } from "../../protocol/messages.ts";
 import type { From } from "../dispatch/types.ts";
 import type { NodeLine } from "../jobs/desk-parts.ts";
 import type { KnownNode } from "../nodes.ts";
+import { Bucket } from "../rate.ts";
 import type { SessionHost } from "./host.ts";
 import type { Wire } from "./wire.ts";
 
@@ -51,6 +52,8 @@ export class Session implements NodeLine {
   /** Jobs that its `resume` frames have named. */
   #resuming = 0;
   #goodbye: string | undefined;
+  readonly #frames: Bucket;
+  readonly #bytes: Bucket;
   #backlog: VerifiedOf<AgentKind>[] | undefined;
   #acks: Payload<"ack">["results"] = [];
   /** Results that have not been acknowledged: their sequence numbers. */
@@ -63,6 +66,8 @@ export class Session implements NodeLine {
     this.#clock = host.clock;
     this.#ip = ip;
     this.deadline = this.#clock.monotonic() + helloTimeoutMs;
+    this.#frames = new Bucket(host.frameRate.frames, this.#clock.monotonic());
+    this.#bytes = new Bucket(host.frameRate.bytes, this.#clock.monotonic());
     const challenge = host.random.bytes(32);
     const { config, serviceKey } = host;
     const said = { challenge, time: this.#clock.now(), network: config.network, delegation };
@@ -165,6 +170,7 @@ export class Session implements NodeLine {
         case "opening":
           throw new ProtocolError("sequence", "a frame before ready");
         case "open":
+          if (this.#tooFast(text.length)) return;
           this.#frame(this.#state.channel.open(text));
           return;
         case "closed":
@@ -175,6 +181,16 @@ export class Session implements NodeLine {
     } catch (error) {
       this.#refuse(error);
     }
+  }
+
+  /** Closes the session of a node that says more than any honest one; true if it did. Before the signature is checked. */
+  #tooFast(bytes: number): boolean {
+    const now = this.#clock.monotonic();
+    const what = !this.#frames.take(1, now) ? "frames" : !this.#bytes.take(bytes, now) ? "bytes" : undefined;
+    if (what === undefined) return false;
+    this.#host.log.warn({ ip: this.#ip, ...this.#who, what }, "a node sends too much; session closed");
+    this.close(CloseCode.Rate, `too many ${what} a second`);
+    return true;
   }
 
   #refuse(error: unknown): void {

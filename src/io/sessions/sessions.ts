@@ -10,6 +10,7 @@ import type { From } from "../dispatch/types.ts";
 import type { JobDesk } from "../jobs/desk.ts";
 import type { IoMetrics } from "../metrics.ts";
 import { type KnownNode, nodeReported, type Nodes } from "../nodes.ts";
+import type { FrameRate } from "../options.ts";
 import type { RateLimit } from "../rate.ts";
 import type { ServiceKey } from "../service-key.ts";
 import type { Store } from "../store/port.ts";
@@ -21,7 +22,16 @@ import type { Wire } from "./wire.ts";
 export interface SessionsParts
   extends Pick<
     SessionHost,
-    "clock" | "log" | "random" | "config" | "nodes" | "serviceKey" | "audiences" | "heartbeatMs" | "leaseMs"
+    | "clock"
+    | "log"
+    | "random"
+    | "config"
+    | "nodes"
+    | "serviceKey"
+    | "audiences"
+    | "frameRate"
+    | "heartbeatMs"
+    | "leaseMs"
   > {
   readonly store: Store;
   readonly metrics: IoMetrics;
@@ -43,6 +53,7 @@ export class Sessions implements SessionHost {
   readonly serviceKey: ServiceKey;
   readonly audiences: readonly string[];
   readonly rates: { readonly node: RateLimit };
+  readonly frameRate: FrameRate;
   readonly heartbeatMs: number;
   readonly leaseMs: number;
   readonly #parts: SessionsParts;
@@ -65,6 +76,7 @@ export class Sessions implements SessionHost {
     this.serviceKey = parts.serviceKey;
     this.audiences = parts.audiences;
     this.rates = parts.rates;
+    this.frameRate = parts.frameRate;
     this.heartbeatMs = parts.heartbeatMs;
     this.leaseMs = parts.leaseMs;
     this.#armSweep();

@@ -47,11 +47,13 @@ export class Upgrades {
     this.#metrics = metrics;
   }
 
-  /** Takes an upgrade. In order: path, then what {@link Sessions.refusal} asks. */
+  /** Takes an upgrade. In order: path, subprotocol, then what {@link Sessions.refusal} asks. */
   take(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     const ip = request.socket.remoteAddress ?? "";
     const path = request.url?.split("?")[0];
     if (path !== paths.session) return this.#refuse(socket, 404, "Not Found", "path");
+    const offered = request.headers["sec-websocket-protocol"]?.split(",").map((name) => name.trim());
+    if (!offered?.includes(subprotocol)) return this.#refuse(socket, 400, "Bad Request", "subprotocol");
     const why = this.#sessions.refusal(ip);
     if (why === "rate") return this.#refuse(socket, 429, "Too Many Requests", why);
     if (why === "opening") return this.#refuse(socket, 503, "Service Unavailable", why);
@@ -60,7 +62,7 @@ export class Upgrades {
 
   #refuse(socket: Duplex, status: number, text: string, why: string): void {
     this.#metrics.refusedUpgrades.inc({ why });
-    const retry = status === 404 ? "" : "Retry-After: 5\r\n";
+    const retry = status === 400 || status === 404 ? "" : "Retry-After: 5\r\n";
     socket.on("error", () => {});
     // The HTTP server no longer looks after this connection: a peer that never closes its half would keep it for ever.
     socket.once("finish", () => socket.destroy());

@@ -13,7 +13,13 @@ import { wsWire } from "../../../src/io/sessions/upgrade.ts";
 import { MemoryStore } from "../../../src/io/store/memory.ts";
 import { systemClock } from "../../../src/lib/clock.ts";
 import { silentLogger } from "../../../src/lib/logger.ts";
-import { sealHello, verifyChallenge } from "../../../src/protocol/session/handshake.ts";
+import { agentChannel } from "../../../src/protocol/session/channel.ts";
+import {
+  type BelievedChallenge,
+  sealHello,
+  verifyChallenge,
+  verifyReady,
+} from "../../../src/protocol/session/handshake.ts";
 import { makeNetwork, random16, random32 } from "../../protocol/network.ts";
 import { until } from "../../testbed/until.ts";
 import { AgentSocket } from "../fixture/agent.ts";
@@ -26,6 +32,9 @@ let node: KnownNode;
 let written: () => void;
 let opened: number;
 let client: AgentSocket;
+let challenge: BelievedChallenge;
+let hello: string;
+const nonce = random32();
 
 beforeEach(async () => {
   const store = new MemoryStore();
@@ -58,6 +67,7 @@ beforeEach(async () => {
     serviceKey,
     audiences: [url],
     rates: { node: new RateLimit({ burst: 100, perSecond: 100 }, systemClock) },
+    frameRate: { frames: { burst: 3, perSecond: 0 }, bytes: { burst: 20_000, perSecond: 0 } },
     heartbeatMs: 1_000,
     leaseMs: 1_000,
     conflicts: () => false,
@@ -71,12 +81,12 @@ beforeEach(async () => {
   server.on("connection", (socket) => new Session(wsWire(socket), "127.0.0.1", host, net.delegation));
   client = new AgentSocket(new WebSocket(url), url);
   await until("the challenge", () => client.frames.length > 0);
-  const challenge = verifyChallenge(client.take(), net.root, net.network, Date.now());
+  challenge = verifyChallenge(client.take(), net.root, net.network, Date.now());
   const identity = { nodeId: net.node.id, key: net.node.key, network: net.network };
-  const hello = sealHello(
+  hello = sealHello(
     challenge,
     { ...identity, instance: random16(), agentVersion: "0.1.0" },
-    { audience: url, nonce: random32(), now: Date.now(), releaseSequence: 0 },
+    { audience: url, nonce, now: Date.now(), releaseSequence: 0 },
   );
   client.ws.send(hello);
   await until("a new epoch", () => node.epoch === 1);
@@ -113,5 +123,24 @@ describe("while a hello waits for the disk", () => {
     expect((await client.close()).code).toBe(4412);
     written();
     expect(opened).toBe(0);
+  });
+});
+
+describe("an open session that says too much is closed with 4429", () => {
+  beforeEach(async () => {
+    written();
+    await until("ready", () => client.frames.length === 1);
+  });
+
+  it("by the number of its frames", async () => {
+    const { sid } = verifyReady(client.take(), { challenge, hello, nonce }).payload;
+    const channel = agentChannel(sid, net.node.key, challenge.serviceKey);
+    for (let frame = 0; frame < 4; frame++) client.ws.send(channel.seal("resume", { jobs: [], last: false }));
+    expect(await client.close()).toEqual({ code: 4429, reason: "too many frames a second" });
+  });
+
+  it("by their size, before a signature is looked at", async () => {
+    client.ws.send("x".repeat(20_001));
+    expect(await client.close()).toEqual({ code: 4429, reason: "too many bytes a second" });
   });
 });
