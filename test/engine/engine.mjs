@@ -13,6 +13,7 @@
  * A request's `answer_bytes` makes a plain answer longer by so many. Switches while it runs: POST /__switch {"mode": …, "tokenDelayMs": …, "times": n} with mode
  *   ok | error (500) | reject (400) | hang (no answer) | stall (stops in mid-answer) | garbage | endless | huge (a right
  *   answer of 1 GiB) | mute (no answer to anything) | crash (exit in mid-answer) | die (exit at once). `times` limits the mode to the next n requests.
+ *   The answer has these, and in "sent" how many bytes of the last huge answer have gone out.
  *   "polls": "endless" | "ok" does that to health and lists of models, which a mode leaves alone.
  */
 import { createHash } from "node:crypto";
@@ -41,7 +42,13 @@ const weights =
   flags.weights === undefined
     ? undefined
     : createHash("sha256").update(readFileSync(flags.weights)).digest("hex");
-const state = { polls: "ok", mode: "ok", times: Infinity, tokenDelayMs: Number(flags["token-delay-ms"]) };
+const state = {
+  polls: "ok",
+  mode: "ok",
+  times: Infinity,
+  sent: 0,
+  tokenDelayMs: Number(flags["token-delay-ms"]),
+};
 const modes = [
   "ok",
   "error",
@@ -225,6 +232,7 @@ async function answerHuge(stream, response, signal) {
   });
   response.write(head);
   for (let at = 0; at < parts; at++) {
+    state.sent = at * part.length;
     if (!response.write(part)) await once(response, "drain", { signal });
     signal.throwIfAborted();
   }
@@ -241,7 +249,7 @@ async function change(request, response) {
   if (wanted.mode !== undefined) Object.assign(state, { mode: wanted.mode, times: wanted.times ?? Infinity });
   if (wanted.polls !== undefined) state.polls = wanted.polls;
   if (wanted.tokenDelayMs !== undefined) state.tokenDelayMs = Number(wanted.tokenDelayMs);
-  json(response, 200, { mode: state.mode, tokenDelayMs: state.tokenDelayMs });
+  json(response, 200, { mode: state.mode, tokenDelayMs: state.tokenDelayMs, sent: state.sent });
 }
 
 const server = createServer((request, response) => {

@@ -29,9 +29,12 @@ let node: NodeProcesses | undefined;
 async function heldWay(to: number) {
   const port = await freePort();
   const open = new Set<Socket>();
+  const nodes = new Set<Socket>();
   let held = false;
   const server = createServer((from) => {
     const onward = connect(to, "127.0.0.1");
+    nodes.add(from);
+    from.once("close", () => nodes.delete(from));
     for (const [socket, other] of [
       [from, onward],
       [onward, from],
@@ -55,6 +58,10 @@ async function heldWay(to: number) {
     hold() {
       held = true;
       for (const socket of open) socket.pause();
+    },
+    /** From now on the service reads nothing of what nodes say, and they hear it. */
+    deafen() {
+      for (const socket of nodes) socket.pause();
     },
     /** What was held back is lost; new connections come through. */
     lose() {
@@ -246,6 +253,46 @@ describe("a large body", () => {
     await until("the ack to delete the result", () => kept(made).length === 0);
   }, 120_000);
 });
+
+describe("a service that does not read", () => {
+  it("holds the engine up: what agent and engine have on their way stays bounded", async () => {
+    const made = await serving(way.url);
+    await made.switchEngine({ mode: "huge" });
+    way.deafen();
+    const gone = new AbortController();
+    const answer = fetch(`${io.url}/v1/chat/completions`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
+      body: JSON.stringify(ask("flood", { stream: true })),
+      signal: gone.signal,
+    }).catch(() => undefined);
+    // An engine that is read stops at 32 MiB, which is the most that an answer may have.
+    const sent = await until(
+      "the engine to stand still",
+      async () => {
+        const before = await bytesOf(made);
+        await new Promise((resolve) => setTimeout(resolve, 300));
+        return before > 0 && before === (await bytesOf(made)) ? before : undefined;
+      },
+      { intervalMs: 10, deadlineMs: 30_000 },
+    );
+    expect(sent).toBeLessThan(16 * mib);
+    expect(readFileSync(made.agentLog, "utf8")).not.toContain("larger than");
+    gone.abort();
+    await answer;
+    way.lose();
+    await made.switchEngine({ mode: "ok" });
+  }, 60_000);
+});
+
+/** Bytes that the engine has sent of an answer without end. */
+async function bytesOf(made: NodeProcesses): Promise<number> {
+  const answer = await fetch(`http://127.0.0.1:${made.enginePort()}/__switch`, {
+    method: "POST",
+    body: "{}",
+  });
+  return ((await answer.json()) as { readonly sent: number }).sent;
+}
 
 describe("a full disk", () => {
   const disk = smallDisk(4);
