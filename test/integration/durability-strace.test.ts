@@ -233,7 +233,7 @@ describe("the proof fails where it should", () => {
     };
   }
 
-  it("F45 not of an honest service, whose answers to numbered requests and key changes are synced before too", async () => {
+  it("F45 but not of an honest service, which syncs before it answers numbered requests and key changes, too", async () => {
     const sound = { checked: 1, problems: [] };
     expect(await serviceWith()).toEqual({
       ack: sound,
