@@ -53,8 +53,12 @@ function newAgent(config: ConfigDigest = anyDigest) {
 }
 
 describe("publishing", () => {
+  let digest: ConfigDigest;
+  beforeAll(async () => {
+    digest = await io.publish([model]);
+  });
+
   it("serves root, release and snapshot so that an agent can verify them, and what is latest, signed", async () => {
-    const digest = await io.publish([model]);
     const get = async (path: string) => (await fetch(`${io.url}${path}`)).text();
     const root = trustRoot(parseStatement(await get(paths.root), "root"), io.network);
     const release = verifyRelease(parseStatement(await get(paths.release), "release"), root, 0);

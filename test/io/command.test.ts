@@ -75,6 +75,8 @@ describe("io config weights", () => {
   });
 
   it("B25 refuses what no node would take, by name", async () => {
+    mkdirSync(join(dir, "good"), { recursive: true });
+    writeFileSync(join(dir, "good/w.bin"), "weights");
     mkdirSync(join(dir, "bad"));
     writeFileSync(join(dir, "bad/a b"), "");
     await expect(entryOf("m", join(dir, "bad"))).rejects.toThrow(/files\.0\.path \(a b\)/);
