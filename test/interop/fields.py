@@ -115,7 +115,8 @@ def _model(value: Any, where: str) -> None:
         raise _no(where, "the name of a model: a part is ..")
 
 
-def _public_jwk(value: Any, where: str) -> None:
+def PUBLIC_JWK(value: Any, where: str) -> None:
+    """As statements and key changes have it: a private key that stands there is a mistake."""
     if isinstance(value, dict) and "d" in value:
         raise Refused("schema", f"{where}: a private key")
     jose.public_key(value, "schema")
@@ -169,11 +170,11 @@ ROOT = record(
     {
         "network": _name,
         "version": _seq,
-        "keys": list_of(_public_jwk, 48, 1),
+        "keys": list_of(PUBLIC_JWK, 48, 1),
         "roles": record({"root": _role, "config": _role, "delegation": _role}),
     }
 )
-DELEGATION = record({"network": _name, "key": _public_jwk, "expires": _time})
+DELEGATION = record({"network": _name, "key": PUBLIC_JWK, "expires": _time})
 RELEASE = record(
     {
         "network": _name,
@@ -249,7 +250,19 @@ LATEST = record({**_latest_members, "network": _name, "time": _time})
 LATEST_BODY = record({"latest": text_of(1, 4096), "delegation": STATEMENT})
 
 BINDING = record({"network": _name, "account": _name, "node_id": _bytes32, "mac": _bytes32})
-REGISTER = record({"binding": BINDING, "agent_version": _version, "time": _time})
+GRANT = record(
+    {
+        "network": _name,
+        "account": _name,
+        "node_id": _bytes32,
+        "kid": _bytes32,
+        "generation": _seq,
+        "mac": _bytes32,
+    }
+)
+REGISTER = record({"binding": BINDING, "grant": GRANT, "agent_version": _version, "time": _time}, ["grant"])
+KEY_CHANGE = record({"node_id": _bytes32, "time": _time, "new": text_of(1, 4096)})
+KEY_CHANGE_NEW = record({"node_id": _bytes32, "old_kid": _bytes32, "time": _time})
 PING = record({"node_id": _bytes32, "time": _time})
 
 DRAIN = record({"node_id": _bytes32})
@@ -324,9 +337,10 @@ HTTP_ANSWER = record(
         "time": _time,
         "http_seq": _count,
         "latest": _latest,
+        "kid": _bytes32,
         "error": record({"code": _text, "message": _text}),
     },
-    optional=["latest", "error"],
+    optional=["latest", "kid", "error"],
 )
 
 _receipt_members: dict[str, Shape] = {
@@ -387,6 +401,9 @@ _feed_node = record(
         "epoch": _count,
         "deprioritised_until": _moment,
         "banned": or_null(_text),
+        "generation": _count,
+        "revoked": boolean,
+        "conflict": _moment,
         "config_applied": or_null(_digest),
         "models_active": list_of(_model, 256),
         "jobs_committed": _count,

@@ -176,13 +176,13 @@ def select(
     return candidates[0][0], chosen
 
 
-def agent_version_order(version: str) -> tuple[int, int, int, int]:
+def agent_version_order(version: str) -> tuple[int, int, int, bool, str]:
     """Something to compare agent versions by (section 2.5)."""
     plain = version.split("+", 1)[0]
     numbers, _, suffix = plain.partition("-")
     parts = [int(part) for part in re.findall(r"\d+", numbers)[:3]]
     major, minor, patch = (parts + [0, 0, 0])[:3]
-    return major, minor, patch, 0 if suffix else 1
+    return major, minor, patch, not suffix, suffix
 
 
 def verify_latest(body: Any, root: Root, nonce: str, now: int) -> tuple[dict[str, Any], Delegation]:

@@ -27,7 +27,9 @@ from errors import CLOSE_CODES, Refused, code_of_reason
 Case = tuple[str, str, Callable[[], Any]]
 
 KEYS: dict[str, jose.PrivateKey] = {}  # by kid
+NAMED: dict[str, jose.PrivateKey] = {}  # by the name that keys.json gives them
 ACCOUNT_KEY = b""
+NOW = 1_767_225_600_000  # where a file does not say another time
 
 
 def text_of(case: dict[str, Any], member: str = "text") -> str:
@@ -117,6 +119,43 @@ def changed(example: Any, case: dict[str, Any]) -> Any:
         else:
             place[path[-1]] = [case["item"]] * case["times"] if "item" in case else case["to"]
     return strict_json.parse(json.dumps(value))
+
+
+def of_rollover(file: dict[str, Any]) -> Iterator[Case]:
+    node_id, old, other = file["node_id"], public(file["kid"]), NAMED["other-node"].public
+
+    def keeper(heard: int) -> service_side.KeyKeeper:
+        keys = {node_id: [old], other.kid: [other]}
+        return service_side.KeyKeeper(file["url"], keys, {node_id: heard, other.kid: 0})
+
+    for case in file["changes"]:
+        yield f"change: {case['name']}", case["verdict"], lambda c=case: keeper(0).change(c["body"], NOW)
+    one_service = keeper(2)
+    for case in file["steps"]:
+
+        def step(case: dict[str, Any] = case) -> None:
+            try:
+                one_service.change(case["body"], NOW)
+            finally:
+                same(one_service.keys[node_id][-1].kid, case["kid"])
+                same(one_service.http_seq[node_id], case["http_seq"])
+
+        yield f"step: {case['name']}", case["verdict"], step
+    key = jose.unb64(file["account_key"])
+    assert key is not None
+    for case in file["grants"]:
+        yield f"grant: {case['name']}", case["verdict"], lambda c=case: service_side.check_grant(c["grant"], key)
+    minted = file["grants"][0]["grant"]
+    said = [minted[name] for name in ("network", "account", "node_id", "kid", "generation")]
+    yield "grant: minted here", "valid", lambda: same(binding.mint_grant(key, *said), minted)
+    lines = "\n".join(["rn1.grant", *map(str, said)])
+    yield "grant: what is under its MAC", "valid", lambda: same(lines, file["grant_input"])
+    for case in file["registrations"]:
+
+        def register(case: dict[str, Any] = case) -> None:
+            service_side.check_registration(case["body"], file["register_url"], None, "testnet", NOW)
+
+        yield f"registration: {case['name']}", case["verdict"], register
 
 
 def of_roots(file: dict[str, Any]) -> Iterator[Case]:
@@ -379,6 +418,7 @@ RUNNERS: dict[str, Callable[[dict[str, Any]], Iterator[Case]]] = {
     "messages": of_messages,
     "receipts": of_receipts,
     "releases": of_releases,
+    "rollover": of_rollover,
     "roots": of_roots,
     "select": of_select,
     "session": of_session,
@@ -399,7 +439,8 @@ def verdict_of(check: Callable[[], Any]) -> str:
 def main(folder: Path) -> int:
     global ACCOUNT_KEY
     named = json.loads((folder / "keys.json").read_text())
-    KEYS.update({entry["kid"]: jose.private_key(entry["jwk"]) for entry in named["keys"]})
+    NAMED.update({entry["name"]: jose.private_key(entry["jwk"]) for entry in named["keys"]})
+    KEYS.update({key.kid: key for key in NAMED.values()})
     ACCOUNT_KEY = jose.unb64(named["account_key"]) or b""
     gone = [name for name in RUNNERS if not (folder / f"{name}.json").exists()]
     for name in gone:
@@ -409,6 +450,7 @@ def main(folder: Path) -> int:
         runner = RUNNERS.get(path.stem)
         if runner is None:
             print(f"{path.name}: not run, it is newer than this client")
+            differing += 1
             continue
         counts = {"accepted": 0, "refused": 0}
         wrong = []
@@ -423,7 +465,7 @@ def main(folder: Path) -> int:
             print(line)
         for name in file.unread():
             print(f"  {path.name}: {name} is not run, it is newer than this client")
-        differing += len(wrong)
+        differing += len(wrong) + len(file.unread())
     return 1 if differing else 0
 
 
