@@ -62,6 +62,12 @@ export class SimDisk {
     this.onChange(path, content);
   }
 
+  /** Loses folders with all that is in them, as a pod's own volumes go with it. */
+  wipe(paths: readonly string[]): void {
+    for (const name of this.content.keys())
+      if (paths.some((path) => name.startsWith(`${path}/`))) this.set(name, undefined);
+  }
+
   list(path: string): string[] {
     const names = new Set<string>();
     for (const name of this.content.keys())

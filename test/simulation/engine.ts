@@ -80,6 +80,14 @@ export class SimEngine {
     this.#life++;
   }
 
+  /** Its pod is gone, and another begins: nothing runs before an agent points at it. */
+  gone(): void {
+    this.off();
+    this.#generation = 0;
+    this.#crashes = 0;
+    this.#starts = 1;
+  }
+
   boot(): void {
     this.#starts++;
     if (this.#generation > 0) this.#begin();

@@ -87,16 +87,15 @@ function liar(scene: Scene, dice: Dice): void {
   later(scene, dice.between(1_000, 8_000), `${node.name} is honest again`, () => (node.tamper = undefined));
 }
 
-/** A mirror on the way answers with what was once published, or with another network's. */
+/** A mirror on the way answers with any release that was once published, or with another network's. */
 function staleMirror(scene: Scene, dice: Dice): void {
-  const old = scene.releases.get(dice.int(1, scene.newest));
   const foreign = scene.otherRelease();
   const victims = new Set(scene.nodes.filter(() => dice.chance(0.6)).map(({ name }) => name));
-  const statement = dice.chance(0.3) ? foreign : old?.statement;
-  scene.http.intercept = (asker, { url }) =>
-    victims.has(asker.name) && url.endsWith("/v1/config/release") && statement
-      ? { status: 200, body: JSON.stringify(statement) }
-      : undefined;
+  scene.http.intercept = (asker, { url }) => {
+    if (!victims.has(asker.name) || !url.endsWith("/v1/config/release")) return undefined;
+    const old = scene.releases.get(dice.int(1, scene.newest))?.statement;
+    return { status: 200, body: JSON.stringify(dice.chance(0.2) ? foreign : old) };
+  };
   later(scene, dice.between(2_000, 15_000), "mirror gone", () => (scene.http.intercept = () => undefined));
 }
 
@@ -135,6 +134,16 @@ export const faults: Readonly<Record<string, { readonly weight: number; readonly
   "agent killed": {
     weight: 4,
     strike: (scene, dice) => killFor(scene, someNode(scene, dice), dice.between(50, 8_000)),
+  },
+  "pod recreated": {
+    weight: 1,
+    strike: (scene, dice) => {
+      const node = someNode(scene, dice);
+      killFor(scene, node, dice.between(500, 8_000));
+      scene.witness.saw({ is: "wiped", node });
+      node.engine.gone();
+      node.disk.wipe(["/state", "/launch"]);
+    },
   },
   "agent told to stop": {
     weight: 1,

@@ -36,6 +36,8 @@ export type Happening =
   | { readonly is: "promised"; readonly job: string }
   | { readonly is: "answered"; readonly job: string }
   | { readonly is: "agent-died"; readonly node: SimNode }
+  /** The node's state is gone with its pod, before its disk shows it. */
+  | { readonly is: "wiped"; readonly node: SimNode }
   | { readonly is: "service-died" };
 
 /** Looks at everything that happens, in order; throws a Violation at what must not. */

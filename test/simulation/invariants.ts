@@ -152,6 +152,7 @@ function resultOnDisk(): Invariant {
   };
   return {
     saw(happening) {
+      if (happening.is === "wiped") told.delete(happening.node);
       if (happening.is === "disk" && happening.path.startsWith(resultsDir)) {
         const name = happening.path.slice(resultsDir.length);
         if (happening.content === undefined && of(told, happening.node).has(name))
@@ -275,6 +276,7 @@ function appliedIsAllowed(releases: SignedReleases): Invariant {
   const disks = new Map<SimNode, OnDisk>();
   return {
     saw(happening) {
+      if (happening.is === "wiped") disks.delete(happening.node);
       if (happening.is !== "disk" || !happening.path.startsWith("/state/") || !happening.content) return;
       const { node, path, content } = happening;
       const disk = disks.get(node) ?? { known: 0, release: 0, applied: "" };
@@ -361,6 +363,7 @@ function resultKeptUntilAcked(): Invariant {
   };
   return {
     saw(happening) {
+      if (happening.is === "wiped") kept.delete(happening.node);
       if (happening.is !== "sent" && happening.is !== "arrived") return;
       const { node, socket, direction, kind, payload, forged } = happening.frame;
       if (happening.is === "arrived" && direction === "down") {

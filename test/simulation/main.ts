@@ -6,7 +6,7 @@
  *   npm run simulate -- --seed 17 --trace 5000 --log info
  *   npm run simulate -- --mutants               plants each bug of `mutants.ts`; all must be found
  *
- * `--from N` begins at another seed, `--jobs N` runs so many side by side, `--jobs-per-seed N` (300). Exit code 1 when a
+ * `--from N` begins at another seed, `--total N` ends when N jobs were taken, `--jobs N` runs so many side by side, `--jobs-per-seed N` (300). Exit code 1 when a
  * seed fails, or a bug is not found.
  */
 import { spawn } from "node:child_process";
@@ -24,6 +24,7 @@ const { values } = parseArgs({
     from: { type: "string", default: "1" },
     jobs: { type: "string", default: "1" },
     "jobs-per-seed": { type: "string", default: "300" },
+    total: { type: "string", default: "1000000000" },
     mutants: { type: "boolean", default: false },
     trace: { type: "string", default: "60" },
     log: { type: "string", default: "silent" },
@@ -32,7 +33,10 @@ const { values } = parseArgs({
   },
 });
 
-function whole(name: "seeds" | "seed" | "from" | "jobs" | "jobs-per-seed" | "trace", least: number): number {
+function whole(
+  name: "seeds" | "seed" | "from" | "jobs" | "jobs-per-seed" | "total" | "trace",
+  least: number,
+): number {
   const number = Number(values[name]);
   if (!Number.isSafeInteger(number) || number < least)
     throw new Error(`--${name}: a whole number from ${least} up`);
@@ -61,10 +65,12 @@ function tell({ seed, nodes, jobs, committed, steps, simulatedMs, hash, problem 
 
 async function here(): Promise<void> {
   const logLevel = logLevels.find((level) => level === values.log) ?? "silent";
-  for (let seed = from; seed < from + count; seed++) {
+  let left = whole("total", 1);
+  for (let seed = from; seed < from + count && left > 0; seed++) {
     const outcome = await runSeed(seed, { jobs: jobsPerSeed, logLevel, trace: whole("trace", 1) });
     if (values.worker) console.log(JSON.stringify(outcome));
     else tell(outcome);
+    left -= outcome.jobs;
     if (!outcome.problem) continue;
     process.exitCode = 1;
     if (values.worker) return;

@@ -9,6 +9,7 @@ export interface Outcome {
   /** Hash of everything that happened. */
   readonly hash: string;
   readonly nodes: number;
+  /** Jobs that the service took while there were faults. */
   readonly jobs: number;
   readonly committed: number;
   readonly steps: number;
@@ -37,9 +38,11 @@ export async function runSeed(seed: number, { jobs = 300, ...telling }: RunOptio
   const scene = new Scene(seed, { nodes: size, strays: seed % 3 === 0 ? 1 : 0 }, telling);
   const { world } = scene;
   let problem: Outcome["problem"];
+  let jobsTaken = () => 0;
   try {
     await scene.found();
     await live(scene, jobs, large);
+    jobsTaken = taken(scene);
     await checkEnd(scene, calmMs);
   } catch (thrown) {
     problem = {
@@ -49,18 +52,25 @@ export async function runSeed(seed: number, { jobs = 300, ...telling }: RunOptio
     };
     if (thrown instanceof Violation) problem = { ...problem, message: thrown.message };
   }
-  const asked = scene.clients.flatMap(({ requests }) => requests);
-  const taken = scene.clients.flatMap(({ asyncRequests }) => asyncRequests).filter(({ job }) => job !== "");
   return {
     seed,
     hash: world.hash,
     nodes: size,
-    jobs: asked.filter(({ status }) => status !== 429 && status !== 503).length + taken.length,
+    jobs: jobsTaken(),
     committed: scene.committed.size,
     steps: world.steps,
     simulatedMs: world.now,
     problem,
   };
+}
+
+/** How many of the jobs that clients have asked for so far the service takes, as it will turn out. */
+function taken({ clients }: Scene): () => number {
+  const requests = clients.flatMap((client) => [...client.requests]);
+  const asyncRequests = clients.flatMap((client) => [...client.asyncRequests]);
+  return () =>
+    requests.filter(({ status }) => status !== 429 && status !== 503).length +
+    asyncRequests.filter(({ job }) => job !== "").length;
 }
 
 /** Start, load under faults, and the moment at which the faults stop. */
