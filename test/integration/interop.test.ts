@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { interopPython, whyNoPython } from "../interop/python.ts";
+import { interopRequirements, pythonWith, whyNoPython } from "../interop/python.ts";
 import { Authority, io, loopModel, loopSnapshot } from "../loop/authority.ts";
 import { buildBundles } from "../loop/build.ts";
 import { bundle } from "../loop/paths.ts";
@@ -80,7 +80,7 @@ class PythonNode {
 }
 
 beforeAll(async () => {
-  if (missing === undefined) python = await interopPython();
+  if (missing === undefined) python = await pythonWith(interopRequirements);
 });
 afterAll(() => processes.close());
 
