@@ -24,9 +24,11 @@ export function snapshotDifference(from: Snapshot | undefined, to: Snapshot): re
   return [...kept, `and ${lines.length - kept.length} more`];
 }
 
-function changed(what: string, from: unknown, to: unknown): string[] {
+type Scalar = string | number | boolean;
+
+function changed(what: string, from: Scalar | undefined, to: Scalar): string[] {
   if (from === to) return [];
-  return [from === undefined ? `${what} ${String(to)}` : `${what} ${String(from)} → ${String(to)}`];
+  return [from === undefined ? `${what} ${to}` : `${what} ${from} → ${to}`];
 }
 
 function setLines(what: string, from: readonly string[], to: readonly string[]): string[] {
