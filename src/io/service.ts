@@ -1,7 +1,7 @@
 // oxlint-disable oxc/no-async-endpoint-handlers -- fastify awaits its handlers
 import { type FastifyInstance, type FastifyReply, fastify } from "fastify";
 import type { Random } from "../lib/backoff.ts";
-import { ByteBudget } from "../lib/byte-budget.ts";
+import { ByteBudget, SharedBudget } from "../lib/byte-budget.ts";
 import type { Clock, Timer } from "../lib/clock.ts";
 import { messageOf } from "../lib/errors.ts";
 import type { Logger } from "../lib/logger.ts";
@@ -10,6 +10,7 @@ import type { Statement } from "../protocol/config/statement.ts";
 import type { JobId } from "../protocol/fields.ts";
 import { paths } from "../protocol/http.ts";
 import type { NodeId, SigningKey } from "../protocol/keys.ts";
+import { maxBodyBytes } from "../protocol/messages.ts";
 import { AccountRequests } from "./account-requests.ts";
 import { Accounts } from "./accounts.ts";
 import { NetworkConfig } from "./config/network-config.ts";
@@ -252,7 +253,8 @@ export class IoService {
       dispatch,
       desk,
       metrics,
-      budget: this.#budget,
+      // A consumer that asks for much leaves half to the others.
+      budget: new SharedBudget(this.#budget, Math.max(maxBodyBytes, options.maxBytesInFlight / 2)),
       newJobId: () => jobId(random),
       problem: () => this.problem,
     });

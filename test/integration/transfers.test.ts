@@ -387,13 +387,23 @@ describe("B19 a body over its limit", () => {
   it("of all together is 429 with Retry-After, for clients and nodes; what is there is not harmed", async () => {
     const node = await Node.connect();
     const { offer, answer } = await offered(node);
-    // Three requests that say how long they are, and then say nothing more.
-    const slow = [32 * mib, 32 * mib, 32 * mib].map((length) => {
-      const sent = asking(length);
+    // Requests that say how long they are, and then say nothing more.
+    const slow: ClientRequest[] = [];
+    const hold = (bearer: string) => {
+      const sent = asking(32 * mib, bearer);
       sent.on("error", () => {});
       sent.flushHeaders();
-      return sent;
-    });
+      slow.push(sent);
+    };
+    hold(key);
+    await until("the memory to be taken", async () => (await bytesInFlight()) >= 32 * mib);
+    // Half is what one consumer may take; the rest is for others.
+    const more = asking(19 * mib);
+    const refusedMore = answerTo(more);
+    more.flushHeaders();
+    expect((await refusedMore).status).toBe(429);
+    more.destroy();
+    for (const consumer of ["second", "third"]) hold(await io.apiKey(consumer));
     await until("the memory to be taken", async () => (await bytesInFlight()) >= 96 * mib);
     const client = await ask(bodyOf(8 * mib));
     expect([client.status, client.headers["retry-after"]]).toEqual([429, "2"]);

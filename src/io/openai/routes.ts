@@ -2,7 +2,7 @@
 import type { IncomingMessage } from "node:http";
 import { finished } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import type { ByteBudget } from "../../lib/byte-budget.ts";
+import type { SharedBudget } from "../../lib/byte-budget.ts";
 import type { Clock } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
 import type { Logger } from "../../lib/logger.ts";
@@ -32,8 +32,8 @@ export interface ApiParts {
   readonly desk: JobDesk;
   readonly asyncJobs: AsyncJobs;
   readonly metrics: IoMetrics;
-  /** Bytes of requests that the service holds at once. */
-  readonly budget: ByteBudget;
+  /** Bytes of requests that the service holds at once, by consumer. */
+  readonly budget: SharedBudget;
   readonly newJobId: () => JobId;
   /** Why the service takes no requests now; undefined = it does. */
   readonly problem: () => string | undefined;
@@ -58,7 +58,8 @@ export function openaiRoutes(root: FastifyInstance, parts: ApiParts): void {
     app.addContentTypeParser("application/json", (request: FastifyRequest, payload: IncomingMessage) => {
       const length = request.headers["content-length"];
       const known = length === undefined ? undefined : Number(length);
-      return collectBody(payload, parts.budget, { length: known, most: maxBodyBytes });
+      const consumer = parts.keys.consumerOf(request.headers.authorization) ?? "";
+      return collectBody(payload, parts.budget.of(consumer), { length: known, most: maxBodyBytes });
     });
     // An answer that was sent, or has nobody to read it: its request is not needed any more.
     app.addHook("preHandler", ({ body }, reply, go) => {

@@ -1,5 +1,5 @@
 import type { Readable } from "node:stream";
-import type { ByteBudget } from "../../lib/byte-budget.ts";
+import type { Bytes } from "../../lib/byte-budget.ts";
 import { CodedError } from "../../lib/errors.ts";
 
 /** `too_large`: over the limit for one body. `busy`: over what all bodies together may take. `cut`: it did not come whole. */
@@ -26,11 +26,11 @@ const stepBytes = 64 * 1024;
 
 /** Part of a budget, given back once. */
 class Share {
-  readonly #budget: ByteBudget;
+  readonly #budget: Bytes;
   #taken = 0;
   #released = false;
 
-  constructor(budget: ByteBudget) {
+  constructor(budget: Bytes) {
     this.#budget = budget;
   }
 
@@ -59,7 +59,7 @@ class Share {
  */
 export async function collectBody(
   stream: Readable,
-  budget: ByteBudget,
+  budget: Bytes,
   { length, most }: { readonly length: number | undefined; readonly most: number },
 ): Promise<HeldBody> {
   const share = new Share(budget);
