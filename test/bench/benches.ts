@@ -1,7 +1,8 @@
 import { agentMemory } from "./agent-memory.ts";
 import type { Bench } from "./bench.ts";
 import { gateways } from "./gateways.ts";
+import { sessionMemory } from "./session-memory.ts";
 import { signing } from "./signing.ts";
 
 /** All benches, in the order in which they run. */
-export const benches: readonly Bench[] = [agentMemory, signing, gateways];
+export const benches: readonly Bench[] = [agentMemory, signing, gateways, sessionMemory];
