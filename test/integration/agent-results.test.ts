@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
@@ -6,10 +6,10 @@ import { type AccountKey, mintBinding } from "../../src/protocol/binding.ts";
 import type { ConfigDigest } from "../../src/protocol/fields.ts";
 import { TestNetwork } from "../agent/fixture/network.ts";
 import { engineCommand, NodeProcesses } from "../agent/fixture/process.ts";
-import { smallDisk } from "../agent/fixture/small-disk.ts";
 import { JobsClient } from "../io/fixture/jobs-client.ts";
 import { IoProcess, sha256 } from "../io/fixture/network.ts";
 import { freePort } from "../io/fixture/ports.ts";
+import { smallDisk, whyNoSmallDisk } from "../lib/small-disk.ts";
 import { supervise } from "../testbed/processes.ts";
 import { until } from "../testbed/until.ts";
 
@@ -295,23 +295,21 @@ async function bytesOf(made: NodeProcesses): Promise<number> {
 }
 
 describe("a full disk", () => {
-  const disk = smallDisk(4);
-  const why = typeof disk === "string" ? disk : undefined;
-  afterAll(() => {
-    if (typeof disk !== "string") disk.unmount();
-  });
+  const why = whyNoSmallDisk();
 
   it.skipIf(why !== undefined)(
     `F26 refuses durable jobs with the reason, keeps the results that it has, and takes jobs again when there is room${why === undefined ? "" : ` (${why})`}`,
     async () => {
-      if (typeof disk === "string") return;
-      const made = await serving(way.url, disk.path);
+      const { folder, fill, free } = smallDisk(processes, 4);
+      const state = join(folder, "state");
+      mkdirSync(state);
+      const made = await serving(way.url, state);
       const before = await submitted(ask("before"));
       await until("the engine to begin", () => engineLines(before).length > 0, { intervalMs: 10 });
       way.hold();
       await until("the result on the disk", () => kept(made).length > 0, { intervalMs: 10 });
       // Somebody else fills the disk to its last byte, while the result waits for its acknowledgement.
-      fill(join(disk.path, "filler"));
+      fill();
       made.agent?.signal("SIGKILL");
       await made.agent?.exited;
       way.lose();
@@ -321,7 +319,7 @@ describe("a full disk", () => {
       expect(engineLines(before).filter(({ event }) => event === "begin")).toHaveLength(1);
       await until("the ack to delete the result", () => kept(made).length === 0);
 
-      fill(join(disk.path, "more"));
+      fill();
       const during = await submitted(ask("during"));
       const { report } = await made.sees("the reason in the report", ({ report: told }) =>
         told.load.reason?.includes("ENOSPC") === true ? { report: told } : undefined,
@@ -336,21 +334,9 @@ describe("a full disk", () => {
       });
       expect(answer.status).toBe(200);
 
-      rmSync(join(disk.path, "filler"));
-      rmSync(join(disk.path, "more"));
+      free();
       expect(await ended(during)).toMatchObject({ status: "completed" });
     },
     120_000,
   );
 });
-
-/** Writes until there is no room for a byte more. */
-function fill(path: string): void {
-  for (let bytes = mib; bytes >= 1; bytes = Math.floor(bytes / 2)) {
-    try {
-      for (;;) writeFileSync(path, Buffer.alloc(bytes), { flag: "a" });
-    } catch (error) {
-      if (!(error instanceof Error && "code" in error && error.code === "ENOSPC")) throw error;
-    }
-  }
-}
