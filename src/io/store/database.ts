@@ -35,6 +35,7 @@ export class Database {
    */
   constructor(path: string) {
     this.#db = new DatabaseSync(path);
+    this.#db.exec("PRAGMA busy_timeout=1000;");
     const mode = this.#db.prepare("PRAGMA journal_mode=WAL").get()?.["journal_mode"];
     // SQLite stays silently with a rollback journal, whose deletion `synchronous=FULL` does not sync: a commit could be
     // undone by a power loss.
@@ -45,9 +46,7 @@ export class Database {
         `store: the file system of ${path} allows no write-ahead log: put the data folder on a local disk`,
       );
     }
-    this.#db.exec(
-      `PRAGMA synchronous=FULL; PRAGMA busy_timeout=1000; PRAGMA journal_size_limit=${longLogBytes};`,
-    );
+    this.#db.exec(`PRAGMA synchronous=FULL; PRAGMA journal_size_limit=${longLogBytes};`);
     migrate(this.#db);
   }
 

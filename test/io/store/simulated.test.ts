@@ -8,10 +8,10 @@ import { storeConformance } from "./conformance.ts";
 function simulatedDisk() {
   const world = new World(1);
   const disk = new StoreDisk(world.dice.fork("store"), { asked: () => {}, durable: () => {} });
-  let there = true;
+  const time = { passes: true };
   let process: SimProcess | undefined;
   const pass = async () => {
-    while (there) {
+    while (time.passes) {
       await world.run(world.now + 5);
       await turn();
     }
@@ -24,7 +24,7 @@ function simulatedDisk() {
     },
     cutPower: () => process?.kill(),
     remove: () => {
-      there = false;
+      time.passes = false;
     },
   };
 }
