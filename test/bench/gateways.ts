@@ -8,13 +8,15 @@ import { alone, compare, type Figure, pairs, type Sample, type Target } from "./
 import { type Asked, load } from "./load.ts";
 import { benchModel, type Stand, startStand } from "./node-stand.ts";
 import { npmPeer, pythonPeer } from "./peers.ts";
-import { cpuSeconds } from "./usage.ts";
+import { cpuSeconds, groupCpuSeconds } from "./usage.ts";
 
 /** A gateway between clients and the engine. */
 interface Gateway {
   readonly name: string;
   readonly url: string;
   readonly headers: Readonly<Record<string, string>>;
+  /** CPU seconds that it has used. */
+  readonly cpu: () => number;
   readonly stop: () => Promise<unknown>;
 }
 
@@ -55,6 +57,7 @@ async function portkey({ processes, cache }: BenchSetting, engineUrl: string): R
       "x-portkey-provider": "openai",
       "x-portkey-custom-host": `${engineUrl}/v1`,
     },
+    cpu: () => groupCpuSeconds(child.pid),
     stop: () => child.stop(),
   };
   await answers(gateway, child.requireRunning);
@@ -102,6 +105,7 @@ async function litellm({ processes, cache }: BenchSetting, engineUrl: string): R
     name: `LiteLLM proxy ${version}`,
     url: `http://127.0.0.1:${port}`,
     headers: { authorization: "Bearer sk-bench" },
+    cpu: () => groupCpuSeconds(child.pid),
     stop: () => child.stop(),
   };
   await answers(gateway, child.requireRunning);
@@ -128,17 +132,20 @@ async function answers({ name, url, headers }: Gateway, giveUp: () => void): Pro
 }
 
 /** Latency with one client at a time, then the rate of many, plain and streamed. */
-async function measure(at: Pick<Gateway, "url" | "headers">, seconds: number): Promise<Sample> {
+async function measure(at: Pick<Gateway, "url" | "headers" | "cpu">, seconds: number): Promise<Sample> {
   const asked: Asked = { ...at, model: benchModel, stream: false, tokens };
   const streamed: Asked = { ...asked, stream: true };
   await load(asked, clients, Math.min(2, seconds)); // warm
   const single = await load(asked, 1, seconds);
+  const before = at.cpu();
   const plain = await load(asked, clients, seconds);
+  const cpu = ((at.cpu() - before) / plain.requests) * 1000;
   const streams = await load(streamed, clients, seconds);
   return {
     p50: single.p50,
     p99: single.p99,
     plain: plain.perSecond,
+    cpu,
     streams: streams.perSecond,
     plainP99: plain.p99,
     failed: single.failed + plain.failed + streams.failed,
@@ -204,21 +211,15 @@ async function against(
   const seconds = quick ? 2 : 6;
   const headers = { authorization: `Bearer ${stand.apiKey}` };
   const direct: Sample[] = [];
-  const cpu: string[] = [];
   const round = async (): Promise<Sample> => {
-    const bare = await measure({ url: stand.engineUrl, headers: {} }, seconds);
+    const bare = await measure({ url: stand.engineUrl, headers: {}, cpu: () => Number.NaN }, seconds);
     direct.push(bare);
     return bare;
   };
   const ours = async (): Promise<Sample> => {
     const bare = await round();
-    const before = [cpuSeconds(stand.ioPid), cpuSeconds(stand.agent.pid)] as const;
-    const sample = await measure({ url: stand.io.url, headers }, seconds);
-    const each = (now: number, then: number): string =>
-      `${(((now - then) / (sample["requests"] ?? 1)) * 1000).toFixed(2)} ms`;
-    cpu.push(
-      `service ${each(cpuSeconds(stand.ioPid), before[0])}, agent ${each(cpuSeconds(stand.agent.pid), before[1])}`,
-    );
+    const cpu = () => cpuSeconds(stand.ioPid) + cpuSeconds(stand.agent.pid);
+    const sample = await measure({ url: stand.io.url, headers, cpu }, seconds);
     if (sample["failed"] !== 0) throw new Error(`${sample["failed"]} of our requests failed`);
     say(`ours: ${JSON.stringify(sample)}`);
     return added(sample, bare);
@@ -242,14 +243,16 @@ async function against(
       ...(broken
         ? [alone(measured.ours, "streams", streamLine, "/s")]
         : [compare(measured, "streams", line(streamLine, "/s", targets.perSecond))]),
+      compare(measured, "cpu", {
+        name: "CPU of a plain request (ours: service and agent)",
+        unit: "ms",
+        against: peer.name,
+      }),
       alone(direct, "p50", "the engine alone, p50, one client", "ms"),
       alone(direct, "plain", `the engine alone, plain, ${clients} clients`, "/s"),
     ],
-    notes: [
-      ...(measured.peer.some(({ failed = 0 }) => failed > 0)
-        ? [`${peer.name} failed ${measured.peer.map(({ failed = 0 }) => failed).join(", ")} requests`]
-        : []),
-      `CPU a request beside ${peer.name}, this process excluded: ${cpu.join("; ")}`,
-    ],
+    notes: measured.peer.some(({ failed = 0 }) => failed > 0)
+      ? [`${peer.name} failed ${measured.peer.map(({ failed = 0 }) => failed).join(", ")} requests`]
+      : [],
   };
 }

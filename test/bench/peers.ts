@@ -15,7 +15,7 @@ export async function npmPeer(
   name: string,
   version: string,
 ): Promise<Peer> {
-  const folder = join(cache, `${name.replaceAll(/[^a-z0-9]/g, "-")}-${version}`);
+  const folder = join(cache, `${name.replaceAll(/[^a-z0-9]+/g, "-").replace(/^-/, "")}-${version}`);
   const npm = executableOnPath("npm", process.env);
   if (!npm) return { missing: "npm is not on PATH" };
   return install(processes, folder, [
@@ -30,7 +30,7 @@ export async function pythonPeer(
   name: string,
   version: string,
 ): Promise<Peer> {
-  const folder = join(cache, `${name.replaceAll(/[^a-z0-9]/g, "-")}-${version}`);
+  const folder = join(cache, `${name.replaceAll(/[^a-z0-9]+/g, "-").replace(/^-/, "")}-${version}`);
   const python = executableOnPath("python3", process.env);
   if (!python) return { missing: "python3 is not on PATH" };
   return install(processes, folder, [

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 
 /** What a process holds and has used, as Linux tells it in /proc. */
 export interface Usage {
@@ -19,10 +19,28 @@ export function memoryOf(pid: number): Usage {
   return { rss: mib("VmRSS"), anonymous: mib("RssAnon") };
 }
 
+/** Process group and CPU time of a process with its threads; undefined when it has ended. */
+function statOf(pid: number): { readonly group: number; readonly seconds: number } | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    // The name in parentheses may hold spaces; what follows it does not. pgrp is field 5, utime and stime are 14 and 15.
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return { group: Number(fields[2]), seconds: (Number(fields[11]) + Number(fields[12])) / ticksPerSecond };
+  } catch {
+    return undefined;
+  }
+}
+
 /** CPU time that a process, with its threads, has used, in seconds. */
 export function cpuSeconds(pid: number): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-  // The name in parentheses may hold spaces; what follows it does not. utime and stime are fields 14 and 15.
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond;
+  return statOf(pid)?.seconds ?? Number.NaN;
+}
+
+/** The same of all processes of a group; a child of the supervisor leads one. */
+export function groupCpuSeconds(leader: number): number {
+  const all = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
+  return all.reduce((sum, name) => {
+    const stat = statOf(Number(name));
+    return stat?.group === leader ? sum + stat.seconds : sum;
+  }, 0);
 }
