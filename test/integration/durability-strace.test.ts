@@ -134,10 +134,11 @@ describe("F45 service: what it acknowledges is synced before, as strace shows", 
       status === 202 ? /"id":"([^"]+)"/.exec(body)?.[1] : undefined,
     );
     expect(accepted).toEqual({ checked: jobs.length, problems: [] });
-    expect(offerProof(calls, db)).toEqual({ checked: jobs.length, problems: [] });
-    const { checked, problems } = ackProof(calls, db);
-    expect(problems).toEqual([]);
-    expect(checked).toBeGreaterThanOrEqual(jobs.length);
+    // On a busy machine an attempt may be handed back, and a result sent again.
+    for (const { checked, problems } of [offerProof(calls, db), ackProof(calls, db)]) {
+      expect(problems).toEqual([]);
+      expect(checked).toBeGreaterThanOrEqual(jobs.length);
+    }
   });
 
   it("a registration: the node's row, before the answer is written", () => {
@@ -157,8 +158,9 @@ describe("F45 service: what it acknowledges is synced before, as strace shows", 
 describe("F45 agent: what it relies on is synced before, as strace shows", () => {
   it("the result of an asynchronous job: its file and the file's name, before the result is sent", async () => {
     const jobs = new Set(asynchronous);
-    const proof = resultProof(agentTrace.calls(), join(node.dir, "state/results"), jobs);
-    expect(proof).toEqual({ checked: jobs.size, problems: [] });
+    const { checked, problems } = resultProof(agentTrace.calls(), join(node.dir, "state/results"), jobs);
+    expect(problems).toEqual([]);
+    expect(checked).toBeGreaterThanOrEqual(jobs.size);
   });
 
   it("every file that it replaces: content before its name, the folder after", () => {
