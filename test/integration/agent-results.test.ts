@@ -1,4 +1,12 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
@@ -214,6 +222,11 @@ describe("a result on the agent's disk", () => {
   });
 });
 
+/** Most memory that a process has had, MiB. */
+function peakMib(pid: number | undefined): number {
+  return Number(/VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${pid ?? 0}/status`, "utf8"))?.[1]) / 1024;
+}
+
 /** The node's receipt inside the countersigned one. */
 function receiptOf(job: Readonly<Record<string, unknown>>): unknown {
   const payload = (jws: string) => JSON.parse(Buffer.from(jws.split(".")[1] ?? "", "base64url").toString());
@@ -251,6 +264,8 @@ describe("a large body", () => {
     expect(sha256(again.replaceAll(later, ""))).toBe(sha256(text.replaceAll(id, "")));
     expect(engineLines(later).find(({ event }) => event === "begin")?.sha256).toBe(sha256(body));
     await until("the ack to delete the result", () => kept(made).length === 0);
+    // The container of an agent has 512 MiB.
+    expect(peakMib(made.agent?.pid)).toBeLessThan(400);
   }, 120_000);
 });
 
