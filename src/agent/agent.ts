@@ -39,7 +39,7 @@ export interface AgentOptions {
   readonly agentVersion: string;
   /** HTTP base URLs of the service. */
   readonly endpoints: readonly string[];
-  /** Disposable state of its own: known release, last good config. */
+  /** State of its own: known release, last good config; results of durable jobs until they are acknowledged. */
   readonly stateDir: string;
   /** Folder shared with the launcher. */
   readonly launchDir: string;
