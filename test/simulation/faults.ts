@@ -87,7 +87,10 @@ function liar(scene: Scene, dice: Dice): void {
   later(scene, dice.between(1_000, 8_000), `${node.name} is honest again`, () => (node.tamper = undefined));
 }
 
-/** A mirror on the way answers with any release that was once published, or with another network's. */
+/**
+ * A mirror on the way answers with any release that was once published, or with another network's, just as the network
+ * publishes one after another: nodes hear of more than they can get.
+ */
 function staleMirror(scene: Scene, dice: Dice): void {
   const foreign = scene.otherRelease();
   const victims = new Set(scene.nodes.filter(() => dice.chance(0.6)).map(({ name }) => name));
@@ -96,7 +99,8 @@ function staleMirror(scene: Scene, dice: Dice): void {
     const old = scene.releases.get(dice.int(1, scene.newest))?.statement;
     return { status: 200, body: JSON.stringify(dice.chance(0.2) ? foreign : old) };
   };
-  later(scene, dice.between(2_000, 15_000), "mirror gone", () => (scene.http.intercept = () => undefined));
+  for (const ms of [100, 300, 600]) later(scene, ms, "release", () => scene.publish(dice.chance(0.5)));
+  later(scene, dice.between(4_000, 15_000), "mirror gone", () => (scene.http.intercept = () => undefined));
 }
 
 /** The node's ConfigMap shows an earlier release. */
