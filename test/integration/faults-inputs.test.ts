@@ -3,6 +3,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { AccountKey } from "../../src/protocol/binding.ts";
 import type { ConfigDigest } from "../../src/protocol/fields.ts";
 import { httpAnswerTyp, paths, pingTyp } from "../../src/protocol/http.ts";
+import { verifyChallenge } from "../../src/protocol/session/handshake.ts";
+import { sealStatus } from "../../src/protocol/status.ts";
 import { TestNetwork } from "../agent/fixture/network.ts";
 import { engineCommand, NodeProcesses } from "../agent/fixture/process.ts";
 import { ScriptedService } from "../agent/fixture/service.ts";
@@ -17,7 +19,7 @@ import {
 } from "../faults/inputs.ts";
 import { memoryOf } from "../faults/memory.ts";
 import { type AgentSession, leaseOf, type Offer, plainOf, ScriptedAgent } from "../io/fixture/agent.ts";
-import { IoProcess, random16 } from "../io/fixture/network.ts";
+import { IoProcess, random16, random32 } from "../io/fixture/network.ts";
 import { supervise } from "../testbed/processes.ts";
 import { until } from "../testbed/until.ts";
 
@@ -171,6 +173,33 @@ describe("the service", () => {
     await closes(open, 4400, "malformed");
   });
 
+  it("B31 a status that a node has signed, as its hello: neither whole nor under a hello's header", async () => {
+    const agent = await registered();
+    const status = sealStatus(
+      {
+        nonce: random32(),
+        time: Date.now(),
+        node_id: agent.nodeId,
+        instance: agent.instance,
+        desired_revision: 1,
+        report: agent.report(),
+        config_error: null,
+        drain: { state: "serving", jobs: 0, since: null },
+        session: { connected: false, since: null, epoch: 0, last_error: null },
+      },
+      agent.key,
+    );
+    const [, payload, signature] = status.split(".");
+    for (const error of ["wrong_typ", "bad_signature"] as const) {
+      const socket = await agent.dial();
+      const challenge = verifyChallenge(socket.take(), io.root, io.network, Date.now());
+      const [header] = agent.hello(challenge, socket.url).split(".");
+      socket.ws.send(error === "wrong_typ" ? status : [header, payload, signature].join("."));
+      const closed = await socket.close();
+      expect(closed).toMatchObject({ code: 4401, reason: expect.stringMatching(`^${error}:`) });
+    }
+  });
+
   const seqs = new Map<string, number>();
   /** A ping of `agent` that the service would take. */
   function goodPing(agent: ScriptedAgent, url = `${io.url}${paths.ping}`, nodeId = agent.nodeId): Good {
@@ -210,7 +239,7 @@ describe("the service", () => {
   });
 
   it.each(["http://io.elsewhere.example", "HTTP://127.0.0.1"])(
-    "B03 B32 a request for another host (%s), by HTTP",
+    "B03 a request for another host (%s), by HTTP",
     async (host) => {
       const agent = await registered();
       const { status, said } = await post(agent, sealGood(goodPing(agent, `${host}${paths.ping}`)));

@@ -157,7 +157,7 @@ describe("real agents and engines", () => {
     await ready(2);
   });
 
-  it("F38 F39 an agent killed with SIGKILL: plain requests are answered elsewhere, its streams end as node_lost", async () => {
+  it("F39 an agent killed with SIGKILL: plain requests are answered elsewhere, its streams end as node_lost", async () => {
     const [, victim] = nodes;
     let killed = false;
     const asked = Array.from({ length: 8 }, (_, at) =>

@@ -106,7 +106,7 @@ describe("chat completions through the official client", () => {
 });
 
 describe("a node that is lost", () => {
-  it("F38 before the first byte another answers, and the client notices nothing", async () => {
+  it("before the first byte another answers, and the client notices nothing", async () => {
     const [first, second] = [await connected(), await connected()];
     const asked = client.chat.completions.create(plain);
     const { session, offer } = await offerTo([first, second]);

@@ -127,7 +127,7 @@ describe("hello is refused", () => {
       (agent, _socket, challenge) => agent.hello(challenge, "wss://io.elsewhere.example/v1/session"),
     ],
     [
-      "for another network",
+      "B03 for another network",
       4413,
       "wrong_network",
       (agent, socket, challenge) => agent.hello(challenge, socket.url, random32(), { network: "mainnet" }),
@@ -241,7 +241,7 @@ describe("a session ends", () => {
     two.drop();
   });
 
-  it("B31 4401 at a frame of another typ", async () => {
+  it("4401 at a frame of another typ", async () => {
     const open = await session();
     open.socket.ws.send(signJws("rn1.hello", "{}", open.agent.key));
     expect((await open.socket.close()).code).toBe(4401);

@@ -115,7 +115,7 @@ function expectNodeLost(raw: RawStream): void {
 const stateOf = async (id: string | undefined) => (await loop.ioJobs()).find((job) => job.id === id);
 
 describe("the whole loop, when a process is killed in the middle of jobs", () => {
-  it("F38 F39 an agent: its plain jobs are answered by others, its streams end with node_lost, its engine runs on", async () => {
+  it("F39 an agent: its plain jobs are answered by others, its streams end with node_lost, its engine runs on", async () => {
     const engines = new Map(nodes.map((node) => [node, enginePid(loop, node)]));
     const { victim, flights, entries, raw } = await killAmidJobs((node) => {
       process.kill(containerOf(loop, node, "agent").pid, "SIGKILL");

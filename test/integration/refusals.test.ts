@@ -322,7 +322,7 @@ describe("an agent", () => {
       },
     ],
     [
-      "B31 refuses another typ",
+      "refuses another typ",
       4401,
       "wrong_typ",
       () => signJws("rn1.goodbye", JSON.stringify({ ...service.next, reason: "shutdown" }), network.service),
