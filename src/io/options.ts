@@ -30,7 +30,7 @@ export interface ServiceOptions {
   readonly maxAsyncBytes: number;
   /** Transfers of large bodies of one node at one address. */
   readonly transferRate: Rate;
-  /** Bytes of clients' requests and of large bodies that are held in memory at once; of one consumer, half. Default 256 MiB. */
+  /** Bytes of clients' requests and of large bodies that are held in memory at once; of one consumer, or node, half. Default 256 MiB. */
   readonly maxBytesInFlight: number;
   /** How long jobs are kept after their end, with input and answer; receipts stay for ever. Default 30 days. */
   readonly keepJobsMs: number;

@@ -237,7 +237,7 @@ export class IoService {
       serviceKey,
       desk,
       dispatch,
-      budget: this.#budget,
+      budget: this.#shared(),
       rates: { ip: rates.ip, node: new RateLimit(options.transferRate, clock) },
       baseUrls,
       maxOutputBytes: options.dispatch.maxOutputBytes,
@@ -253,8 +253,7 @@ export class IoService {
       dispatch,
       desk,
       metrics,
-      // A consumer that asks for much leaves half to the others.
-      budget: new SharedBudget(this.#budget, Math.max(maxBodyBytes, options.maxBytesInFlight / 2)),
+      budget: this.#shared(),
       newJobId: () => jobId(random),
       problem: () => this.problem,
     });
@@ -268,6 +267,11 @@ export class IoService {
     );
     const upgrades = new Upgrades(this.sessions, metrics);
     app.server.on("upgrade", (request, socket, head) => upgrades.take(request, socket, head));
+  }
+
+  /** The memory for bodies, of which a consumer, or a node, that wants much leaves half to the others. */
+  #shared(): SharedBudget {
+    return new SharedBudget(this.#budget, Math.max(maxBodyBytes, this.parts.options.maxBytesInFlight / 2));
   }
 
   /** Why the service cannot do its work now; undefined = it can. */

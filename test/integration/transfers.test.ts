@@ -240,8 +240,9 @@ describe("an upload", () => {
     const short = await node.upload(offer, output, { size: output.length - 1 });
     expect([short.status, node.told(short).error?.code]).toEqual([409, "digest_mismatch"]);
     expect((await node.upload(offer, output)).status).toBe(200);
-    // Again, as after a lost answer: nothing is doubled.
+    // Again, as after a lost answer: nothing is doubled, in memory neither.
     expect((await node.upload(offer, output)).status).toBe(200);
+    expect(await bytesInFlight()).toBeLessThan(2 * output.length);
     node.session.send("result", node.session.agent.result(offer, output.toString()));
     expect(sha256((await answer).body)).toBe(sha256(output));
     node.session.drop();
@@ -255,6 +256,8 @@ describe("an upload", () => {
     expect((await node.session.next("ack")).payload.results).toMatchObject([{ status: "refused" }]);
     const again = await node.session.offer();
     expect(again.attempt).toBe(2);
+    // What the refused attempt had brought takes no memory until the job's end.
+    expect(await bytesInFlight()).toBeLessThan(output.length);
     node.session.answer(again, plainOf(again, "ok"));
     expect((await answer).status).toBe(200);
     node.session.drop();
@@ -428,6 +431,27 @@ describe("B19 a body over its limit", () => {
     expect(sha256((await answer).body)).toBe(sha256(output));
     node.session.drop();
   }, 60_000);
+
+  it("of one node at half of the memory is 429: the rest is for others", async () => {
+    const node = await Node.connect();
+    const one = await offered(node);
+    const other = await offered(node);
+    const slow = node.uploading(one.offer, Buffer.alloc(30 * mib));
+    slow.on("error", () => {});
+    slow.flushHeaders();
+    await until("the memory to be taken", async () => (await bytesInFlight()) >= 30 * mib);
+    const more = node.uploading(other.offer, Buffer.alloc(21 * mib));
+    const refused = answerTo(more);
+    more.flushHeaders();
+    expect((await refused).status).toBe(429);
+    more.destroy();
+    slow.destroy();
+    for (const { offer, answer } of [one, other]) {
+      node.session.answer(offer, plainOf(offer, "ok"));
+      expect((await answer).status).toBe(200);
+    }
+    node.session.drop();
+  }, 30_000);
 
   it("of a stranger costs nothing: it is refused before its body", async () => {
     const sent = asking(30 * mib, "rk-nobody");

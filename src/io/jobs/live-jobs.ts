@@ -27,6 +27,7 @@ export class LiveJobs {
     const job = this.#jobs.get(id);
     if (!job) return;
     this.#jobs.delete(id);
+    job.output.letGo();
     for (const resolve of this.#settled.get(id) ?? []) resolve();
     this.#settled.delete(id);
     if (job.spec.durable) return;

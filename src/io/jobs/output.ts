@@ -33,6 +33,8 @@ export class Output {
   #bytes = 0;
   #held: Buffer[] = [];
   #pieces = 0;
+  /** What is to be done when the bytes are not held any more. */
+  #afterwards: (() => void)[] = [];
 
   /** Bytes so far. */
   get bytes(): number {
@@ -72,8 +74,19 @@ export class Output {
     return visible;
   }
 
+  /** Calls `afterwards` once when the bytes so far are not held any more: another attempt begins, or the job is over. */
+  whenLetGo(afterwards: () => void): void {
+    this.#afterwards.push(afterwards);
+  }
+
+  /** Nobody needs the bytes any more. */
+  letGo(): void {
+    for (const afterwards of this.#afterwards.splice(0)) afterwards();
+  }
+
   /** Another attempt begins; nothing of this one was shown. */
   restart(): void {
+    this.letGo();
     this.kind = "whole";
     this.#hash = undefined;
     this.#bytes = 0;

@@ -88,16 +88,24 @@ function fill(stream: Readable, length: number): Promise<Buffer> {
   });
 }
 
+/** Pieces are copied: thousands of tiny ones, each with what it was cut from, would take far more memory than was counted. */
 function grow(stream: Readable, share: Share, most: number): Promise<Buffer> {
-  const pieces: Buffer[] = [];
+  let bytes = Buffer.alloc(0);
   let size = 0;
   const take = (piece: Buffer) => {
-    size += piece.length;
-    if (size > most) throw tooLarge(most);
-    share.upTo(Math.ceil(size / stepBytes) * stepBytes);
-    pieces.push(piece);
+    const end = size + piece.length;
+    if (end > most) throw tooLarge(most);
+    if (end > bytes.length) {
+      const room = Math.min(most, Math.max(2 * bytes.length, Math.ceil(end / stepBytes) * stepBytes));
+      share.upTo(room);
+      const grown = Buffer.allocUnsafe(room);
+      bytes.copy(grown, 0, 0, size);
+      bytes = grown;
+    }
+    piece.copy(bytes, size);
+    size = end;
   };
-  return drain(stream, take).then(() => Buffer.concat(pieces, size));
+  return drain(stream, take).then(() => bytes.subarray(0, size));
 }
 
 /** Gives every piece to `take`. If that throws, the rest flows on and is thrown away: a sender that is cut reads no answer. */

@@ -1,7 +1,7 @@
 // oxlint-disable oxc/no-async-endpoint-handlers -- fastify awaits its handlers
 import { createHash } from "node:crypto";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import type { ByteBudget } from "../../lib/byte-budget.ts";
+import type { SharedBudget } from "../../lib/byte-budget.ts";
 import { type JobId, jobIdField } from "../../protocol/fields.ts";
 import {
   envelopeContentType,
@@ -37,8 +37,8 @@ import { pacedStream } from "./pace.ts";
 export interface TransferParts extends EnvelopeParts {
   readonly desk: JobDesk;
   readonly dispatch: Dispatch;
-  /** Bytes of large bodies that the service holds at once. */
-  readonly budget: ByteBudget;
+  /** Bytes of large bodies that the service holds at once, by node. */
+  readonly budget: SharedBudget;
   readonly rates: { readonly ip: RateLimit; readonly node: RateLimit };
   /** Base URLs as agents dial them, without a slash at the end. */
   readonly baseUrls: readonly string[];
@@ -159,22 +159,23 @@ async function input(
   const form = { typ: jobInputTyp, schema: jobInputSchema };
   const { node, lease } = await hear(parts, request, request.body, paths.jobInput, form);
   const size = parts.desk.live.get(lease.job)?.input.size ?? 0;
+  const budget = parts.budget.of(node.nodeId);
   // Read from the disk, or copied: either takes memory for the time of the transfer.
-  if (!parts.budget.take(size)) throw tooMuch(node);
+  if (!budget.take(size)) throw tooMuch(node);
   let bytes: Buffer | undefined;
   try {
     bytes = await parts.desk.input(lease.job);
   } catch (error) {
-    parts.budget.give(size);
+    budget.give(size);
     if (error instanceof VaultError) throw stale(node);
     throw error;
   }
   if (!bytes) {
-    parts.budget.give(size);
+    budget.give(size);
     throw stale(node);
   }
   const stream = pacedStream(bytes, parts.clock);
-  stream.once("close", () => parts.budget.give(size));
+  stream.once("close", () => budget.give(size));
   return reply.type("application/octet-stream").header("content-length", String(bytes.length)).send(stream);
 }
 
@@ -193,7 +194,8 @@ async function output(
   if (payload.size > most)
     throw new TransferRefused(node, 413, "too_large", `an output has at most ${most} bytes`);
   if (request.headers["content-length"] !== String(payload.size)) throw mismatch(node);
-  const body = await collectBody(request.raw, parts.budget, { length: payload.size, most }).catch(
+  const budget = parts.budget.of(node.nodeId);
+  const body = await collectBody(request.raw, budget, { length: payload.size, most }).catch(
     (error: unknown) => {
       // What was cut has nobody who reads an answer; it is made all the same.
       throw error instanceof BodyError && error.code === "busy" ? tooMuch(node) : mismatch(node);
@@ -203,15 +205,17 @@ async function output(
     if (createHash("sha256").update(body.bytes).digest("hex") !== payload.sha256) throw mismatch(node);
     // Another attempt may have begun while this one's output came in.
     if (!isCurrent(parts, { node, lease })) throw stale(node);
+    const received = () => parts.dispatch.job(lease.job)?.received ?? 0;
+    const before = received();
     parts.desk.piece(newestSession(node), lease, 0, body.bytes);
-    const taken = parts.dispatch.job(lease.job);
-    if (!isCurrent(parts, { node, lease }) || (taken?.received ?? 0) < payload.size) throw stale(node);
+    if (!isCurrent(parts, { node, lease }) || received() < payload.size) throw stale(node);
+    // It is the attempt's now, unless that had it all before.
+    if (received() > before) parts.desk.live.get(lease.job)?.output.whenLetGo(() => body.release());
+    else body.release();
   } catch (error) {
     body.release();
     throw error;
   }
-  // It is the job's now, until its end is on the disk.
-  void parts.desk.settled(lease.job).then(() => body.release());
   return sendAnswer(parts, reply, node, {});
 }
 

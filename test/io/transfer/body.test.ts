@@ -58,6 +58,30 @@ describe("a body that is collected", () => {
     await new Promise<void>((resolve) => stream.once("end", resolve));
   });
 
+  it.each([6, undefined])("keeps none of the pieces in which it came (length %s)", async (length) => {
+    const stream = new PassThrough();
+    const budget = new ByteBudget(most);
+    const collected = collectBody(stream, budget, { length, most });
+    const pieces = ["a", "b", "c", "d", "e", "f"].map((text) => Buffer.from(text));
+    for (const piece of pieces) {
+      stream.write(piece);
+      await new Promise((resolve) => setImmediate(resolve));
+      piece.fill("-");
+    }
+    stream.end();
+    expect((await collected).bytes.toString()).toBe("abcdef");
+  });
+
+  it("of unknown length never takes more than one body may", async () => {
+    const budget = new ByteBudget(10 * most);
+    const stream = new PassThrough();
+    const collected = collectBody(stream, budget, { length: undefined, most });
+    for (let at = 0; at < most; at += 50_000) stream.write(Buffer.alloc(50_000, at / 50_000));
+    stream.end();
+    const { bytes } = await collected;
+    expect([bytes.length, bytes[most - 1], budget.used]).toEqual([most, 19, most]);
+  });
+
   it.each([10, undefined])("that is cut is none, and its memory is free (length %s)", async (length) => {
     const budget = new ByteBudget(most);
     const stream = new PassThrough();
