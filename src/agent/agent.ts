@@ -168,7 +168,7 @@ export class Agent {
       keys: identity.keys,
       dir: options.identityDir,
       peer: () => this.#session.peer,
-      admit: (key) => this.#results.admit(key),
+      admit: (key) => this.#results.admit([...identity.keys.held.filter(({ kid }) => kid !== key.kid), key]),
       change: (endpoint, serviceKey, next) => nodeHttp.changeKey(endpoint, serviceKey, next),
       changed: () => this.#session.rekeyed(),
     });

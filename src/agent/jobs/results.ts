@@ -110,16 +110,20 @@ export class Results {
     return kept;
   }
 
-  /** From now on `key` opens the results too: before a rollover to it is asked for. @throws {ResultsError} */
-  async admit(key: SigningKey): Promise<void> {
-    if (this.#holders.some(({ kid }) => kid === key.kid)) return;
-    this.#holders = [...this.#holders, key];
-    if (!this.#key) return;
+  /**
+   * From now on these keys open the results, and no others: before a rollover to one of them is asked for. Keys that the
+   * node has no more are left out, so that a process which sees many rollovers keeps a small file.
+   * @throws {ResultsError}
+   */
+  async admit(holders: readonly SigningKey[]): Promise<void> {
+    if (holders.every(({ kid }) => this.#holders.some((held) => held.kid === kid))) return;
     try {
-      await this.#writeKey(this.#key);
+      if (this.#key) await this.#writeKey(this.#key, holders);
     } catch (cause) {
       throw this.#refuse(cause);
     }
+    // Not before: what failed must be written when it is asked for again.
+    this.#holders = holders;
   }
 
   /** Keeps a result; it is on the disk when this resolves. @throws {ResultsError} */
@@ -200,8 +204,8 @@ export class Results {
     }
   }
 
-  #writeKey(key: Buffer): Promise<void> {
-    return this.#ports.files.write(join(this.#dir, "key"), wrapKey(key, this.#holders, this.#nonce));
+  #writeKey(key: Buffer, holders = this.#holders): Promise<void> {
+    return this.#ports.files.write(join(this.#dir, "key"), wrapKey(key, holders, this.#nonce));
   }
 
   async #names(): Promise<readonly string[]> {

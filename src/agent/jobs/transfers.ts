@@ -47,6 +47,8 @@ const stallMs = 10_000;
 const transferMs = 5 * 60_000;
 /** How often requests of this node may cross one another on their way, before it is taken for a fault. */
 const maxCrossings = 8;
+/** Longest wait that the service may ask for, ms. */
+const maxRetryMs = 60_000;
 /** Most bytes of a refusal. */
 const maxRefusalBytes = 64 * 1024;
 
@@ -106,14 +108,15 @@ export class HttpTransfers implements Transfers {
 
   /** Reads a signed answer; returns if it is none of a refusal. @throws {TransferError} */
   #refused(peer: ServicePeer, url: string, head: HttpHead, rest: Buffer): void {
-    const retryMs = 1000 * Number(head.headers["retry-after"] ?? Number.NaN);
+    const asked = 1000 * Number(head.headers["retry-after"] ?? Number.NaN);
+    const retryMs = asked > 0 ? Math.min(asked, maxRetryMs) : undefined;
     let answer: HttpAnswer;
     try {
       answer = this.#node.hear(url, head.status, rest, peer.key);
     } catch (cause) {
       const busy = head.status === 429 || head.status === 503;
       const why = cause instanceof Error ? cause.message : String(cause);
-      throw new TransferError(busy ? "busy" : "unavailable", why, busy && retryMs > 0 ? retryMs : undefined);
+      throw new TransferError(busy ? "busy" : "unavailable", why, busy ? retryMs : undefined);
     }
     if (!answer.error) {
       if (head.status === 200) return;
@@ -123,7 +126,7 @@ export class HttpTransfers implements Transfers {
     if (code === "sequence") throw new Crossed();
     const named = `${url} refused: ${code}: ${message}`;
     if (code === "E_LEASE_STALE") throw new TransferError("stale", named);
-    if (code === "E_BUSY") throw new TransferError("busy", named, retryMs > 0 ? retryMs : undefined);
+    if (code === "E_BUSY") throw new TransferError("busy", named, retryMs);
     throw new TransferError(code === "digest_mismatch" ? "mismatch" : "unavailable", named);
   }
 

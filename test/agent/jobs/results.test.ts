@@ -85,11 +85,33 @@ describe("results of durable jobs", () => {
   it("are readable with the next key once it is admitted, and then with that one alone", async () => {
     const results = await opened();
     await results.keep(kept("00000001"));
-    await results.admit(next);
+    await results.admit([key, next]);
     await results.keep(kept("00000002"));
     // The rollover is over: the old key is gone, and opens nothing any more.
     expect(names(await make().open([next]))).toHaveLength(2);
     expect(await make().open([key])).toEqual([]);
+  });
+
+  it("are readable after a year of rollovers in one process", async () => {
+    const results = await opened();
+    await results.keep(kept("00000001"));
+    let current = key;
+    for (let rollover = 0; rollover < 40; rollover++) {
+      const following = importPrivateKey(generateKey());
+      await results.admit([current, following]);
+      current = following;
+    }
+    expect(names(await make().open([current]))).toEqual(["job-00000001"]);
+  });
+
+  it("are not taken for readable with a key that the disk has refused", async () => {
+    const results = await opened();
+    await results.keep(kept("00000001"));
+    ports.files.failing = true;
+    await expect(results.admit([key, next])).rejects.toThrow(ResultsError);
+    ports.files.failing = false;
+    await results.admit([key, next]);
+    expect(names(await make().open([next]))).toEqual(["job-00000001"]);
   });
 
   it("of another identity are put aside, and new ones are kept", async () => {

@@ -193,6 +193,10 @@ describe("an output", () => {
     const busy = uploading();
     ports.http.last.answer(429, refusal("E_BUSY"), { "retry-after": "7" });
     await expect(busy).rejects.toMatchObject({ code: "busy", retryMs: 7_000 });
+    // A timer of the platform that is set for months fires at once.
+    const never = uploading();
+    ports.http.last.answer(429, refusal("E_BUSY"), { "retry-after": "99999999999" });
+    await expect(never).rejects.toMatchObject({ code: "busy", retryMs: 60_000 });
     const mismatch = end(uploading());
     ports.http.last.answer(409, refusal("digest_mismatch"));
     expect(await mismatch).toBe("mismatch");
