@@ -135,6 +135,13 @@ export const modelDisk: ModelDisk = {
    */
   async lock(path, how) {
     await makeFolder(dirname(path));
+    // Others who write the folder must not have SQLite follow a link, or roll back what they call its journal.
+    const there = await lstat(path).catch((thrown: unknown) => {
+      if (hasCode(thrown, "ENOENT")) return undefined;
+      throw thrown;
+    });
+    if (there && !(there.isFile() && there.size === 0))
+      throw new Error("it is not the empty file that agents make of it: remove it");
     const { DatabaseSync } = await import("node:sqlite");
     const database = new DatabaseSync(path);
     try {

@@ -6,6 +6,8 @@ import { engineHost } from "./argv.ts";
 /** Longest silence of a pull: an engine that hashes what it has fetched says nothing meanwhile. */
 const silenceMs = 1_800_000;
 const maxLineBytes = 64 * 1024;
+/** Parts of the largest models are some hundreds. */
+const maxParts = 4096;
 
 /** A model that an engine pulls. */
 export interface Pulling {
@@ -56,6 +58,7 @@ export function pullModel(
       if (said === "done") done = true;
       else if (said) {
         parts.set(said.part, said);
+        if (parts.size > maxParts) throw new Error(`the engine tells of more than ${maxParts} parts`);
         const sum = (of: "bytes" | "total") => [...parts.values()].reduce((all, part) => all + part[of], 0);
         progress({ model, bytes: sum("bytes"), total: sum("total") });
       }

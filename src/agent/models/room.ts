@@ -53,15 +53,15 @@ export async function makeRoom(wish: RoomWish): Promise<readonly string[]> {
     );
   }
   const removed: string[] = [];
-  for (const { digest, bytes, lock } of surplus) {
-    try {
-      if (lack <= 0) continue;
+  try {
+    for (const { digest, bytes } of surplus) {
+      if (lack <= 0) break;
       await remove(wish, digest);
       removed.push(digest);
       lack -= bytes;
-    } finally {
-      lock.release();
     }
+  } finally {
+    for (const { lock } of surplus) lock.release();
   }
   return removed;
 }
@@ -110,16 +110,20 @@ async function surplusOf({
     })),
   );
   const surplus: Surplus[] = [];
-  for (const { digest, at } of used.sort((a, b) => a.at - b.at)) {
-    // A clock that runs ahead must not keep weights for ever.
-    if (Math.abs(now - at) < recentMs && !released.has(digest)) continue;
-    const taken = await lock(digest);
-    if (!taken) continue;
-    const { files: folder, parts } = layoutOf(root, digest);
-    const bytes = (await world.disk.usage(folder)) + (await world.disk.usage(parts));
-    surplus.push({ digest, bytes, lock: taken });
+  try {
+    for (const { digest, at } of used.sort((a, b) => a.at - b.at)) {
+      // A clock that runs ahead must not keep weights for ever.
+      if (Math.abs(now - at) < recentMs && !released.has(digest)) continue;
+      const { files: folder, parts } = layoutOf(root, digest);
+      const bytes = (await world.disk.usage(folder)) + (await world.disk.usage(parts));
+      const taken = await lock(digest);
+      if (taken) surplus.push({ digest, bytes, lock: taken });
+    }
+    return surplus;
+  } catch (thrown) {
+    for (const each of surplus) each.lock.release();
+    throw thrown;
   }
-  return surplus;
 }
 
 /** The marker goes first: half of the files must never look verified. The lock stays, others may be waiting for it. */

@@ -166,6 +166,14 @@ describe("an engine that loads models while it serves", () => {
       ["ends without a word of success", () => pulling().handlers.end(), /before it was done/],
       ["loses its connection", () => pulling().handlers.failed(new Error("ECONNRESET")), /ECONNRESET/],
       ["says what is no JSON", () => pulling().handlers.data(Buffer.from("garbage\n")), /not JSON/],
+      [
+        "tells of parts without end",
+        () => {
+          for (let part = 0; part <= 4096 && !pulling().aborted; part++)
+            says({ status: "pulling", digest: `sha256:${part}`, total: 1 });
+        },
+        /more than 4096 parts/,
+      ],
       ["says a line without end", () => pulling().handlers.data(Buffer.alloc(70_000)), /line without end/],
     ])("%s: the model is failed, with the engine's words", async (_, act, why) => {
       act();

@@ -220,6 +220,21 @@ describe("weights in a folder", () => {
     expect(await complete(cacheWith(), weights)).toBeUndefined();
   });
 
+  it.each([
+    ["a link", (lock: string) => symlinkSync("/etc/passwd", lock)],
+    ["a database of somebody else", (lock: string) => writeFileSync(lock, "SQLite format 3")],
+  ])("are not taken by a lock that is %s", async (_what, plant) => {
+    const file = makeFile("a", 10);
+    put(file);
+    const weights = weightsOf([file]);
+    const { lock } = layoutOf(root(), weights.digest);
+    mkdirSync(dirname(lock), { recursive: true });
+    plant(lock);
+    expect(await fault(complete(cacheWith(), weights))).toMatch(
+      /^disk: .*\.lock cannot be locked \(it is not the empty file that agents make of it: remove it\)/,
+    );
+  });
+
   it("that others have put into a folder that cannot be written are hashed once", async () => {
     const files = [makeFile("a", 1000), makeFile("b", 1000)];
     const weights = weightsOf(files);
@@ -310,6 +325,31 @@ describe("room for weights", () => {
     );
     expect(isThere(unused)).toBe(true);
     expect(asked).toEqual([]);
+  });
+
+  it("that cannot be made leaves no lock behind: others may use, and remove, what is there", async () => {
+    const unused = [await kept(mib, 90), await kept(mib, 80), await kept(mib, 70)];
+    const file = makeFile("new", 3 * mib);
+    put(file);
+    let usages = 0;
+    const usage = (path: string) =>
+      ++usages > 6 ? Promise.reject(new Error("EIO: i/o error")) : modelDisk.usage(path);
+    const files = { ...diskFiles, remove: () => Promise.reject(new Error("EACCES: permission denied")) };
+    for (const cache of [
+      cacheWith({ most: 3 * mib, disk: { usage } }),
+      new ModelCache(
+        { files, log: silentLogger, clock: systemClock },
+        { disk: modelDisk, fetch },
+        { modelsDir: root(), modelsMaxBytes: 3 * mib, stateDir: join(dir, "state") },
+      ),
+    ]) {
+      await expect(complete(cache, weightsOf([file]))).rejects.toThrow(/EIO|EACCES/);
+      for (const { digest } of unused) {
+        const lock = await modelDisk.lock(layoutOf(root(), digest).lock, "exclusive");
+        expect(lock).toBeDefined();
+        lock?.release();
+      }
+    }
   });
 
   it("counts what is there already of the same weights", async () => {
