@@ -1,5 +1,4 @@
 import { setTimeout as wait } from "node:timers/promises";
-import { bundle } from "../loop/paths.ts";
 import type { Supervisor } from "../testbed/processes.ts";
 import type { Bench } from "./bench.ts";
 import { compare, pairs, type Sample } from "./figures.ts";
@@ -62,7 +61,6 @@ export const agentMemory: Bench = {
       ],
       notes: [
         `CPU of the agent for a stream of 100 tokens: ${measured.ours.map(({ cpuPerStream = 0 }) => cpuPerStream.toFixed(1)).join(", ")} ms`,
-        `bundle: ${bundle("agent").split("/").slice(-2).join("/")}`,
       ],
     };
   },

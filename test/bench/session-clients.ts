@@ -33,6 +33,15 @@ async function openBare(url: string): Promise<unknown> {
   return socket;
 }
 
+/** Tries until there is something; what is refused or fails is tried again. */
+async function patiently<T>(attempt: () => Promise<T | undefined>): Promise<T> {
+  for (;;) {
+    const got = await attempt().catch(() => undefined);
+    if (got !== undefined) return got;
+    await wait(500);
+  }
+}
+
 function opener(asked: SessionsAsked): () => Promise<unknown> {
   if (asked.kind === "bare") return () => openBare(asked.url);
   const { url, network, account, model, config } = asked;
@@ -41,15 +50,10 @@ function opener(asked: SessionsAsked): () => Promise<unknown> {
   const root = trustRoot(parseStatement(readFileSync(asked.rootFile, "utf8"), "root"), network);
   return async () => {
     const agent = new ScriptedAgent({ url, root, account, accountKey, models: [model], config });
-    // One address may register only so many a second.
-    while ((await agent.register()).status !== 200) await wait(500);
-    for (;;) {
-      try {
-        return await agent.connect();
-      } catch {
-        await wait(500);
-      }
-    }
+    // One address may register and dial only so often a second.
+    const registered = async () => (await agent.register()).status === 200 || undefined;
+    await patiently(registered);
+    return patiently(() => agent.connect());
   };
 }
 

@@ -32,8 +32,10 @@ async function perSession(processes: Supervisor, server: number, asked: Sessions
     command: process.execPath,
     args: [join(import.meta.dirname, "session-clients.ts"), JSON.stringify(asked)],
   });
+  let errors = "";
+  clients.process.stderr?.on("data", (part: Buffer) => (errors += part.toString()));
   const line = await Promise.race([firstLine(clients), clients.exited]);
-  if (line !== "open") throw new Error("the clients could not open their sessions");
+  if (line !== "open") throw new Error(`the clients could not open their sessions: ${errors}`);
   await wait(settleMs);
   const after = memoryOf(server);
   await clients.stop({ graceMs: 0 });
@@ -50,7 +52,7 @@ export const sessionMemory: Bench = {
     const rounds = quick
       ? [{ count: 300, times: 1 }]
       : [
-          { count: 1_000, times: 3 },
+          { count: 1_000, times: 2 },
           { count: 5_000, times: 1 },
         ];
     for (const { count, times } of rounds) {
