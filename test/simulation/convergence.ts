@@ -31,6 +31,7 @@ export async function checkEnd(scene: Scene, withinMs: number): Promise<void> {
 /** What is not well yet; undefined = all is. */
 function notYet(scene: Scene): string | undefined {
   scene.republish();
+  scene.unbanAll();
   const { io } = scene.service;
   if (!io) return "the service does not run";
   for (const node of scene.nodes) {

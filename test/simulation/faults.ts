@@ -218,9 +218,17 @@ export const faults: Readonly<Record<string, { readonly weight: number; readonly
   "clock jumps": {
     weight: 1,
     strike: (scene, dice) => {
-      const { clock, name } = someNode(scene, dice);
+      const { clock, name, usualSkewMs } = someNode(scene, dice);
       clock.skewMs = dice.pick([-1, 1]) * dice.pick([30_000, 250_000, 3_600_000]);
-      later(scene, dice.between(2_000, 20_000), `${name} clock right`, () => (clock.skewMs = 0));
+      later(scene, dice.between(2_000, 20_000), `${name} clock right`, () => (clock.skewMs = usualSkewMs));
+    },
+  },
+  ban: {
+    weight: 0.5,
+    strike: (scene, dice) => {
+      const node = someNode(scene, dice);
+      scene.ban(node, "misbehaved");
+      later(scene, dice.between(1_000, 10_000), `${node.name} let in again`, () => scene.ban(node, null));
     },
   },
   ambush: { weight: 8, strike: ambush },
@@ -267,7 +275,7 @@ export function calm(scene: Scene): void {
     node.link.slowMs = 0;
     node.disk.full = false;
     node.disk.slowMs = 0;
-    node.clock.skewMs = 0;
+    node.clock.skewMs = node.usualSkewMs;
     node.tamper = undefined;
     node.engine.mood = "well";
     if (node.dark) node.powerOn();

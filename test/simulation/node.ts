@@ -40,7 +40,9 @@ export class SimNode {
   readonly link: Link;
   readonly disk: SimDisk;
   readonly engine: SimEngine;
-  readonly clock = { skewMs: 0 };
+  readonly clock: { skewMs: number };
+  /** How far its clock is off when nobody meddles with it, ms: minutes, as on hosts without NTP. */
+  readonly usualSkewMs: number;
   /** Countersigned receipts that the agent was given. */
   readonly earned: string[] = [];
   process: SimProcess | undefined;
@@ -63,6 +65,8 @@ export class SimNode {
     this.account = account;
     this.network = network.name;
     this.#dice = world.dice.fork(name);
+    this.usualSkewMs = this.#dice.between(-100_000, 100_000);
+    this.clock = { skewMs: this.usualSkewMs };
     this.link = new Link(world, name, this.#dice.fork("link"));
     this.disk = new SimDisk(this.#dice.fork("disk"));
     this.engine = new SimEngine(world, name, this.#dice.fork("engine"), this.disk);

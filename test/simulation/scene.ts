@@ -198,6 +198,20 @@ export class Scene {
     });
   }
 
+  /** The network's keepers ban a node, or let it in again. */
+  ban(node: SimNode, reason: string | null): void {
+    const { io, process } = this.service;
+    io?.ban(node.nodeId, reason).catch((error: unknown) => {
+      if (process?.alive === true) this.world.fail(error);
+    });
+  }
+
+  /** Lets in again whom nobody has let in: the service was away when it should have been done. */
+  unbanAll(): void {
+    for (const node of this.nodes)
+      if (this.service.io?.nodes.get(node.nodeId)?.banned != null) this.ban(node, null);
+  }
+
   /** Publishes the newest release again where a crash of the service has lost it. */
   republish(): void {
     const newest = this.releases.get(this.newest);
