@@ -7,6 +7,9 @@ import { checkSkew } from "../../protocol/session/handshake.ts";
 import type { KnownNode } from "../nodes.ts";
 import { type Heard, openOfNode, refusing, type RegistrationParts, takeRate } from "./envelope.ts";
 
+/** Most keys that a node may have had since its account's last grant: each is kept for ever, on the disk and in memory. */
+const maxFormer = 1024;
+
 /**
  * Rolls a node's key over. The new key is on the disk, together with the request's seq, before anyone is told of it: a
  * keeper of keys that saw it too early would drop the only one that is good after a power cut.
@@ -53,6 +56,11 @@ function checkNew(node: KnownNode, owner: KnownNode | undefined): void {
   if (owner) throw new ProtocolError("wrong_node", "new key: it is, or was, another node's");
   if (node.changingKey)
     throw new ProtocolError("sequence", "another change of the node's key is being written; ask again");
+  if (node.former.filter(({ generation }) => generation === node.generation).length >= maxFormer)
+    throw new ProtocolError(
+      "not_allowed",
+      `new key: the node has had ${maxFormer} keys since its account's last grant; have the account grant it one`,
+    );
 }
 
 /** The answer to a change was lost, and the node asks again by the key that it had: nothing is left to do or to keep. */

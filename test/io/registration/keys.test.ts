@@ -73,6 +73,15 @@ describe("a key change", () => {
     expect((await one).code).toBe("valid");
   });
 
+  it("is refused to a node that has had a thousand keys, until its account grants it one", async () => {
+    const node = world.node(nodeId);
+    node.former = Array.from({ length: 1024 }, () => ({ key: fresh(), generation: 0 }));
+    expect((await world.change(first, first, second, 1)).code).toBe("not_allowed");
+    expect(node.key.kid).toBe(first.kid);
+    expect((await world.register(first, second, world.grant(first, second, 1))).code).toBe("valid");
+    expect((await world.change(first, second, fresh(), 2)).code).toBe("valid");
+  });
+
   it("is told to nobody before it is on the disk", async () => {
     const disk = held("node-key");
     const told: string[] = [];
