@@ -92,7 +92,8 @@ export function judge(inputs: TrialInputs): Trial {
 
   function slower({ canary }: TrialInputs, old: readonly ResultityNode[], mine: Work): Trial | undefined {
     const theirs = total(old.map((node) => workUnder(node.status?.config?.applied, work(node))));
-    if (mine.completed === 0 || theirs.completed < canary.jobs) return undefined;
+    // Nothing to compare with: `jobs` may be 0, and jobs of no length are those of no engine.
+    if (theirs.completed < canary.jobs || mine.completed === 0 || theirs.durationMs === 0) return undefined;
     const increase = (mine.durationMs / mine.completed / (theirs.durationMs / theirs.completed) - 1) * 100;
     if (increase <= canary.maxLatencyIncreasePercent) return undefined;
     return failed(

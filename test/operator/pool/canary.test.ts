@@ -128,6 +128,13 @@ describe("a trial", () => {
     expect(write(slow).rejected?.[0]?.reason).toContain("jobs take 52 % longer on chat-0");
   });
 
+  it("is not slower than nodes that have done nothing", () => {
+    const fleet = soaked({ canary: { ...canary, jobs: 0 } });
+    fleet.work.set("chat-0", work(b, 5));
+    expect(told(fleet.reconcile())).toEqual(["chat-1 b", "chat-2 b"]);
+    expect(write(fleet)).toMatchObject({ canary: "Passed", rejected: undefined });
+  });
+
   it("fails if a member cannot come up for the soak time", () => {
     const fleet = trying();
     fleet.reconcile();
