@@ -64,8 +64,8 @@ export class Database {
   }
 
   #tryAll(changes: readonly Change[]): string | null {
-    // A single statement undoes itself when it fails; more of them need a savepoint.
-    const several = changes.length > 1;
+    // A single statement undoes itself when it fails; more of them need a savepoint. A change of key is three.
+    const several = changes.length > 1 || changes[0]?.put === "node-key";
     if (several) this.#db.exec("SAVEPOINT w");
     try {
       for (const change of changes) this.#apply(change);

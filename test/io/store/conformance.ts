@@ -241,6 +241,8 @@ export function storeConformance<Disk extends StoreDisk>(
       const { nodeId } = row;
       const apikey = { put: "apikey", sha256: "f".repeat(64), consumer: "someone", createdAt: 1 } as const;
       await store.write([apikey, { put: "job", row: job(1) }, { put: "receipt", row: receipt(1, nodeId) }]);
+      const second = node();
+      await store.write([{ put: "node", row: second }]);
       const before = { kept: await store.load(), jobs: await store.jobs({}) };
       const harmless: Change[] = [
         { put: "job", row: job(1, { state: "RUNNING" }) },
@@ -262,6 +264,9 @@ export function storeConformance<Disk extends StoreDisk>(
           { put: "node", row: other },
           { put: "node-key", nodeId: other.nodeId, kid: row.kid, jwk: row.jwk, generation: 0 },
         ],
+        "a change of one node's key to another's": [
+          { put: "node-key", nodeId: second.nodeId, kid: row.kid, jwk: row.jwk, generation: 0 },
+        ],
         "the same account twice": [1, 2].map(() => ({ put: "account", id: "new", key: accountKey })),
         "the same index twice": [8, 9].map((of) => ({
           put: "receipt",
@@ -280,7 +285,8 @@ export function storeConformance<Disk extends StoreDisk>(
       await reopen();
       expect({ kept: await store.load(), jobs: await store.jobs({}) }).toEqual(before);
       await store.write(harmless);
-      expect((await store.load()).nodes[0]).toMatchObject({ epoch: 99, httpSeq: 99, jobsCommitted: 2 });
+      const kept = (await store.load()).nodes.find((each) => each.nodeId === nodeId);
+      expect(kept).toMatchObject({ epoch: 99, httpSeq: 99, jobsCommitted: 2 });
     });
 
     it("cancels what was under way, and nothing else", async () => {
