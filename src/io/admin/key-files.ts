@@ -1,4 +1,4 @@
-import { closeSync, existsSync, fsyncSync, openSync, readFileSync, writeSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import * as z from "zod/mini";
 import { messageOf } from "../../lib/errors.ts";
@@ -56,9 +56,16 @@ export function writeNew(path: string, text: string, mode: 0o600 | 0o644): void 
         : `${path} cannot be written: ${messageOf(error)}`,
     );
   }
-  writeSync(file, text);
-  fsyncSync(file);
-  closeSync(file);
+  try {
+    writeFileSync(file, text);
+    fsyncSync(file);
+  } catch (error) {
+    // Half a key would be taken for the key by the next start.
+    rmSync(path, { force: true });
+    throw new CommandError("refused", `${path} cannot be written: ${messageOf(error)}`);
+  } finally {
+    closeSync(file);
+  }
   syncFolderNow(dirname(path));
 }
 
