@@ -45,7 +45,8 @@ export const identityCommand: AgentCommand = {
       case "rotate": {
         const agentUrl = localUrl(settings.find(agentSettings.listen));
         const http = nodeHttp({});
-        out(await rotateIdentity({ dir, agentUrl, http, clock: systemClock, patienceMs }));
+        const uid = process.getuid?.();
+        out(await rotateIdentity({ dir, uid, agentUrl, http, clock: systemClock, patienceMs }));
         note(`${join(dir, "key.jwk")} is new: keep a copy of it in a safe place; the one before is void`);
         return 0;
       }

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { rename } from "node:fs/promises";
+import { rename, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { type Clock, sleep } from "../../lib/clock.ts";
 import { CodedError, messageOf } from "../../lib/errors.ts";
@@ -19,6 +19,8 @@ export class RotateError extends CodedError<"unwritable" | "waiting"> {}
 export interface Rotation {
   /** The identity folder. */
   readonly dir: string;
+  /** Who runs this, as the system numbers users; undefined where it does not. */
+  readonly uid: number | undefined;
   /** Local endpoints of the running agent. */
   readonly agentUrl: string;
   readonly http: Http;
@@ -36,7 +38,8 @@ const pollMs = 250;
  * @throws {RotateError} `waiting`: the network does not have the new key yet; both keys are kept.
  */
 export async function rotateIdentity(rotation: Rotation): Promise<KeyId> {
-  const { dir } = rotation;
+  const { dir, uid } = rotation;
+  await checkOwner(dir, uid);
   const folder = await readKeys(diskFiles, dir);
   const next = folder.next ?? (await makeNext(dir));
   await until(rotation, folder.key, next);
@@ -50,6 +53,17 @@ export async function rotateIdentity(rotation: Rotation): Promise<KeyId> {
     throw unwritable(join(dir, "key.jwk"), cause);
   }
   return next.kid;
+}
+
+/** Keys that root makes, the agent cannot read: its next start would fail. */
+async function checkOwner(dir: string, uid: number | undefined): Promise<void> {
+  let owner: number;
+  try {
+    owner = (await stat(dir)).uid;
+  } catch (cause) {
+    throw unwritable(dir, cause);
+  }
+  if (uid !== undefined && uid !== owner) throw unwritable(dir, `it is of user ${owner}, not ${uid}`);
 }
 
 async function makeNext(dir: string): Promise<SigningKey> {
