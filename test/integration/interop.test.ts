@@ -1,4 +1,5 @@
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import OpenAI from "openai";
@@ -13,7 +14,7 @@ import { until } from "../testbed/until.ts";
 
 /**
  * The protocol as others can implement it: a Python client that was written from docs/protocol.md and test/vectors
- * alone, against the real service. Key rollover is not in it, because the protocol's version 1 has none.
+ * alone, against the real service.
  */
 const missing = whyNoPython();
 if (missing !== undefined) process.stderr.write(`interop.test.ts is skipped: ${missing}\n`);
@@ -99,12 +100,73 @@ describe.skipIf(missing !== undefined)("a client written from the document alone
     const text = "Grüße aus 世界 an alle, die zuhören 🌍. ";
     let url: string;
     let client: OpenAI;
+    let apiKey: string;
+    let nodeId: string;
     let digest: string;
     let accountKey: string;
     let node: PythonNode;
 
     const start = (...args: readonly string[]) =>
       new PythonNode("--folder", nodeFolder, "--url", url, ...args);
+
+    /** How the account's holder is named to the client. */
+    const keyFile = join(folder, "account.key");
+    const byAccount = () => ["--account", "acme", "--account-key", keyFile];
+
+    /** One command of the client, which must succeed. Returns what it prints. */
+    async function tool(command: string, ...args: readonly string[]): Promise<string> {
+      const { code, out } = await runPython(command, "client.py", command, ...args);
+      expect(code, out).toBe(0);
+      return out.trim();
+    }
+
+    /** What the client was refused: the answer of each try by what it was, `taken` where it was not refused. */
+    const refusals = (of: PythonNode) =>
+      Object.fromEntries(
+        of.said.flatMap(({ event, what, status, code, signed }) =>
+          event === "refused" && what !== undefined
+            ? [[what, `${String(status)} ${String(code)}${signed ? " signed" : ""}`]]
+            : event === "taken"
+              ? [[what, "taken"]]
+              : [],
+        ),
+      ) as Record<string, string>;
+
+    /** The account's nodes as the fleet feed has them. */
+    const feed = async () =>
+      (await tool("feed", "--url", url, ...byAccount())).split("\n").map((line) => JSON.parse(line) as Said);
+
+    const sha256 = (text: string) => createHash("sha256").update(text).digest("hex");
+
+    /** A request of the service's clients, as bytes that are known. */
+    const request = (path: string, body?: string, headers: Record<string, string> = {}) =>
+      fetch(`${url}${path}`, {
+        ...(body === undefined ? {} : { method: "POST", body }),
+        headers: { authorization: `Bearer ${apiKey}`, "content-type": "application/json", ...headers },
+      });
+
+    /** Hands an asynchronous job in; returns its id. */
+    async function submit(prompt: string): Promise<string> {
+      const body = JSON.stringify({ model: loopModel, messages: [{ role: "user", content: prompt }] });
+      const answer = await request("/v1/chat/completions", body, { prefer: "respond-async" });
+      expect(answer.status).toBe(202);
+      return ((await answer.json()) as { id: string }).id;
+    }
+
+    /** Waits for an asynchronous job; returns what it has answered. */
+    async function answerOf(job: string): Promise<string | null | undefined> {
+      await until(`job ${job}`, async () => {
+        const { status } = (await (await request(`/v1/jobs/${job}`)).json()) as { status: string };
+        return status === "completed";
+      });
+      const answer = (await (await request(`/v1/jobs/${job}/result`)).json()) as OpenAI.Chat.ChatCompletion;
+      return answer.choices[0]?.message.content;
+    }
+
+    const leave = async (leaving: PythonNode) => {
+      leaving.child.signal("SIGTERM");
+      expect(await leaving.child.exited).toMatchObject({ code: 0 });
+    };
 
     /** Reads a streamed answer to its end; throws if it breaks off. */
     async function ask(prompt: string) {
@@ -145,20 +207,25 @@ describe.skipIf(missing !== undefined)("a client written from the document alone
       await authority.init();
       digest = await authority.publish(loopSnapshot(network, "1.0.0"));
       accountKey = (await io(["accounts", "add", "acme", "--data", data])).trim();
-      const apiKey = (await io(["apikeys", "add", "someone", "--data", data])).trim();
+      apiKey = (await io(["apikeys", "add", "someone", "--data", data])).trim();
       client = new OpenAI({ baseURL: `${url}/v1`, apiKey, maxRetries: 0 });
     });
 
     it("mints the binding that the service mints", async () => {
       mkdirSync(nodeFolder);
-      const nodeId = (
-        await runPython("identity", "client.py", "identity", "--folder", nodeFolder)
-      ).out.trim();
+      nodeId = (await runPython("identity", "client.py", "identity", "--folder", nodeFolder)).out.trim();
       writeFileSync(join(nodeFolder, "root.json"), authority.root);
-      const keyFile = join(folder, "account.key");
       writeFileSync(keyFile, accountKey);
-      const bound = ["--network", network, "--account", "acme", "--account-key", keyFile];
-      const minted = await runPython("bind", "client.py", "bind", "--folder", nodeFolder, ...bound);
+      const minted = await runPython(
+        "bind",
+        "client.py",
+        "bind",
+        "--folder",
+        nodeFolder,
+        "--network",
+        network,
+        ...byAccount(),
+      );
       expect(JSON.parse(minted.out)).toEqual(
         JSON.parse(await io(["accounts", "bind", "acme", nodeId, "--data", data])),
       );
@@ -185,7 +252,7 @@ describe.skipIf(missing !== undefined)("a client written from the document alone
       expect(await node.says("closed")).toMatchObject({ code: 4401 });
       await node.says("registered");
       expect(await node.says("http")).toMatchObject({ seq: 2, release: 1 });
-      expect(await node.says("http-refused")).toMatchObject({ status: 409, code: "sequence", signed: true });
+      expect(await node.says("refused")).toMatchObject({ status: 409, code: "sequence", signed: true });
       expect(await node.says("ready")).toMatchObject({ epoch: 1, release: 1 });
     });
 
@@ -227,15 +294,214 @@ describe.skipIf(missing !== undefined)("a client written from the document alone
       expect(await second.child.exited).toMatchObject({ code: 0 });
     });
 
+    describe("whose key changes", () => {
+      let first: string;
+      let second: string;
+      let third: string;
+
+      it("rolls its key over while a job runs, which goes on in a session by the new key and is signed by it", async () => {
+        first = nodeId;
+        node = start("--piece-ms", "500", "--probe");
+        expect(await node.says("ready")).toMatchObject({ kid: first });
+        const answer = ask("five");
+        await node.says("offer");
+        second = await tool("next", "--folder", nodeFolder);
+        expect(await node.says("rolled-over")).toMatchObject({ old: first, new: second });
+        expect(node.of("result")).toEqual([]);
+        expect(await node.says("ready", 2)).toMatchObject({ kid: second });
+        expect(await node.says("verdict")).toMatchObject({ action: "keep", offset: expect.any(Number) });
+        expect(await answer).toEqual({ answer: `${text}five`, finish: "stop", tokens: 12 });
+        expect(await node.says("receipt")).toMatchObject({ index: 5, signer: second });
+        expect(node.of("closed")).toEqual([]);
+        expect(await feed()).toMatchObject([{ node_id: first, kid: second, generation: 0 }]);
+      });
+
+      it("is refused every change that is wrongly made, and answered the same change again", () => {
+        expect(refusals(node)).toEqual({
+          "the new key's part alone": "400 wrong_typ",
+          "both parts by the new key": "400 unknown_key",
+          "both parts by the old key": "409 rollback signed",
+          "a change inside a change": "409 wrong_typ signed",
+          "a part for another URL": "409 wrong_audience signed",
+          "a part by another key than it shows": "403 unknown_key signed",
+          "a part that shows the private key": "409 schema signed",
+          "the same change again": "taken",
+          "another change by the former key": "400 unknown_key",
+          "back to the former key": "409 rollback signed",
+          "a ping by the former key": "400 unknown_key",
+        });
+      });
+
+      it("rolls over again when its next key has become its key; an earlier change is refused then", async () => {
+        expect(await tool("promote", "--folder", nodeFolder)).toBe(second);
+        third = await tool("next", "--folder", nodeFolder);
+        expect(await node.says("rolled-over", 2)).toMatchObject({ old: second, new: third });
+        expect(await node.says("ready", 3)).toMatchObject({ kid: third });
+        expect(refusals(node)).toMatchObject({ "an earlier change again": "400 unknown_key" });
+        await leave(node);
+      });
+
+      it("finds the key that counts when it starts with the one before still in place, and does not register", async () => {
+        node = start();
+        expect(await node.says("closed")).toMatchObject({ code: 4401 });
+        expect(await node.says("ready")).toMatchObject({ kid: third });
+        expect(node.of("registered")).toEqual([]);
+        expect(await tool("promote", "--folder", nodeFolder)).toBe(third);
+      });
+
+      it("is out when its key is revoked, and comes back by a grant for another", async () => {
+        await io(["nodes", "revoke", nodeId, "--data", data]);
+        expect(await node.says("closed", 2)).toMatchObject({ code: 4401 });
+        await node.says("cannot-register"); // its first key could, and that is gone
+        const again = await tool("revoke", "--url", url, "--node", nodeId, ...byAccount());
+        expect(JSON.parse(again)).toEqual({ node_id: nodeId, generation: 0 });
+        expect(await feed()).toMatchObject([
+          { node_id: nodeId, revoked: true, connected: false, generation: 0 },
+        ]);
+
+        const fresh = join(folder, "fresh");
+        const fourth = await tool("identity", "--folder", fresh);
+        const grant = await io(["accounts", "grant", "acme", nodeId, fourth, "--data", data]);
+        const named = ["--node", nodeId, "--kid", fourth, "--generation", "1"];
+        const minted = await tool("grant", "--network", network, ...named, ...byAccount());
+        expect(JSON.parse(minted)).toEqual(JSON.parse(grant));
+        const former = join(nodeFolder, "former.json");
+        const { d: _, ...lost } = JSON.parse(readFileSync(join(nodeFolder, "key.jwk"), "utf8")) as Record<
+          string,
+          string
+        >;
+        writeFileSync(former, JSON.stringify([...(JSON.parse(readFileSync(former, "utf8")) as []), lost]));
+        writeFileSync(join(nodeFolder, "grant.json"), grant);
+        renameSync(join(fresh, "key.jwk"), join(nodeFolder, "key.jwk"));
+        expect(await node.says("registered")).toMatchObject({ node_id: nodeId, kid: fourth });
+        expect(await node.says("ready", 2)).toMatchObject({ kid: fourth });
+        expect((await ask("six")).answer).toBe(`${text}six`);
+        expect(await node.says("receipt")).toMatchObject({ index: 6, signer: fourth });
+        expect(await feed()).toMatchObject([
+          { kid: fourth, revoked: false, connected: true, generation: 1, models_active: [loopModel] },
+        ]);
+        await leave(node);
+      });
+    });
+
+    it("keeps a durable job's result before it sends it: another process resumes it and gets the receipt", async () => {
+      node = start("--die", "kept");
+      const job = await submit("seven");
+      expect(await node.says("offer")).toMatchObject({ job, durable: true });
+      expect(await node.child.exited).toMatchObject({ code: 9 });
+      expect(node.of("result")).toEqual([]);
+      expect(readdirSync(join(nodeFolder, "results"))).toEqual([`${job}.json`]);
+      node = start();
+      expect(await node.says("verdict")).toMatchObject({ job, action: "keep" });
+      expect(await node.says("receipt")).toMatchObject({ job, index: 7 });
+      expect(node.of("offer")).toEqual([]);
+      expect(await answerOf(job)).toBe(`${text}seven`);
+      expect(readdirSync(join(nodeFolder, "results"))).toEqual([]);
+      await leave(node);
+    });
+
+    it("gets the receipt of a result whose ack was lost with the verdict on its resume", async () => {
+      node = start("--die", "ack");
+      const job = await submit("eight");
+      expect(await node.child.exited).toMatchObject({ code: 9 });
+      expect(await answerOf(job)).toBe(`${text}eight`);
+      node = start("--jobs", "1");
+      expect(await node.says("verdict")).toMatchObject({ job, action: "committed", offset: 0 });
+      expect(await node.says("receipt")).toMatchObject({ job, index: 8 });
+      expect(await node.child.exited).toMatchObject({ code: 0 });
+      expect(readdirSync(join(nodeFolder, "results"))).toEqual([]);
+    });
+
+    it("fetches an input that no frame holds and brings its output back whole, by HTTP", async () => {
+      node = start("--probe");
+      await node.says("ready");
+      const prompt = "Zwölf Boxkämpfer 🥊 ".repeat(15_000);
+      const body = JSON.stringify({ model: loopModel, messages: [{ role: "user", content: prompt }] });
+      const answer = await request("/v1/chat/completions", body);
+      const came = await answer.text();
+      expect(answer.status, came).toBe(200);
+      expect(node.of("offer")[0]).toMatchObject({ by: "input", stream: false });
+      expect(node.of("input-fetched")[0]).toMatchObject({
+        bytes: Buffer.byteLength(body),
+        sha256: sha256(body),
+      });
+      expect(node.of("output-brought")[0]).toMatchObject({ bytes: Buffer.byteLength(came) });
+      expect(node.of("result")[0]).toMatchObject({ sha256: sha256(came), chunks: 0 });
+      const { choices } = JSON.parse(came) as OpenAI.Chat.ChatCompletion;
+      expect(choices[0]?.message.content === `${text}${prompt}`).toBe(true);
+      expect(refusals(node)).toEqual({
+        "an input with another token": "409 E_LEASE_STALE signed",
+        "an input of another attempt": "409 E_LEASE_STALE signed",
+        "an output with another token": "409 E_LEASE_STALE signed",
+        "an output of another hash": "409 digest_mismatch signed",
+      });
+      expect(await node.says("receipt")).toMatchObject({ index: 9 });
+      await leave(node);
+    });
+
+    /** Another node of the account, bound and not registered yet. */
+    async function another(name: string): Promise<string[]> {
+      const made = join(folder, name);
+      await tool("identity", "--folder", made);
+      await tool("bind", "--folder", made, "--network", network, ...byAccount());
+      writeFileSync(join(made, "root.json"), authority.root);
+      return ["--folder", made, "--url", url, "--network", network];
+    }
+
+    it("is refused when it registers by a first key that is revoked", async () => {
+      const revoked = new PythonNode(...(await another("revoked")));
+      const { kid } = await revoked.says("ready");
+      await tool("revoke", "--url", url, "--node", String(kid), ...byAccount());
+      expect(await revoked.says("not-registered")).toMatchObject({
+        ...{ status: 403, code: "unknown_key", signed: true },
+      });
+      await leave(revoked);
+    });
+
+    it("is refused each rule that it breaks, with the code that the document names", async () => {
+      const said = (await tool("refusals", ...(await another("unruly"))))
+        .split("\n")
+        .map((line) => JSON.parse(line) as Said)
+        .filter(({ what }) => what !== undefined)
+        .map(({ what, status, signed, code, reason }) => {
+          const named = reason === undefined ? code : String(reason).split(":")[0];
+          return `${what}: ${[status, reason === undefined ? undefined : code, named].filter(Boolean).join(" ")}${signed ? " signed" : ""}`;
+        });
+      expect(said).toEqual([
+        "a ping before the registration: 400 unknown_key",
+        "no subprotocol: 400",
+        "another subprotocol: 400",
+        "a hello before the registration: 4401 unknown_key",
+        "a number that was there before: 409 sequence signed",
+        "a hello of version 2: 4426 version",
+        "a hello for another URL: 4401 wrong_audience",
+        "a hello of another network: 4413 wrong_network",
+        "a hello of an hour ago: 4401 clock_skew",
+        "a hello to another challenge: 4401 wrong_challenge",
+        "a hello of another node: 4401 wrong_node",
+        "a skipped number: 4412 sequence",
+        "another session's frame: 4412 wrong_session",
+        "a frame of the service sent back: 4401 wrong_typ",
+        "a frame by another key: 4401 unknown_key",
+        "a resume after the last one: 4400 schema",
+        "a binary message: 4400 malformed",
+        "a ping of an hour ago: 409 clock_skew signed",
+        "a ping of another node: 409 wrong_node signed",
+        "a ping without time: 400 schema",
+        "a ping for another URL: 400 wrong_audience",
+        "too many pings: 429",
+      ]);
+    });
+
     it("has the receipts that the service exports, and their chain is whole", async () => {
       const exported = await io(["receipts", "export", "acme", "--data", data]);
       const own = join(nodeFolder, "receipts.jsonl");
       expect(existsSync(own)).toBe(true);
       const file = join(folder, "receipts.jsonl");
       writeFileSync(file, exported);
-      expect(exported.trim().split("\n")).toHaveLength(4);
-      expect(await io(["receipts", "verify", file, "--data", data])).toContain("4 receipts");
-      expect(await io(["receipts", "verify", own, "--data", data])).toContain("4 receipts");
+      expect(exported.trim().split("\n")).toHaveLength(9);
+      expect(await io(["receipts", "verify", file, "--data", data])).toContain("9 receipts");
+      expect(await io(["receipts", "verify", own, "--data", data])).toContain("9 receipts");
       const verified = await runPython(
         "receipts",
         "client.py",
@@ -249,7 +515,7 @@ describe.skipIf(missing !== undefined)("a client written from the document alone
         "--file",
         file,
       );
-      expect(verified).toEqual({ code: 0, out: "4 receipts, each by this node: the chain is whole\n" });
+      expect(verified).toEqual({ code: 0, out: "9 receipts, each by this node: the chain is whole\n" });
     });
   });
 });

@@ -1,4 +1,4 @@
-"""A node: its identity, its config and its jobs (docs/protocol.md, sections 2.4, 2.5, 5.4, 6.3 and 7)."""
+"""A node: its config and its jobs (docs/protocol.md, sections 2.4, 2.5, 5.4, 6.3 and 7)."""
 
 from __future__ import annotations
 
@@ -13,29 +13,37 @@ from typing import Any
 
 import engine
 import jose
+import refusals
 import trust
 from errors import Refused
-from http_api import Service, now_ms
+from events import say
+from http_api import Declined, Service, now_ms
+from identity import Identity, write_durably
 
 AGENT_VERSION = "0.1.0"
 ENGINE = "openai"
 SLOTS = 4
 
 
+def lease_of(offer: dict[str, Any]) -> dict[str, Any]:
+    return {name: offer[name] for name in ("job", "attempt", "token")}
+
+
 @dataclass
 class Job:
-    """An attempt at a job, and what it has said so far."""
+    """An attempt at a job, and what it has said so far. `nack`: code and reason to hand it back with."""
 
     offer: dict[str, Any]
     began: float = field(default_factory=time.monotonic)
     output: bytearray = field(default_factory=bytearray)
     result: dict[str, Any] | None = None
+    nack: tuple[str, str] | None = None
     grown: asyncio.Condition = field(default_factory=asyncio.Condition)
     work: asyncio.Task[None] | None = None
 
     @property
     def lease(self) -> dict[str, Any]:
-        return {name: self.offer[name] for name in ("job", "attempt", "token")}
+        return lease_of(self.offer)
 
     @property
     def resume(self) -> dict[str, Any]:
@@ -44,11 +52,10 @@ class Job:
 
 @dataclass
 class Node:
-    """One identity, from the files of its folder: key.jwk, binding.json, root.json."""
+    """One identity at its service, and what it runs. Results of durable jobs are kept in `results` of its folder."""
 
     folder: Path
-    key: jose.PrivateKey
-    binding: dict[str, str]
+    identity: Identity
     service: Service
     first_piece_s: float = 0.0
     piece_s: float = 0.0
@@ -56,19 +63,26 @@ class Node:
     applied: str | None = None
     models: list[str] = field(default_factory=list)
     jobs: dict[str, Job] = field(default_factory=dict)
+    changes: list[str] = field(default_factory=list)  # of its key, as they were asked for
+    probe: bool = False
     instance: str = field(default_factory=lambda: jose.random_text(16))
 
     @staticmethod
     def load(folder: Path, base: str, network: str) -> Node:
-        key = jose.private_key(json.loads((folder / "key.jwk").read_text()))
+        identity = Identity(folder)
         root = trust.trust_root(trust.read_statement((folder / "root.json").read_bytes()), network)
-        binding = json.loads((folder / "binding.json").read_text())
-        return Node(folder, key, binding, Service(base.rstrip("/"), root, key))
+        node_id = identity.binding["node_id"]
+        node = Node(folder, identity, Service(base.rstrip("/"), root, node_id, identity.keys[0]))
+        (folder / "results").mkdir(exist_ok=True)
+        for path in sorted((folder / "results").glob("*.json")):
+            kept = json.loads(path.read_text())
+            job = Job(kept["offer"], output=bytearray(kept["output"].encode()), result=kept["result"])
+            node.jobs[job.offer["job"]] = job
+        return node
 
     @property
     def id(self) -> str:
-        """Without key rollover, the thumbprint of its only key."""
-        return self.key.kid
+        return self.service.node_id
 
     @property
     def known_release(self) -> int:
@@ -79,12 +93,7 @@ class Node:
     def learn(self, sequence: int) -> None:
         if sequence <= self.known_release:
             return
-        half = self.folder / "release-sequence.part"
-        with half.open("w") as file:
-            file.write(str(sequence))
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(self.folder / "release-sequence")
+        write_durably(self.folder / "release-sequence", str(sequence))
 
     def sync_root(self) -> int:
         """Follows the service's root if it is newer. Returns the version that is trusted."""
@@ -129,7 +138,12 @@ class Node:
                 "staged": None,
                 "release_sequence": self.known_release,
             },
-            "models": {"installed": self.models, "active": self.models},
+            "models": {
+                "installed": self.models,
+                "active": self.models,
+                # The engine alone knows how large they are.
+                "states": [{"model": name, "state": "active", "bytes": 0, "total": 0} for name in self.models],
+            },
             "load": load if why_not is None else {**load, "reason": why_not},
             "subclouds": [],
         }
@@ -150,10 +164,6 @@ class Node:
             return "E_CONFIG", not_accepting
         if len(self.jobs) >= SLOTS:
             return "E_BUSY", f"all {SLOTS} slots are in use"
-        if "input" in offer:
-            return "E_BUSY", "this node takes no job whose input is larger than a frame"
-        if offer["durable"]:
-            return "E_BUSY", "this node keeps no results on its disk"
         if offer["model"] not in self.models:
             return "E_MODEL", f"{offer['model']} is not loaded"
         return None
@@ -172,24 +182,51 @@ class Node:
             return None
         if job.work is not None:
             job.work.cancel()
+        self._kept(job_id).unlink(missing_ok=True)
         return self.jobs.pop(job_id)
+
+    def _kept(self, job_id: str) -> Path:
+        return self.folder / "results" / f"{job_id}.json"
+
+    def _keep(self, job: Job, result: dict[str, Any]) -> None:
+        """Output and result outlast this process (section 7.6)."""
+        offer = {name: job.offer[name] for name in ("job", "attempt", "token", "stream")}
+        kept = {"offer": offer, "output": job.output.decode(), "result": result}
+        write_durably(self._kept(offer["job"]), json.dumps(kept))
+
+    def _input(self, offer: dict[str, Any]) -> str:
+        if "body" in offer:
+            return offer["body"]
+        if self.probe:
+            refusals.before_input(self.service, lease_of(offer), **offer["input"])
+        body = self.service.job_input(lease_of(offer), **offer["input"])
+        say("input-fetched", job=offer["job"], bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
+        return body.decode()
 
     async def _work(self, job: Job) -> None:
         offer = job.offer
-        async for piece in engine.complete(
-            offer["body"], offer["stream"], self.first_piece_s, self.piece_s
-        ):
+        try:
+            body = await asyncio.to_thread(self._input, offer)
+        except (Refused, Declined, OSError) as error:
+            async with job.grown:
+                job.nack = ("E_SCHEMA" if isinstance(error, Refused) else "E_BUSY", str(error)[:512])
+                job.grown.notify_all()
+            return
+        async for piece in engine.complete(body, offer["stream"], self.first_piece_s, self.piece_s):
             async with job.grown:
                 job.output += piece.encode()
                 job.grown.notify_all()
+        result = self._result(job, body)
+        if offer["durable"]:
+            await asyncio.to_thread(self._keep, job, result)
         async with job.grown:
-            job.result = self._result(job)
+            job.result = result
             job.grown.notify_all()
 
-    def _result(self, job: Job) -> dict[str, Any]:
+    def _result(self, job: Job, body: str) -> dict[str, Any]:
         """Sections 5.11 and 7.5."""
         offer = job.offer
-        usage = engine.usage_of(offer["body"])
+        usage = engine.usage_of(body)
         shared = {
             "output_sha256": hashlib.sha256(job.output).hexdigest(),
             "duration_ms": int((time.monotonic() - job.began) * 1000),
@@ -200,11 +237,11 @@ class Node:
             "job": offer["job"],
             "attempt": offer["attempt"],
             "node_id": self.id,
-            "account": self.binding["account"],
+            "account": self.identity.binding["account"],
             "consumer": offer["consumer"],
             "model": offer["model"],
             "config_digest": self.applied,
-            "input_sha256": hashlib.sha256(offer["body"].encode()).hexdigest(),
+            "input_sha256": hashlib.sha256(body.encode()).hexdigest(),
             **usage,
             **shared,
             "time": now_ms(),
@@ -215,5 +252,5 @@ class Node:
             "status": 200,
             "output_bytes": len(job.output),
             "usage": usage,
-            "receipt": self.key.sign("rn1.receipt", receipt),
+            "receipt": self.service.signer.sign("rn1.receipt", receipt),
         }
