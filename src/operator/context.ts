@@ -18,7 +18,7 @@ import type { Random } from "../lib/backoff.ts";
 import type { Clock } from "../lib/clock.ts";
 import type { Logger } from "../lib/logger.ts";
 import type { Metrics } from "../lib/metrics.ts";
-import { identitySecretName, nodeLabel, poolLabel } from "./names.ts";
+import { identitySecretName, networkLabel, nodeLabel, poolLabel, prefetchLabel } from "./names.ts";
 import type { Fleet, NetworkConfigs } from "./views.ts";
 
 /** The group's kinds as the API server serves them. */
@@ -47,7 +47,7 @@ export const pools: Resource<ResultityNodePool> = {
 /**
  * The objects that the controllers read, each watched once for all of them. Indexes: of nodes `network`
  * (`namespace/name` of the ResultityNetwork), `owner` (UID), `identity` (`namespace/name` of the Secret) and `nodeId`; of
- * pods and budgets `owner`. Secrets and ConfigMaps are not cached: they are read by name where they are needed.
+ * pods and budgets `owner`; of pods and prefetches `host` (`namespace/name` of the host), and of prefetches `network`. Secrets and ConfigMaps are not cached: they are read by name where they are needed.
  */
 export interface Caches {
   readonly networks: Reflector<ResultityNetwork>;
@@ -55,6 +55,8 @@ export interface Caches {
   readonly pools: Reflector<ResultityNodePool>;
   /** Those with the label resultity.com/node. */
   readonly pods: Reflector<Pod>;
+  /** Pods with the label resultity.com/prefetch: they bring images to hosts. */
+  readonly prefetches: Reflector<Pod>;
   /** Those with the label resultity.com/pool. */
   readonly budgets: Reflector<PodDisruptionBudget>;
 }
@@ -91,6 +93,10 @@ export function identitySecretOf(node: ResultityNode): string {
   return node.spec.identity?.secretName ?? identitySecretName(node.metadata.name);
 }
 
+/** Index value of the host that a pod is on, within its namespace; none while it is on none. */
+export const hostKeyOf = ({ metadata, spec }: Pod): readonly string[] =>
+  spec?.nodeName ? [`${metadata.namespace}/${spec.nodeName}`] : [];
+
 /** Makes the caches. Nothing is read before their reflectors run. */
 export function makeCaches(
   context: Pick<OperatorContext, "client" | "clock" | "random" | "logger" | "metrics" | "namespace">,
@@ -102,6 +108,7 @@ export function makeCaches(
     nodes: new Reflector({ ...shared, resource: nodes }),
     pools: new Reflector({ ...shared, resource: pools }),
     pods: new Reflector({ ...shared, resource: pods, labelSelector: nodeLabel }),
+    prefetches: new Reflector({ ...shared, resource: pods, labelSelector: prefetchLabel }),
     budgets: new Reflector({ ...shared, resource: podDisruptionBudgets, labelSelector: poolLabel }),
   };
   caches.nodes.store.addIndex("network", (node) => [networkKeyOf(node)]);
@@ -109,6 +116,11 @@ export function makeCaches(
   caches.nodes.store.addIndex("identity", (node) => [`${node.metadata.namespace}/${identitySecretOf(node)}`]);
   caches.nodes.store.addIndex("nodeId", ({ status }) => (status?.nodeId ? [status.nodeId] : []));
   caches.pods.store.addIndex("owner", byOwnerUid);
+  caches.pods.store.addIndex("host", hostKeyOf);
+  caches.prefetches.store.addIndex("host", hostKeyOf);
+  caches.prefetches.store.addIndex("network", ({ metadata }) => [
+    `${metadata.namespace}/${metadata.labels?.[networkLabel] ?? ""}`,
+  ]);
   caches.budgets.store.addIndex("owner", byOwnerUid);
   return caches;
 }

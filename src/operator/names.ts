@@ -5,6 +5,11 @@ export const networkLabel = `${keyPrefix}network`;
 export const nodeLabel = `${keyPrefix}node`;
 export const poolLabel = `${keyPrefix}pool`;
 
+/** Label of a pod that brings an image to a host: what the image is to be, `runtime` or `agent`. */
+export const prefetchLabel = `${keyPrefix}prefetch`;
+/** On such a pod: the reference of the image that it was made for. */
+export const prefetchImageAnnotation = `${keyPrefix}prefetch-image`;
+
 /** Hash of the inputs that the object was made from: drift is told by it, never by comparing what is live. */
 export const inputsHashAnnotation = `${keyPrefix}inputs-hash`;
 

@@ -38,7 +38,7 @@ describe("why NODE: what the operator does next, step by step beside the operato
     expect(next(world)).toBe("nothing: it runs what it should");
     world.retarget(d2);
     expect(next(world)).toContain(`tells the agent to stage config ${d2}`);
-    expect(world.reconcile()).toEqual(["annotate"]);
+    expect(world.reconcile()).toEqual(["annotate", "prefetch"]);
     expect(next(world)).toContain(`the agent to say that config ${d2} is staged`);
     world.agentAnswers({ staged: d2 });
     world.reconcile();

@@ -20,7 +20,7 @@ import { importPrivateKey, type PrivateJwk } from "../../src/protocol/keys.ts";
 import { type AgentStatus, sealStatus } from "../../src/protocol/status.ts";
 import { configOf, digestOfSnapshot, imageOf, networkOf, snapshotOf } from "../operator/node/network.ts";
 import { type ControlPlane, isWrite, startControlPlane } from "../testbed/control-plane.ts";
-import { type KubeJson, kubeJson } from "../testbed/kube-json.ts";
+import { type KubeJson, type KubeObject, kubeJson } from "../testbed/kube-json.ts";
 import { until } from "../testbed/until.ts";
 
 /**
@@ -178,6 +178,26 @@ async function kubeletRuns(name: string, ready = true): Promise<void> {
   });
 }
 
+/** The pods that bring images to hosts. */
+async function prefetches(): Promise<readonly Pod[]> {
+  const path = `/api/v1/namespaces/${namespace}/pods?labelSelector=resultity.com/prefetch`;
+  return (await kube.get<{ items: readonly Pod[] } & KubeObject>(path))?.items ?? [];
+}
+
+/** What a kubelet writes of one of them; `state` is that of its container. */
+async function kubeletFetches(image: string, state: object): Promise<Pod> {
+  const live = await until(`the prefetch of ${image}`, async () =>
+    (await prefetches()).find(({ spec }) => spec?.volumes?.[0]?.image?.reference === image),
+  );
+  const container = { name: "hold", image, imageID: "", ready: true, restartCount: 0, state };
+  await kube.patch(`${podPath(live.metadata.name)}/status`, "merge", {
+    status: { phase: "Pending", containerStatuses: [container] },
+  });
+  return live;
+}
+
+const pulled = { running: { startedAt: "2026-01-01T00:00:00Z" } };
+
 const condition = (of: ResultityNode | undefined, type: string) => {
   const found = of?.status?.conditions?.find((one) => one.type === type);
   return found && `${found.status} ${found.reason}`;
@@ -282,17 +302,33 @@ describe("the node controller on a real API server", () => {
       await until("staging", async () => (await desired()).stage === d2);
       expect((await desired()).target).toBe(d1);
       agents.set("10.0.0.1", { staged: d2, applied: d1 });
+      // The host cannot have the image: the node stays as it is, and says so.
+      const image = imageOf("engine", "v2");
+      await kubeletFetches(image, { waiting: { reason: "ErrImagePull", message: `${image}: not found` } });
+      const stuck = await untilCondition("gpu-1", "ConfigApplied", "False PrefetchFailed");
+      const why = stuck.status?.conditions?.find(({ type }) => type === "ConfigApplied")?.message;
+      expect(why).toContain(`ErrImagePull: ${image}: not found`);
+      expect((await pod("gpu-1"))?.spec?.containers[0]?.image).toBe(imageOf("engine", "v1"));
+      expect(await desired()).toMatchObject({ target: d1, plannedStop: null });
+      const fetch = await kubeletFetches(image, pulled);
+      expect(fetch.spec?.nodeName).toBe("host-1");
+      expect(fetch.spec?.containers[0]?.image).toBe(imageOf("engine", "v1"));
       await until(
         "the new image",
         async () => (await pod("gpu-1"))?.spec?.containers[0]?.image === imageOf("engine", "v2"),
       );
       expect(await desired()).toMatchObject({ target: d2, plannedStop: "runtime-image" });
+      // Held until the new container runs, and no longer.
+      expect((await prefetches()).map(({ metadata }) => metadata.deletionTimestamp)).toEqual([undefined]);
       agents.set("10.0.0.1", { staged: null, applied: d2 });
       await kubeletRuns("gpu-1");
       const done = await untilCondition("gpu-1", "ConfigApplied", "True Applied");
       expect(done.status?.config).toEqual({ target: d2, applied: d2 });
       expect((await desired()).plannedStop).toBeNull();
       expect((await pod("gpu-1"))?.metadata.uid).toBe(uid);
+      await until("the prefetch to be deleted", async () =>
+        (await prefetches()).every(({ metadata }) => metadata.deletionTimestamp !== undefined),
+      );
     } finally {
       await operator.kill();
     }

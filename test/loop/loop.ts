@@ -64,7 +64,10 @@ export interface Loop extends AsyncDisposable {
   pool(): Promise<ResultityNodePool | undefined>;
   network(): Promise<ResultityNetwork | undefined>;
   nodes(): Promise<readonly ResultityNode[]>;
+  /** The nodes' pods. */
   pods(): Promise<readonly PodObject[]>;
+  /** Pods that bring images to hosts. */
+  prefetches(): Promise<readonly PodObject[]>;
   /** Resolves when exactly `count` nodes exist and all are Ready. */
   untilReady(count: number, deadlineMs?: number): Promise<readonly ResultityNode[]>;
   /** Publishes a snapshot with the engine at `release`; returns the digest. */
@@ -272,7 +275,9 @@ async function startParts(
     pool: () => kube.get<ResultityNodePool>(path("resultitynodepools", poolName)),
     network: () => kube.get<ResultityNetwork>(path("resultitynetworks", networkName)),
     nodes: () => listOf<ResultityNode>(path("resultitynodes")),
-    pods: () => listOf<PodObject>(`/api/v1/namespaces/${namespace}/pods`),
+    pods: () => listOf<PodObject>(`/api/v1/namespaces/${namespace}/pods?labelSelector=resultity.com/node`),
+    prefetches: () =>
+      listOf<PodObject>(`/api/v1/namespaces/${namespace}/pods?labelSelector=resultity.com/prefetch`),
     untilReady: (count, deadlineMs = 90_000) =>
       until(
         `${count} Ready nodes`,

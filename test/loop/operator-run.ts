@@ -9,14 +9,15 @@ import { bundle } from "./paths.ts";
 /** User name of the operator's ServiceAccount, as the audit log has it. */
 export const operatorUser = "system:serviceaccount:resultity-system:resultity-operator";
 
-/** Starts one more operator beside the loop's own; its log is `<name>.log` in the bed's folder. */
+/** Starts one more operator beside the loop's own; its log is `<name>.log` in the bed's folder, its metrics are at `metricsURL`. */
 export async function startOperator(
   loop: Loop,
   options: { name: string; kubeconfig: string; flags?: readonly string[] },
-): Promise<Service & { readonly logFile: string }> {
+): Promise<Service & { readonly logFile: string; readonly metricsURL: string }> {
   const { name, kubeconfig, flags = [] } = options;
   const logFile = join(loop.bed.dir, `${name}.log`);
-  const args = ["--kubeconfig", kubeconfig, "--metrics-listen", `127.0.0.1:${await freePort()}`, ...flags];
+  const listen = `127.0.0.1:${await freePort()}`;
+  const args = ["--kubeconfig", kubeconfig, "--metrics-listen", listen, ...flags];
   const start = () =>
     loop.bed.processes.spawn({
       name,
@@ -25,7 +26,7 @@ export async function startOperator(
       logFile,
       graceMs: 10_000,
     });
-  return Object.assign(new Service(start), { logFile });
+  return Object.assign(new Service(start), { logFile, metricsURL: `http://${listen}/metrics` });
 }
 
 /** Writes that change what the operator works on: not the Lease, not events; refused ones and dry runs left out. */

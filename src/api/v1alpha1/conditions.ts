@@ -75,6 +75,7 @@ export const nodeReasons = [
   "Waiting",
   "Staging",
   "StageFailed",
+  "PrefetchFailed",
   "Moving",
   // RuntimeReady
   "ModelsLoaded",

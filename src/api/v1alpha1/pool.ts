@@ -97,6 +97,21 @@ export const poolSpec = z
                 "Whether the pool goes back to the config before when the trial of a new one fails. The reason is kept in status.rejected.",
               )
               .default(true),
+            prefetch: z
+              .strictObject({
+                maxParallel: z
+                  .int()
+                  .min(1)
+                  .max(maxPoolReplicas)
+                  .describe(
+                    "Most images that hosts of the network may be fetching when a node of the pool begins to fetch one; those that cannot be pulled count too.",
+                  )
+                  .default(4),
+              })
+              .describe(
+                "How a new image comes to a host while the node there still runs the old one. A node is stopped for an image only when its host has it.",
+              )
+              .optional(),
           })
           .describe("How an update goes from node to node.")
           .prefault({}),

@@ -12,6 +12,7 @@ export const nodeAdvice: Readonly<Partial<Record<NodeReason, Advice>>> = {
   Unschedulable: ({ namespace, name }) => `kubectl -n ${namespace} describe pod ${name}`,
   Parked: ({ namespace, name }) => `to run it: kubectl resultity unpark ${name} -n ${namespace}`,
   StageFailed: ({ namespace, name }) => `kubectl -n ${namespace} logs ${name} -c agent`,
+  PrefetchFailed: ({ namespace }) => `kubectl -n ${namespace} describe pods -l resultity.com/prefetch`,
   ImagePullFailed: ({ namespace, name }) => `kubectl -n ${namespace} describe pod ${name}`,
   AgentStarting: ({ namespace, name }) => `kubectl -n ${namespace} logs ${name} -c agent`,
   AgentFailed: ({ namespace, name }) => `kubectl -n ${namespace} logs ${name} -c agent --previous`,

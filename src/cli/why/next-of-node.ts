@@ -3,7 +3,7 @@ import type { ResultityNetwork } from "../../api/v1alpha1/network.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { Desired } from "../../protocol/desired.ts";
 import type { PodFacts } from "../../operator/node/observe.ts";
-import { type Action, planNode } from "../../operator/node/plan.ts";
+import { type Action, emptyHost, planNode } from "../../operator/node/plan.ts";
 import type { NextView } from "./view.ts";
 
 /** What is seen of a node from outside the operator. */
@@ -53,6 +53,7 @@ function planned(seen: SeenNode): NextOfNode {
     ...seen,
     config: undefined,
     agent: { status: undefined, silentMs: 0, problem: "" },
+    host: emptyHost,
     nodeId: seen.node.status?.nodeId,
     conflictsWith: undefined,
     feed: undefined,
@@ -85,6 +86,10 @@ function told(action: Action): NextView {
       return { what: `patches the image of container ${action.container}`, why: action.reason };
     case "delete-pod":
       return { what: "deletes the pod, whose running jobs end or go back first", why: action.reason };
+    case "prefetch":
+      return { what: `has host ${action.host} fetch ${action.image}`, why: action.reason };
+    case "drop-prefetch":
+      return { what: `deletes pod ${action.name}`, why: action.reason };
     case "ask-agent":
       return { what: "asks the agent", why: action.reason };
     case "wait":
@@ -146,6 +151,8 @@ function withOrders(
     planned: false,
   });
   const { plannedStop, stage, revision } = orders;
+  const fetching = fetchOf(node);
+  if (plannedStop === null && fetching !== undefined) return say([], fetching);
   if (plannedStop === "runtime-image" && hasNewImage(node, network, pod, orders)) {
     const { state, reason } = pod.runtime;
     return state === "running"
@@ -184,6 +191,13 @@ function withOrders(
   const ready = findCondition(node.status?.conditions, "Ready");
   if (ready?.status === "True") return say([], "nothing: it runs what it should");
   return say([], ready ? `${ready.reason}: ${ready.message}` : "the operator has not looked at it yet");
+}
+
+/** What is said of an image that has to come to the host before anything is stopped for it. */
+function fetchOf({ status }: ResultityNode): string | undefined {
+  const { reason, message } = findCondition(status?.conditions, "ConfigApplied") ?? {};
+  const waits = reason === "PrefetchFailed" || (reason === "Staging" && message?.includes("(pod prefetch-"));
+  return waits ? message : undefined;
 }
 
 /** Whether the pod's spec has the image of the config that it moves to, as far as the network's status lists that config. */

@@ -18,7 +18,7 @@ export type Aim =
       /** Its image is named by the first place that it is to be pulled from. */
       readonly selection: Selection;
       /** All places of the image, in order. */
-      readonly places: readonly string[];
+      readonly places: readonly [string, ...string[]];
     }
   | {
       readonly ok: false;

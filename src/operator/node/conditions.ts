@@ -41,8 +41,8 @@ function readyOf(o: NodeObservation, notes: Record<Exclude<NodeConditionType, "R
   for (const type of [...first, ...others]) {
     const { status, reason, message } = notes[type];
     const well = type === "Degraded" || type === "Draining" ? "False" : "True";
-    // A node that stages serves on with what it has, maybe for hours.
-    if (status === well || reason === "Staging") continue;
+    // A node that stages serves on with what it has, maybe for hours; so does one whose new image does not come.
+    if (status === well || reason === "Staging" || reason === "PrefetchFailed") continue;
     return { status: status === "Unknown" ? "Unknown" : "False", reason, message };
   }
   // A lost session is borne for a while, so as not to alarm; but who was out of service is back with its session only,

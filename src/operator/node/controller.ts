@@ -1,19 +1,22 @@
 import { findCondition } from "../../api/v1alpha1/conditions.ts";
-import type { ResultityNode } from "../../api/v1alpha1/node.ts";
+import type { NodeStatus, ResultityNode } from "../../api/v1alpha1/node.ts";
 import { Controller, type Result } from "../../kube/controller.ts";
 import { isKubeError } from "../../kube/errors.ts";
 import { Expectations } from "../../kube/expectations.ts";
 import { keyOf } from "../../kube/object.ts";
 import { exceptStatus, mapped, own, owned, type Source } from "../../kube/sources.ts";
 import type { Change } from "../../kube/store.ts";
-import { nodes, type OperatorContext, type Runnable } from "../context.ts";
+import { hostKeyOf, nodes, type OperatorContext, type Runnable } from "../context.ts";
 import { nodeManager } from "../names.ts";
 import { AgentStatuses, type FetchStatus } from "./agent-status.ts";
 import { sessionRecheckMs } from "./conditions.ts";
 import { executeNode, type Hands } from "./execute.ts";
 import { NodeMemories } from "./memory.ts";
+import type { NodeObservation } from "./observation.ts";
 import { observeNode } from "./observe.ts";
+import { isUrgent, settleMs } from "./pace.ts";
 import { planNode } from "./plan.ts";
+import { prefetchController } from "./prefetch/controller.ts";
 import { isWritten, nodeStatus, statusDraft } from "./status.ts";
 import { passTurn } from "./turn.ts";
 
@@ -35,6 +38,9 @@ export function nodeController(context: OperatorContext, fetch?: FetchStatus): R
         (node) => twinsOf(context, node),
         ({ type }) => type === "delete",
       ),
+      mapped(caches.prefetches, (prefetch) =>
+        hostKeyOf(prefetch).flatMap((host) => caches.pods.store.byIndex("host", host).map(keyOf)),
+      ),
       mapped(caches.networks, (network) => nodesOf(context, keyOf(network)), exceptStatus),
       configChanges(context),
       fleetChanges(context, memories),
@@ -48,7 +54,8 @@ export function nodeController(context: OperatorContext, fetch?: FetchStatus): R
     logger,
     metrics,
   });
-  return controller;
+  const collector = prefetchController(context);
+  return { run: async (signal) => void (await Promise.all([controller.run(signal), collector.run(signal)])) };
 }
 
 async function reconcile(
@@ -69,20 +76,41 @@ async function reconcile(
   const { failed, againInMs } = await executeNode(hands, seen, plan.actions, signal);
   const known = { ...seen, nodeId: memories.of(key).identity?.nodeId ?? seen.nodeId };
   const status = nodeStatus(known, plan, failed);
-  if (!isWritten(known, status) && seen.node.metadata.deletionTimestamp === undefined) {
-    try {
-      const options = { fieldManager: nodeManager, signal };
-      const written = await context.client.applyStatus(nodes, statusDraft(seen.node, status), options);
-      expectations.wrote(key, context.caches.nodes, written);
-    } catch (error) {
-      // Deleted, or another object of this name by now: the cache will say so.
-      if (!isKubeError(error, "NotFound")) throw error;
-    }
-  }
+  const statusInMs = await writeStatus(hands, key, known, status, signal);
   const turn = passTurn(memories, known, status);
   if (turn.next !== undefined) wake(turn.next);
-  const waits = [againInMs, sessionRecheckMs(known), turn.againInMs].filter((ms) => ms !== undefined);
+  const waits = [againInMs, sessionRecheckMs(known), turn.againInMs, statusInMs].filter(
+    (ms) => ms !== undefined,
+  );
   return waits.length > 0 ? { requeueAfter: Math.min(...waits) } : undefined;
+}
+
+/** Writes the status where it is due. Returns after how many milliseconds it will be, where that is yet to come. */
+async function writeStatus(
+  { context, expectations, memories }: Hands,
+  key: string,
+  seen: NodeObservation,
+  status: NodeStatus,
+  signal: AbortSignal,
+): Promise<number | undefined> {
+  const { node } = seen;
+  if (isWritten(seen, status)) {
+    memories.statusWritten(key);
+    return undefined;
+  }
+  if (node.metadata.deletionTimestamp !== undefined) return undefined;
+  const left = isUrgent(node.status, status) ? 0 : memories.statusDueInMs(key, settleMs);
+  if (left > 0) return left;
+  try {
+    const options = { fieldManager: nodeManager, signal };
+    const written = await context.client.applyStatus(nodes, statusDraft(node, status), options);
+    expectations.wrote(key, context.caches.nodes, written);
+    memories.statusWritten(key);
+  } catch (error) {
+    // Deleted, or another object of this name by now: the cache will say so.
+    if (!isKubeError(error, "NotFound")) throw error;
+  }
+  return undefined;
 }
 
 /** What we wrote to the status ourselves needs no second look; the pool's target does. */

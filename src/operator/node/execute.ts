@@ -6,7 +6,7 @@ import { controllerOf, keyOf } from "../../kube/object.ts";
 import { type Pod, pods } from "../../kube/resources.ts";
 import { messageOf, unreachable } from "../../lib/errors.ts";
 import { desiredAnnotation } from "../../protocol/desired.ts";
-import type { OperatorContext } from "../context.ts";
+import { networkKeyOf, type OperatorContext } from "../context.ts";
 import { nodeManager } from "../names.ts";
 import type { AgentStatuses } from "./agent-status.ts";
 import {
@@ -22,6 +22,7 @@ import type { NodeObservation } from "./observation.ts";
 import type { Action, Notes } from "./plan.ts";
 import { agentContainer, identityHashAnnotation, runtimeContainer } from "./pod-parts.ts";
 import { podLabels, podOf } from "./pod.ts";
+import { dropPrefetch, startPrefetch } from "./prefetch/execute.ts";
 import { groupOf } from "./turn.ts";
 
 /** What executing takes. */
@@ -96,6 +97,9 @@ function claimTurn({ memories }: Hands, o: NodeObservation, actions: readonly Ac
   const stops = actions.map((action) => (action.type === "annotate" ? action.desired.plannedStop : null));
   if (stops.includes("agent-image") || stops.includes("recreate"))
     memories.claim(groupOf(o.node), keyOf(o.node));
+  for (const action of actions) {
+    if (action.type === "prefetch") memories.beginFetch(networkKeyOf(o.node), action.name);
+  }
 }
 
 /** Returns after how many milliseconds to look again, where only time tells. */
@@ -127,6 +131,12 @@ async function execute(
     case "patch-image":
       record(hands, o, "Normal", "ImageChanged", "Patch", action.reason);
       await patchImage(hands, o, action, false, signal);
+      return undefined;
+    case "prefetch":
+      await startPrefetch(hands, o, action, signal);
+      return undefined;
+    case "drop-prefetch":
+      await dropPrefetch(hands, o, action, signal);
       return undefined;
     case "delete-pod":
       await deletePod(hands, o, action, signal);
@@ -343,7 +353,9 @@ function record(
 /** The condition for a refusal that trying again soon would not change; undefined for all else. */
 function refusalOf(o: NodeObservation, action: Action, error: unknown): Notes | undefined {
   const about: NodeConditionType =
-    action.type === "rehearse-image" || action.type === "patch-image" ? "ConfigApplied" : "Degraded";
+    action.type === "rehearse-image" || action.type === "patch-image" || action.type === "prefetch"
+      ? "ConfigApplied"
+      : "Degraded";
   const note = (reason: NodeReason, message: string): Notes => ({
     [about]: { status: about === "Degraded" ? "True" : "False", reason, message },
   });
@@ -360,7 +372,12 @@ function refusalOf(o: NodeObservation, action: Action, error: unknown): Notes | 
       `the operator may not ${missing[1]} ${missing[2]}: apply the RBAC of manifests/operator`,
     );
   }
-  const reason = action.type === "create-pod" ? "PodCreateRefused" : "SpecInvalid";
+  const reason =
+    action.type === "create-pod"
+      ? "PodCreateRefused"
+      : action.type === "prefetch"
+        ? "PrefetchFailed"
+        : "SpecInvalid";
   return note(
     reason,
     `${error.message} (node ${o.node.metadata.name}): change what the message names in the ResultityNode's spec or the namespace's policies`,

@@ -138,7 +138,11 @@ export function podFacts(pod: Pod, node: ResultityNode): PodFacts {
 
 type ContainerStatus = NonNullable<NonNullable<Pod["status"]>["containerStatuses"]>[number];
 
-function containerFacts(image: string | undefined, status: ContainerStatus | undefined): ContainerFacts {
+/** Reads the facts of one container. @param image what the spec asks for. */
+export function containerFacts(
+  image: string | undefined,
+  status: ContainerStatus | undefined,
+): ContainerFacts {
   const { waiting, running, terminated } = status?.state ?? {};
   return {
     image: image ?? "",

@@ -11,6 +11,8 @@ export interface NodeMemory {
   question: string;
   asked: number;
   askedAt: number;
+  /** Monotonic time since which the status has differed from what is written; undefined = it does not. */
+  unwrittenSince: number | undefined;
 }
 
 /** Back-off of pods that ended: the n-th failure waits this · 2ⁿ⁻¹, in milliseconds. */
@@ -28,6 +30,9 @@ export class NodeMemories {
   readonly #nodes = new Map<string, NodeMemory>();
   readonly #keyOfId = new Map<string, string>();
   readonly #claims = new Map<string, { readonly nodeKey: string; readonly expires: number }>();
+  /** Names of prefetches that were just begun, with the monotonic time until which they count although no cache shows them. */
+  readonly #fetches = new Map<string, { readonly network: string; readonly expires: number }>();
+  readonly #noVolumes = new Set<string>();
   /** Nodes of a group that wait for their turn, in the order in which they came. */
   readonly #queues = new Map<string, Set<string>>();
 
@@ -38,7 +43,15 @@ export class NodeMemories {
   of(nodeKey: string): NodeMemory {
     let memory = this.#nodes.get(nodeKey);
     if (!memory) {
-      memory = { identity: undefined, failures: 0, recreateAt: 0, question: "", asked: 0, askedAt: 0 };
+      memory = {
+        identity: undefined,
+        failures: 0,
+        recreateAt: 0,
+        question: "",
+        asked: 0,
+        askedAt: 0,
+        unwrittenSince: undefined,
+      };
       this.#nodes.set(nodeKey, memory);
     }
     return memory;
@@ -77,6 +90,19 @@ export class NodeMemories {
     return Math.max(0, this.of(nodeKey).recreateAt - this.#clock.monotonic());
   }
 
+  /** The status is as it is written. */
+  statusWritten(nodeKey: string): void {
+    this.of(nodeKey).unwrittenSince = undefined;
+  }
+
+  /** The status differs from what is written: milliseconds until it has done so for `settleMs`. */
+  statusDueInMs(nodeKey: string, settleMs: number): number {
+    const memory = this.of(nodeKey);
+    const now = this.#clock.monotonic();
+    memory.unwrittenSince ??= now;
+    return Math.max(0, memory.unwrittenSince + settleMs - now);
+  }
+
   /** Milliseconds until an agent may be asked (again) about `question`. Counts as asked when that is 0. */
   askInMs(nodeKey: string, question: string): number {
     const memory = this.of(nodeKey);
@@ -89,6 +115,30 @@ export class NodeMemories {
       memory.askedAt = now;
     }
     return wait;
+  }
+
+  /** Counts a prefetch of a network before the caches show it. */
+  beginFetch(network: string, name: string): void {
+    this.#fetches.set(name, { network, expires: this.#clock.monotonic() + claimMs });
+  }
+
+  /** Prefetches of a network that were just begun. @param shown whether a cache has the one of that name. */
+  fetchesBegun(network: string, shown: (name: string) => boolean): number {
+    let count = 0;
+    for (const [name, begun] of this.#fetches) {
+      if (begun.expires <= this.#clock.monotonic() || shown(name)) this.#fetches.delete(name);
+      else if (begun.network === network) count++;
+    }
+    return count;
+  }
+
+  /** A host does not know image volumes; "" = the API server does not. */
+  noVolumesOn(host: string): void {
+    this.#noVolumes.add(host);
+  }
+
+  volumesOn(host: string): boolean {
+    return !this.#noVolumes.has("") && !this.#noVolumes.has(host);
   }
 
   /** Takes the turn of a group for a node. */

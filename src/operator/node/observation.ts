@@ -4,6 +4,7 @@ import type { FeedNode } from "../../protocol/feed.ts";
 import type { AgentStatus } from "../../protocol/status.ts";
 import type { NetworkConfig } from "../views.ts";
 import type { PodFacts } from "./facts.ts";
+import type { HostView } from "./prefetch/plan.ts";
 
 /** What the agent of the present pod has said, signed. */
 export interface AgentView {
@@ -26,6 +27,8 @@ export interface NodeObservation {
   readonly config: NetworkConfig | undefined;
   readonly pod: PodFacts | undefined;
   readonly agent: AgentView;
+  /** The images of the pod's host. */
+  readonly host: HostView;
   /** Id at the network; undefined until the identity has been made or read. */
   readonly nodeId: string | undefined;
   /** Older ResultityNode with the same identity. */

@@ -6,6 +6,8 @@ import type { AgentStatuses } from "./agent-status.ts";
 import { podFacts } from "./facts.ts";
 import type { NodeMemories } from "./memory.ts";
 import type { NodeObservation } from "./observation.ts";
+import { hostView } from "./prefetch/observe.ts";
+import { emptyHost } from "./prefetch/plan.ts";
 import { hasTurn } from "./turn.ts";
 
 export { type ContainerFacts, type PodFacts, podFacts } from "./facts.ts";
@@ -43,6 +45,7 @@ export function observeNode(
     config,
     pod,
     agent: statuses.view(nodeKey, pod?.uid),
+    host: pod?.host === undefined ? emptyHost : hostView(context, memories, node, pod.host),
     nodeId,
     conflictsWith: olderTwin(context, node, nodeId),
     feed: nodeId === undefined ? undefined : fleet.get(networkKey, nodeId),

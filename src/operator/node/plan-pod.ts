@@ -1,34 +1,21 @@
-import { type ChangeStep, type NodeInputs, planChange } from "../../protocol/config/change.ts";
-import { abilitiesOf } from "../../protocol/config/engines.ts";
-import { modelIdentities } from "../../protocol/config/weights.ts";
+import type { ChangeStep } from "../../protocol/config/change.ts";
 import type { Desired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import type { AgentStatus } from "../../protocol/status.ts";
-import type { NetworkConfig } from "../views.ts";
-import { type Aim, aimAt, noteOf } from "./aim.ts";
+import { type Aim, noteOf } from "./aim.ts";
 import { asksFor, type Moves, revise, wishOf } from "./desired.ts";
-import { digestOfImage, type PodFacts, pullFails, runs } from "./facts.ts";
+import { type PodFacts, pullFails, runs } from "./facts.ts";
 import { rotateKeyAnnotation } from "./identity-secret.ts";
 import { identityInputsHash, onlySharedDiffers, podInputsHash } from "./inputs.ts";
 import type { NodeObservation } from "./observation.ts";
 import { nextPlace } from "./places.ts";
 import type { Action, Note, Notes, Plan } from "./plan.ts";
 import { echoed, isIdle, patienceMs, revisionOf, stopPod } from "./plan-stop.ts";
+import { type Fetched, fetchImage } from "./prefetch/plan.ts";
+import { sameImage, type Scene, sceneOf } from "./scene.ts";
 
 /** When to look again whether it is this node's turn, if nobody who had it has called. */
 const turnMs = 30_000;
-
-/** What the plan of one pod works on. */
-interface Scene {
-  readonly o: NodeObservation;
-  readonly pod: PodFacts;
-  readonly desired: Desired;
-  /** What is to run now; not ok = leave what runs. */
-  readonly goal: Aim;
-  readonly agentImage: string;
-  readonly runtimeImage: string;
-  readonly steps: readonly ChangeStep[];
-}
 
 /** Plans for a node whose pod is there and has not ended. */
 export function planPod(o: NodeObservation, pod: PodFacts, aim: Aim): Plan {
@@ -72,6 +59,8 @@ function decide(scene: Scene): Decision {
   }
   if (onlyPod) {
     if (!mayDisturb(scene)) return awaitTurn(scene, onlyPod);
+    const lacking = desired.plannedStop === "recreate" ? undefined : lackingImage(scene);
+    if (lacking) return lacking;
     return {
       actions: stopPod(o, pod, "recreate", onlyPod.reason),
       note: moveNote("Moving", `the pod is replaced: ${onlyPod.reason}`),
@@ -96,81 +85,6 @@ function decide(scene: Scene): Decision {
   return settle(scene, scene.goal.ok ? scene.goal.digest : desired.target);
 }
 
-function sceneOf(o: NodeObservation, pod: PodFacts, desired: Desired, aim: Aim): Scene {
-  const agentImage = o.network?.spec.agent.image ?? pod.agent.image;
-  const goal = goalOf(o, pod, desired, aim);
-  const runtimeImage = goal.ok ? goal.selection.runtime.image : pod.runtime.image;
-  return {
-    o,
-    pod,
-    desired,
-    goal,
-    agentImage,
-    runtimeImage,
-    steps: stepsOf(o, pod, desired, goal, agentImage),
-  };
-}
-
-/**
- * A move whose agent has been told is finished before the next one begins, or agent and image would disagree; unless
- * its image does not come, for then the next one is the way out.
- */
-function goalOf(o: NodeObservation, pod: PodFacts, desired: Desired, aim: Aim): Aim {
-  const begun = desired.target;
-  if (desired.plannedStop !== "runtime-image" || begun === null || begun === aim.digest || !o.config)
-    return aim;
-  const goal = aimAt(begun, { node: o.node, inPool: o.inPool, config: o.config, running: begun, now: o.now });
-  if (!goal.ok || pullFails(pod.runtime)) return aim;
-  return runs(pod, "runtime", goal.selection.runtime.image) ? aim : goal;
-}
-
-function stepsOf(
-  o: NodeObservation,
-  pod: PodFacts,
-  desired: Desired,
-  goal: Aim,
-  agentImage: string,
-): readonly ChangeStep[] {
-  const { node, config } = o;
-  if (!config) return [];
-  const before =
-    desired.target === null
-      ? undefined
-      : aimAt(desired.target, { node, inPool: o.inPool, config, running: undefined, now: o.now });
-  const runtimeImage = goal.ok ? goal.selection.runtime.image : pod.runtime.image;
-  const podTemplateHash = podInputsHash(node, config);
-  const to: NodeInputs = {
-    runtimeImage,
-    launcher: "shell",
-    agentImage,
-    engine: node.spec.runtime.engine,
-    command: goal.ok ? goal.selection.runtime.command : [],
-    args: node.spec.runtime.args ?? [],
-    models: modelsOf(goal, config),
-    live: {},
-    podTemplateHash,
-  };
-  const from: NodeInputs = {
-    ...to,
-    runtimeImage: sameImage(pod.runtime.image, runtimeImage) ? runtimeImage : pod.runtime.image,
-    agentImage: sameImage(pod.agent.image, agentImage) ? agentImage : pod.agent.image,
-    command: before?.ok ? before.selection.runtime.command : to.command,
-    args: desired.args,
-    models: before?.ok ? modelsOf(before, config) : to.models,
-    podTemplateHash: pod.inputsHash ?? podTemplateHash,
-  };
-  return planChange(from, to, abilitiesOf(to.engine));
-}
-
-/** Other weights under an old name are another model. */
-function modelsOf(aim: Aim, { snapshots }: NetworkConfig): readonly string[] {
-  const snapshot = aim.ok ? snapshots.get(aim.digest) : undefined;
-  return aim.ok && snapshot ? modelIdentities(snapshot, aim.selection.models) : [];
-}
-
-/** Mirrors and webhooks change the place of an image, never its digest. */
-const sameImage = (a: string, b: string): boolean => digestOfImage(a) === digestOfImage(b);
-
 function isMoving({ desired, goal }: Scene): boolean {
   return goal.ok && desired.target !== goal.digest;
 }
@@ -185,26 +99,36 @@ function stage(scene: Scene): Decision {
     "Staging",
     `config ${digest} is being staged while ${desired.target ?? "none"} serves`,
   );
+  const change = steps.find(({ action }) => action === "patch-runtime");
+  // Weights and image come side by side.
+  const image: Fetched = change
+    ? fetchImage(o, pod, "runtime", goal.places)
+    : { ok: true, image: runtimeImage };
+  const fetching = image.ok ? [] : image.actions;
   const begin: Moves = { stage: digest, target: desired.target, plannedStop: null };
   if (!asksFor(desired, wishOf(o, begin))) {
     return {
-      actions: order(scene, begin, `stage config ${digest}`),
+      actions: [...order(scene, begin, `stage config ${digest}`), ...fetching],
       note: staging,
     };
   }
   const { status } = o.agent;
   const ask: Action = { type: "ask-agent", reason: `has the agent staged config ${digest}?` };
-  if (!status || !echoed(o, desired)) return { actions: [ask], note: staging };
+  const waiting = (note: Note): Decision => ({
+    actions: [...fetching, ask],
+    note: image.ok || image.note.reason === "Staging" ? note : image.note,
+  });
+  if (!status || !echoed(o, desired)) return waiting(staging);
   const { applied, staged } = status.report.config;
   if (staged !== digest && applied !== digest) {
     const error = status.config_error;
-    if (error?.digest !== digest) return { actions: [ask], note: staging };
+    if (error?.digest !== digest) return waiting(staging);
     const message = `the agent cannot stage config ${digest} (${error.code}): ${error.message}`;
-    return { actions: [ask], note: moveNote("StageFailed", message) };
+    return { actions: [...fetching, ask], note: moveNote("StageFailed", message) };
   }
-  const change = steps.find(({ action }) => action === "patch-runtime");
+  if (!image.ok) return { actions: fetching, note: image.note };
   const rehearsal: Action[] = change
-    ? [{ type: "rehearse-image", container: "runtime", image: runtimeImage, reason: change.reason }]
+    ? [{ type: "rehearse-image", container: "runtime", image: image.image, reason: change.reason }]
     : [];
   const moves: Moves = { stage: null, target: digest, plannedStop: change ? "runtime-image" : null };
   return {
@@ -222,9 +146,13 @@ function stage(scene: Scene): Decision {
 
 /** Tells the agent of the stop, waits for its echo, then patches the image alone; the kubelet drains by `preStop`. */
 function swapImage(scene: Scene, container: "agent" | "runtime"): Decision {
-  const { o, pod, desired, agentImage, runtimeImage } = scene;
-  const image = container === "agent" ? agentImage : runtimeImage;
+  const { o, pod, desired } = scene;
+  const fetched = fetchFor(scene, container);
   const plannedStop = container === "agent" ? "agent-image" : "runtime-image";
+  // What the agent was told of goes on even if the image cannot be had any more: the way out is to turn back from there.
+  const begun = desired.plannedStop === plannedStop;
+  if (!fetched.ok && (!begun || fetched.note.reason === "Staging")) return fetched;
+  const image = fetched.ok ? fetched.image : imageOf(scene, container);
   const reason = `${container} image → ${image}`;
   const note = container === "runtime" ? { note: movingTo(desired.target) } : {};
   const moves: Moves = { stage: null, target: desired.target, plannedStop };
@@ -240,6 +168,30 @@ function swapImage(scene: Scene, container: "agent" | "runtime"): Decision {
     actions: [{ type: "ask-agent", reason: `has the agent read revision ${desired.revision}?` }],
     ...note,
   };
+}
+
+const imageOf = ({ agentImage, runtimeImage }: Scene, container: "agent" | "runtime"): string =>
+  container === "agent" ? agentImage : runtimeImage;
+
+function fetchFor(scene: Scene, container: "agent" | "runtime"): Fetched {
+  const { o, pod, goal } = scene;
+  if (container === "agent" && isDown(pod)) return { ok: true, image: scene.agentImage };
+  const places = container === "runtime" && goal.ok ? goal.places : ([imageOf(scene, container)] as const);
+  return fetchImage(o, pod, container, places);
+}
+
+/** What a new pod runs and the host does not have: it most likely comes to the same host. */
+function lackingImage(scene: Scene): Decision | undefined {
+  const { pod, agentImage, runtimeImage } = scene;
+  const changed = [
+    ...(sameImage(pod.runtime.image, runtimeImage) ? [] : ["runtime" as const]),
+    ...(sameImage(pod.agent.image, agentImage) ? [] : ["agent" as const]),
+  ];
+  for (const container of changed) {
+    const fetched = fetchFor(scene, container);
+    if (!fetched.ok) return fetched;
+  }
+  return undefined;
 }
 
 /** The image does not come from where the pod has it: it is tried from the next place. Nothing runs that could be lost. */

@@ -8,6 +8,8 @@ import type { NodeObservation } from "./observation.ts";
 import { planPod } from "./plan-pod.ts";
 import { planStop } from "./plan-stop.ts";
 
+export { emptyHost } from "./prefetch/plan.ts";
+
 /** One thing to do, and why, for people. */
 export type Action = { readonly reason: string } & (
   | {
@@ -19,6 +21,21 @@ export type Action = { readonly reason: string } & (
   /** Brings the identity Secret up to date with root, account and the wish for another key, and says so on the pod. */
   | { readonly type: "refresh-identity"; readonly hash: string }
   | { readonly type: "annotate"; readonly desired: Desired }
+  /** Has a pod without a GPU bring an image to the host. */
+  | {
+      readonly type: "prefetch";
+      readonly role: "agent" | "runtime";
+      readonly image: string;
+      readonly host: string;
+      readonly name: string;
+    }
+  /** Takes away such a pod that is of no use. `noVolumes`: a host that does not know image volumes, as it has shown. */
+  | {
+      readonly type: "drop-prefetch";
+      readonly name: string;
+      readonly uid: string;
+      readonly noVolumes: string | undefined;
+    }
   /** Lets the API server check the patch without doing it. */
   | { readonly type: "rehearse-image"; readonly container: "agent" | "runtime"; readonly image: string }
   | { readonly type: "patch-image"; readonly container: "agent" | "runtime"; readonly image: string }

@@ -324,6 +324,6 @@ type Compact<T> = T extends readonly (infer E)[]
     : T;
 
 /** A copy without the members that are undefined, at any depth. */
-function compact<T extends object>(value: T): Compact<T> {
+export function compact<T extends object>(value: T): Compact<T> {
   return JSON.parse(JSON.stringify(value));
 }

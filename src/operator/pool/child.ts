@@ -4,6 +4,7 @@ import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
 import { canonical } from "../hash.ts";
 import { poolLabel } from "../names.ts";
+import { once } from "./once.ts";
 
 /** Annotation of a child that the pool takes away: it is parked first, and deleted when its pod is gone. */
 export const removingAnnotation = `${keyPrefix}removing`;
@@ -44,18 +45,40 @@ export function childLabels(pool: ResultityNodePool): Record<string, string> {
   return { ...pool.spec.template.metadata?.labels, [poolLabel]: pool.metadata.name };
 }
 
+type TemplateSpec = ResultityNodePool["spec"]["template"]["spec"];
+
+const textOf = once((template: TemplateSpec): string => canonical(template));
+
+/** What a child's spec was last compared with, and whether it was the same: specs of 10,000 children are long to compare. */
+const compared = new WeakMap<
+  ResultityNode["spec"],
+  { readonly template: string; readonly same: boolean }
+>();
+
 /** True when the child's spec is the template's; what each child has of its own is left out. */
 export function hasSpec(pool: ResultityNodePool, child: ResultityNode): boolean {
+  const template = textOf(pool.spec.template.spec);
+  const before = compared.get(child.spec);
+  if (before?.template === template) return before.same;
   const { replicas: _replicas, identity: _identity, ...spec } = child.spec;
-  return canonical(spec) === canonical(pool.spec.template.spec);
+  const same = canonical(spec) === template;
+  compared.set(child.spec, { template, same });
+  return same;
 }
+
+const wantedMetadata = once((pool: ResultityNodePool) => ({
+  labels: Object.entries(childLabels(pool)),
+  annotations: Object.entries(pool.spec.template.metadata?.annotations ?? {}),
+}));
 
 /** True when nothing is missing of the template's labels and annotations; more may be there. */
 export function hasMetadata(pool: ResultityNodePool, child: ResultityNode): boolean {
   const { labels = {}, annotations = {} } = child.metadata;
-  const has = (have: Record<string, string>, wanted: Record<string, string>) =>
-    Object.entries(wanted).every(([key, value]) => have[key] === value);
-  return has(labels, childLabels(pool)) && has(annotations, pool.spec.template.metadata?.annotations ?? {});
+  const wanted = wantedMetadata(pool);
+  return (
+    wanted.labels.every(([key, value]) => labels[key] === value) &&
+    wanted.annotations.every(([key, value]) => annotations[key] === value)
+  );
 }
 
 /** Told to move, or given a new spec, and not there yet. Its controller has yet to look, or it is on its way. */
@@ -72,6 +95,7 @@ export const stuckReasons: ReadonlySet<string> = new Set([
   "ImageNotAllowed",
   "DigestNotAllowed",
   "StageFailed",
+  "PrefetchFailed",
   "ImagePullFailed",
   "AgentFailed",
   "EngineFailed",

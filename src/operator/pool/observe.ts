@@ -4,12 +4,14 @@ import { controllerOf, keyOf } from "../../kube/object.ts";
 import type { PodDisruptionBudget } from "../../kube/resources.ts";
 import type { ReadStore } from "../../kube/store.ts";
 import type { Caches, OperatorContext } from "../context.ts";
+import type { Release } from "../../protocol/config/release.ts";
 import type { Snapshot } from "../../protocol/config/snapshot.ts";
 import { moveInterrupts } from "../move.ts";
 import { poolLabel } from "../names.ts";
 import type { NetworkConfig } from "../views.ts";
 import type { Work } from "./canary.ts";
-import type { PoolObservation } from "./plan.ts";
+import { hasSpec } from "./child.ts";
+import type { PoolObservation } from "./observation.ts";
 
 type Cached<T> = T extends { readonly store: ReadStore<infer Object> }
   ? { readonly store: Pick<ReadStore<Object>, "get" | "byIndex"> }
@@ -19,11 +21,13 @@ type Cached<T> = T extends { readonly store: ReadStore<infer Object> }
 export type PoolConfig = Pick<NetworkConfig, "mayRestart" | "restartsUntil"> & {
   readonly current: string | undefined;
   readonly snapshots: ReadonlyMap<string, Snapshot>;
+  /** What nodes may apply; undefined where that is not known. */
+  readonly release?: Release | undefined;
 };
 
 /** What a look at a pool takes: the operator's context has it, and so has who has just read the objects. */
 export interface PoolSight {
-  readonly caches: { readonly [Kind in keyof Caches]: Cached<Caches[Kind]> };
+  readonly caches: { readonly [Kind in Exclude<keyof Caches, "prefetches">]: Cached<Caches[Kind]> };
   readonly configs: {
     get(networkKey: string): PoolConfig | undefined;
   };
@@ -47,29 +51,39 @@ export function observePool(sight: PoolSight, key: string): PoolObservation | un
     hasPod: (child) => caches.pods.store.get(keyOf(child)) !== undefined,
     networkKnown: caches.networks.store.get(networkKey) !== undefined,
     current: config?.current,
+    allows: allowedBy(config?.release, clock.now()),
     mayRestart: config?.mayRestart ?? true,
     restartsUntil: config?.restartsUntil,
-    interrupts: interruptsWith(config?.snapshots),
+    interrupts: interruptsWith(pool, config?.snapshots),
     work: ({ status }) => (status?.nodeId === undefined ? undefined : work(networkKey, status.nodeId)),
     budget: budgetOf(caches.budgets.store.get(`${namespace}/${name}`), pool),
     now: clock.now(),
   };
 }
 
-/** Many children move between the same two configs: each pair of spec and configs is worked out once. */
-function interruptsWith(snapshots: ReadonlyMap<string, Snapshot> | undefined): PoolObservation["interrupts"] {
-  const known = new Map<string, boolean>();
-  return ({ spec, status }, digest) => {
-    const applied = status?.config?.applied;
+function allowedBy(release: Release | undefined, now: number): PoolObservation["allows"] {
+  if (!release) return () => true;
+  const allowed = new Set<string>(
+    release.allowed.filter(({ expires }) => expires > now).map(({ digest }) => digest),
+  );
+  return (digest) => allowed.has(digest);
+}
+
+/** Most children have the template's spec and move between the same two configs: that is worked out once. */
+function interruptsWith(
+  pool: ResultityNodePool,
+  snapshots: ReadonlyMap<string, Snapshot> | undefined,
+): PoolObservation["interrupts"] {
+  const ofTemplate = new Map<string, boolean>();
+  return (child, digest) => {
+    const applied = child.status?.config?.applied;
     if (applied === undefined) return true;
-    const { runtime, gpu, models } = spec;
-    const key = JSON.stringify([applied, digest, runtime.engine, runtime.image, gpu.product, models]);
-    let answer = known.get(key);
-    if (answer === undefined) {
-      answer = moveInterrupts(spec, snapshots?.get(applied), snapshots?.get(digest));
-      known.set(key, answer);
-    }
-    return answer;
+    const answer = () => moveInterrupts(child.spec, snapshots?.get(applied), snapshots?.get(digest));
+    if (!hasSpec(pool, child)) return answer();
+    const move = `${applied} ${digest}`;
+    const known = ofTemplate.get(move) ?? answer();
+    ofTemplate.set(move, known);
+    return known;
   };
 }
 

@@ -116,7 +116,11 @@ describe("a roll to a config with another runtime image", () => {
     readonly log?: string;
     readonly next: (world: World) => void;
   }[] = [
-    { plan: ["annotate"], log: `annotate stage=${d2} target=${d1} stop=-`, next: () => {} },
+    {
+      plan: ["annotate", "prefetch"],
+      log: `annotate stage=${d2} target=${d1} stop=-`,
+      next: () => {},
+    },
     { plan: ["ask-agent"], next: (world) => world.agentAnswers() },
     { plan: ["ask-agent"], next: (world) => world.agentAnswers({ staged: d2 }) },
     {
@@ -148,7 +152,8 @@ describe("a roll to a config with another runtime image", () => {
     for (const [at, step] of steps.entries()) {
       const before = world.log.length;
       expect(world.reconcile(), `step ${at}`).toEqual(step.plan);
-      expect(world.log.slice(before), `step ${at}`).toEqual(step.log === undefined ? [] : [step.log]);
+      const done = world.log.slice(before).filter((line) => !line.startsWith("prefetch"));
+      expect(done, `step ${at}`).toEqual(step.log === undefined ? [] : [step.log]);
       step.next(world);
     }
     expect(world.node.status?.config).toEqual({ target: d2, applied: d2 });
@@ -291,6 +296,7 @@ describe("a new agent image", () => {
     world.turn = false;
     expect(world.reconcile()).toEqual(["wait"]);
     world.turn = true;
+    expect(world.reconcile()).toEqual(["prefetch"]);
     expect(world.reconcile()).toEqual(["rehearse-image", "annotate"]);
     expect(world.desired.plannedStop).toBe("agent-image");
     world.agentAnswers();
@@ -546,7 +552,7 @@ describe("outside of the network's maintenance windows", () => {
     expect(world.reconcile()).toEqual([]);
     expect(world.condition("Ready")).toBe("True AllWell");
     world.config = { ...closed(v2), mayRestart: true };
-    expect(world.reconcile()).toEqual(["annotate"]);
+    expect(world.reconcile()).toEqual(["annotate", "prefetch"]);
     expect(world.desired.stage).toBe(d2);
   });
 
@@ -555,7 +561,7 @@ describe("outside of the network's maintenance windows", () => {
     world.untilServing();
     world.config = closed(v2);
     world.node = { ...world.node, spec: { ...world.node.spec, config: { pin: d3 } } };
-    expect(world.reconcile()).toEqual(["annotate"]);
+    expect(world.reconcile()).toEqual(["annotate", "prefetch"]);
     expect(world.desired.stage).toBe(d3);
   });
 

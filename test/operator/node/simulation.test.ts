@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { Action } from "../../../src/operator/node/plan.ts";
 import { runs, podFacts } from "../../../src/operator/node/facts.ts";
+import { imagesAhead } from "../../../src/operator/node/scene.ts";
 import type { ConfigDigest } from "../../../src/protocol/fields.ts";
 import { configOf, digestOfSnapshot, imageOf, networkOf, snapshotOf } from "./network.ts";
 import { nodeOf, World } from "./world.ts";
@@ -23,6 +24,9 @@ class LivingWorld extends World {
   applied: ConfigDigest | null = null;
   #staging: ConfigDigest | null = null;
   readonly #proven = new Set<string>();
+  /** Images that were fetched or ran; nothing is removed from a host here. */
+  readonly #onHost = new Set<string>();
+  override prefetchState = "coming" as const;
   agentDead = false;
 
   override apply(action: Action): void {
@@ -40,10 +44,11 @@ class LivingWorld extends World {
     this.applied = null;
   }
 
-  #mayPatch({ container }: Action & { type: "patch-image" }): void {
+  #mayPatch({ container, image }: Action & { type: "patch-image" }): void {
     const { plannedStop, revision, target } = this.desired;
     expect(plannedStop).toBe(`${container}-image`);
     if (!this.#runtimeRuns || (container === "agent" && this.agentDead)) return;
+    expect([...this.#onHost], "the host has the image").toContain(image);
     expect(this.read, "the agent has read the planned stop").toBeGreaterThanOrEqual(revision);
     if (container === "runtime") expect([...this.#proven], "the config was staged").toContain(target);
   }
@@ -56,6 +61,14 @@ class LivingWorld extends World {
 
   get #runtimeRuns(): boolean {
     return this.pod?.status?.containerStatuses?.[0]?.state?.running !== undefined;
+  }
+
+  /** What is on its way arrives, or the collector takes it away. */
+  fetchTurn(): void {
+    this.prefetches = this.prefetches.map((prefetch) => ({ ...prefetch, state: "present" }));
+    for (const { image } of this.prefetches) this.#onHost.add(image);
+    const ahead = this.pod ? imagesAhead(this.observe(), podFacts(this.pod, this.node)) : [];
+    this.prefetches = this.prefetches.filter(({ image }) => ahead?.includes(image) ?? true);
   }
 
   /** A pod goes on by one step: agent, runtime, a new image, the end. */
@@ -123,6 +136,7 @@ const ordinary = [
   turn("kubelet", (world) => world.kubeletTurn()),
   turn("agent", (world) => world.agentTurn()),
   turn("answer", (world) => world.answer()),
+  turn("fetch", (world) => world.fetchTurn()),
 ];
 const upsets = [
   ...digests.map((digest, at) => turn(`target v${at + 1}`, (world) => world.retarget(digest))),
@@ -172,11 +186,14 @@ describe("any order of events", () => {
         let calm = 0;
         for (let round = 0; round < 80 && calm < 3; round++) {
           const did = world.reconcile().filter((type) => type !== "wait");
+          world.fetchTurn();
           world.kubeletTurn();
           world.agentTurn();
           world.answer();
           calm = did.length === 0 && world.pod !== undefined ? calm + 1 : 0;
         }
+        world.fetchTurn();
+        expect(world.prefetches, "what nobody needs is gone").toEqual([]);
         expect(calm, world.log.slice(-12).join("; ")).toBe(3);
         const target = world.node.status?.config?.target;
         expect(world.desired).toMatchObject({ target, stage: null, plannedStop: null });

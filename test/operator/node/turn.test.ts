@@ -69,6 +69,7 @@ describe("turns", () => {
       ...first.network,
       spec: { ...first.network.spec, agent: { image: imageOf("agent", "v2") } },
     };
+    expect(first.reconcile()).toEqual(["prefetch"]);
     first.reconcile();
     expect(first.desired.plannedStop).toBe("agent-image");
     expect(turn(1, "v2")).toBe(false);

@@ -7,6 +7,8 @@ import type { AgentView, NodeObservation } from "../../../src/operator/node/obse
 import { type Action, type Plan, planNode } from "../../../src/operator/node/plan.ts";
 import { identityHashAnnotation } from "../../../src/operator/node/pod-parts.ts";
 import { podOf } from "../../../src/operator/node/pod.ts";
+import { emptyHost, type HostView } from "../../../src/operator/node/prefetch/plan.ts";
+import type { PrefetchFacts } from "../../../src/operator/node/prefetch/facts.ts";
 import { nodeStatus } from "../../../src/operator/node/status.ts";
 import type { NetworkConfig } from "../../../src/operator/views.ts";
 import { type Desired, desiredAnnotation, parseDesired } from "../../../src/protocol/desired.ts";
@@ -64,6 +66,10 @@ export class World {
   pod: DraftPod | undefined;
   agent: AgentView = { status: undefined, silentMs: 0, problem: "" };
   turn = true;
+  host: HostView = emptyHost;
+  /** Pods that bring images to the host; by themselves they bring them at once. */
+  prefetches: readonly PrefetchFacts[] = [];
+  prefetchState: PrefetchFacts["state"] = "present";
   now = Date.UTC(2026, 0, 1);
   feed: NodeObservation["feed"];
   feedLive = true;
@@ -88,6 +94,7 @@ export class World {
       config: this.config,
       pod: this.pod && podFacts(this.pod, this.node),
       agent: this.agent,
+      host: { ...this.host, prefetches: this.prefetches },
       nodeId,
       conflictsWith: this.conflictsWith,
       feed: this.feed,
@@ -155,6 +162,14 @@ export class World {
         this.log.push("delete");
         if (this.pod && action.uid === this.pod.metadata.uid) this.#terminate();
         break;
+      case "prefetch":
+        this.log.push(`prefetch ${action.role}`);
+        this.#prefetch(action);
+        break;
+      case "drop-prefetch":
+        this.log.push("drop-prefetch");
+        this.prefetches = this.prefetches.filter(({ uid }) => uid !== action.uid);
+        break;
       case "rehearse-image":
       case "ask-agent":
       case "wait":
@@ -208,6 +223,18 @@ export class World {
       for (const one of [...(spec?.initContainers ?? []), ...(spec?.containers ?? [])])
         if (one.name === container) one.image = image;
     });
+  }
+
+  #prefetch({ name, image, host }: Action & { type: "prefetch" }): void {
+    if (this.prefetches.some((prefetch) => prefetch.name === name)) throw new Error(`a second ${name}`);
+    const state = this.prefetchState;
+    const said = state === "failed" ? "ErrImagePull" : "";
+    const facts = { name, image, host, state, reason: said, message: said && "as the kubelet says" };
+    const uid = `prefetch-${++this.#versions}`;
+    this.prefetches = [
+      ...this.prefetches,
+      { ...facts, uid, byVolume: true, stalled: false, since: this.now },
+    ];
   }
 
   #terminate(): void {

@@ -1,0 +1,37 @@
+import { findCondition } from "../../api/v1alpha1/conditions.ts";
+import type { NodeStatus } from "../../api/v1alpha1/node.ts";
+
+/** Longest time for which what passes by itself is kept out of the status, milliseconds. */
+export const settleMs = 5_000;
+
+/** Reasons of ConfigApplied for which a person has to look. */
+const stopped: ReadonlySet<string> = new Set(["StageFailed", "PrefetchFailed"]);
+
+/**
+ * Whether a status is written at once, and not when it has settled: each state between two that last would be a write to the API
+ * server, and one to every watch. At once is what others act on: that the node enters or leaves service, that it has arrived at
+ * what was asked of it, and that something is wrong.
+ */
+export function isUrgent(before: NodeStatus | undefined, after: NodeStatus): boolean {
+  const [was, is] = [readyOf(before), readyOf(after)];
+  const served = was?.status === "True";
+  if (is?.status === "True") {
+    return (
+      !served ||
+      before?.observedGeneration !== after.observedGeneration ||
+      before?.config?.applied !== after.config?.applied ||
+      isStopped(before) !== isStopped(after)
+    );
+  }
+  // A live change of what the agent applies is confirmed in a moment, and the node serves meanwhile.
+  if (served && is?.reason !== "Waiting") return true;
+  return (isStopped(after) && !isStopped(before)) || (isDegraded(after) && !isDegraded(before));
+}
+
+const readyOf = (status: NodeStatus | undefined) => findCondition(status?.conditions, "Ready");
+
+const isDegraded = (status: NodeStatus | undefined): boolean =>
+  findCondition(status?.conditions, "Degraded")?.status === "True";
+
+const isStopped = (status: NodeStatus | undefined): boolean =>
+  stopped.has(findCondition(status?.conditions, "ConfigApplied")?.reason ?? "");
