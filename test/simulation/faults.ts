@@ -232,8 +232,8 @@ export const faults: Readonly<Record<string, { readonly weight: number; readonly
     },
   },
   ambush: { weight: 8, strike: ambush },
-  liar: { weight: 1.5, strike: liar },
-  "stale mirror": { weight: 1.5, strike: staleMirror },
+  liar: { weight: 3, strike: liar },
+  "stale mirror": { weight: 3, strike: staleMirror },
   "old mount": { weight: 1, strike: oldMount },
   release: { weight: 2, strike: (scene, dice) => scene.publish(dice.chance(0.5)) },
 };
