@@ -86,6 +86,8 @@ export async function executeNode(
         { node: keyOf(o.node), action: action.type, error: messageOf(error) },
         "refused; a person has to look",
       );
+      for (const note of Object.values(failed))
+        record(hands, o, "Warning", note.reason, "Refuse", note.message);
       return { failed, againInMs: refusedMs };
     }
   }
