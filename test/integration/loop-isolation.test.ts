@@ -150,7 +150,7 @@ describe("a runtime container", () => {
   });
 });
 
-describe("a broken agent image", () => {
+describe("F42 an agent image that is broken", () => {
   it("that ends at once: one node's agent is down and says why, no engine restarts, the others serve", async () => {
     const before = runtimes();
     await setAgentImage(brokenAgentImage);

@@ -100,7 +100,7 @@ async function untilWrites(count: number): Promise<void> {
   );
 }
 
-it("ends in the same state if it is killed at ten points, with no child, pod or identity made twice", async () => {
+it("F01 [×10] ends in the same state if it is killed at ten points, with no child, pod or identity made twice", async () => {
   const pictures: unknown[] = [];
   const writes: number[] = [];
   const asks = tail.entries.length;
