@@ -4,6 +4,7 @@ import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
 import { canonical } from "../hash.ts";
 import { poolLabel } from "../names.ts";
+import { sameJson } from "../same.ts";
 import { once } from "./once.ts";
 
 /** Annotation of a child that the pool takes away: it is parked first, and deleted when its pod is gone. */
@@ -50,10 +51,7 @@ type TemplateSpec = ResultityNodePool["spec"]["template"]["spec"];
 const textOf = once((template: TemplateSpec): string => canonical(template));
 
 /** What a child's spec was last compared with, and whether it was the same: specs of 10,000 children are long to compare. */
-const compared = new WeakMap<
-  ResultityNode["spec"],
-  { readonly template: string; readonly same: boolean }
->();
+const compared = new WeakMap<ResultityNode["spec"], { readonly template: string; readonly same: boolean }>();
 
 /** True when the child's spec is the template's; what each child has of its own is left out. */
 export function hasSpec(pool: ResultityNodePool, child: ResultityNode): boolean {
@@ -61,7 +59,7 @@ export function hasSpec(pool: ResultityNodePool, child: ResultityNode): boolean 
   const before = compared.get(child.spec);
   if (before?.template === template) return before.same;
   const { replicas: _replicas, identity: _identity, ...spec } = child.spec;
-  const same = canonical(spec) === template;
+  const same = sameJson(spec, pool.spec.template.spec);
   compared.set(child.spec, { template, same });
   return same;
 }

@@ -10,7 +10,8 @@ import { poolManager } from "../names.ts";
 import { executePool } from "./execute.ts";
 import { observePool } from "./observe.ts";
 import type { Trial, Work } from "./canary.ts";
-import { planPool, trialOf } from "./plan.ts";
+import { trialOf } from "./digest.ts";
+import { planPool } from "./plan.ts";
 import { poolStatus } from "./status.ts";
 
 type TrialState = NonNullable<PoolStatus["rollout"]>["canary"];
@@ -104,11 +105,8 @@ function networkChanges({ configs, caches }: OperatorContext): Source {
     synced: () => caches.pools.synced(),
     attach: (add) =>
       configs.subscribe((networkKey) => {
-        for (const pool of caches.pools.store.values()) {
-          const { namespace } = pool.metadata;
-          if (`${namespace}/${pool.spec.template.spec.networkRef.name}` === networkKey)
-            add(keyOf(pool), `network ${networkKey} changed`);
-        }
+        for (const pool of caches.pools.store.byIndex("network", networkKey))
+          add(keyOf(pool), `network ${networkKey} changed`);
       }),
   };
 }

@@ -9,29 +9,22 @@ import {
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { PoolStatus } from "../../api/v1alpha1/pool.ts";
 import { poolLabel } from "../names.ts";
-import { hasSpec, isLeaving, isMoving, isParked, isReady, stuckReasons } from "./child.ts";
-import {
-  budgetSize,
-  commonDigest,
-  isHeldBack,
-  type PoolObservation,
-  rejectionOf,
-  trialOf,
-  wantedDigest,
-} from "./plan.ts";
-import { minAvailableOf } from "./window.ts";
+import { censusOf } from "./census.ts";
+import { hasSpec, isMoving, isParked, isReady, stuckReasons } from "./child.ts";
+import { askedDigest, commonDigest, isHeldBack, rejectionOf, trialOf, wantedDigest } from "./digest.ts";
+import type { PoolObservation } from "./observation.ts";
 
 /** The pool's status as it follows from what is seen; what was there before lends only its times. */
 export function poolStatus(seen: PoolObservation): PoolStatus {
   const { pool, children, now } = seen;
   const wanted = wantedDigest(seen);
-  const staying = children.filter((child) => !isLeaving(child));
+  const { staying } = censusOf(seen);
   const ready = staying.filter(isReady);
   const updated = staying.filter((child) => isUpdated(seen, child, wanted));
   const podReady = staying.filter((child) => isTrueNow(child, "RuntimeReady"));
   const before = pool.status ?? {};
   let list: readonly Condition<PoolConditionType>[] = before.conditions ?? [];
-  for (const condition of conditionsOf(seen, { wanted, staying, ready, updated }))
+  for (const condition of conditionsOf(seen, { staying, ready, updated }))
     list = setCondition(list, condition, now);
   const rollout = rolloutOf(seen, wanted, staying, updated.length);
   const rejected = rejectedOf(seen);
@@ -129,7 +122,6 @@ function rolloutOf(
 }
 
 interface Counted {
-  readonly wanted: string | undefined;
   readonly staying: readonly ResultityNode[];
   readonly ready: readonly ResultityNode[];
   readonly updated: readonly ResultityNode[];
@@ -144,8 +136,7 @@ function conditionsOf(seen: PoolObservation, counted: Counted): readonly PoolCon
   const progressing = { ...progressOf(seen, counted), observedGeneration } as const;
   const unwell = [available, progressing].find(({ status }) => status !== "True");
   const allReady =
-    counted.ready.length >= budgetSize(pool, seen.children) &&
-    counted.updated.length === counted.staying.length;
+    counted.ready.length >= censusOf(seen).size && counted.updated.length === counted.staying.length;
   const ready: PoolCondition = unwell
     ? { type: "Ready", status: "False", reason: unwell.reason, message: unwell.message, observedGeneration }
     : allReady
@@ -189,35 +180,34 @@ function trialProgress(seen: PoolObservation): readonly [Verdict["status"], Pool
 
 /** Why not every node serves, though enough of them do: an update is under way, or a node is not well. */
 function unready(
-  { pool, children }: PoolObservation,
-  { ready }: Counted,
+  seen: PoolObservation,
+  { ready, staying }: Counted,
   progressing: Verdict,
 ): Pick<PoolCondition, "reason" | "message"> {
-  const worst = worstOf(children);
+  const worst = worstOf(staying);
   if (progressing.reason !== "NewestConfig" || !worst) return progressing;
   const why = findCondition(worst.status?.conditions, "Ready");
   // Each text is a write: what passes by itself is told by the node alone.
   const lasting = why && stuckReasons.has(why.reason) ? `${why.reason}: ${why.message}` : "it is on its way";
   return {
     reason: "WaitingForNode",
-    message: `${ready.length} of ${budgetSize(pool, children)} nodes are in service; ${worst.metadata.name}: ${lasting}`,
+    message: `${ready.length} of ${censusOf(seen).size} nodes are in service; ${worst.metadata.name}: ${lasting}`,
   };
 }
 
 /** A node that should serve and does not; of several one that will not by itself. */
-function worstOf(children: readonly ResultityNode[]): ResultityNode | undefined {
-  const unwell = children.filter((child) => !isLeaving(child) && !isParked(child) && !isReady(child));
+function worstOf(staying: readonly ResultityNode[]): ResultityNode | undefined {
+  const unwell = staying.filter((child) => !isParked(child) && !isReady(child));
   const stuck = unwell.find(({ status }) =>
     stuckReasons.has(findCondition(status?.conditions, "Ready")?.reason ?? ""),
   );
   return stuck ?? unwell[0];
 }
 
-function availableOf({ pool, children }: PoolObservation, { ready }: Counted): Verdict {
-  const size = budgetSize(pool, children);
+function availableOf(seen: PoolObservation, { ready, staying }: Counted): Verdict {
+  const { size, minAvailable: needed } = censusOf(seen);
   if (size === 0)
     return { type: "Available", status: "True", reason: "ScaledToZero", message: "no nodes are wanted" };
-  const needed = minAvailableOf(pool, size);
   if (ready.length >= needed) {
     return {
       type: "Available",
@@ -226,7 +216,7 @@ function availableOf({ pool, children }: PoolObservation, { ready }: Counted): V
       message: `${ready.length} of ${size} nodes are in service, ${needed} are needed`,
     };
   }
-  const worst = worstOf(children);
+  const worst = worstOf(staying);
   const why = findCondition(worst?.status?.conditions, "Ready")?.message;
   return {
     type: "Available",
@@ -236,7 +226,7 @@ function availableOf({ pool, children }: PoolObservation, { ready }: Counted): V
   };
 }
 
-function progressOf(seen: PoolObservation, { wanted, staying, updated }: Counted): Verdict {
+function progressOf(seen: PoolObservation, { staying, updated }: Counted): Verdict {
   const { pool, children, networkKnown } = seen;
   const network = pool.spec.template.spec.networkRef.name;
   const say = (status: Verdict["status"], reason: PoolReason, message: string): Verdict => ({
@@ -251,7 +241,8 @@ function progressOf(seen: PoolObservation, { wanted, staying, updated }: Counted
       "NetworkNotFound",
       `there is no ResultityNetwork ${network} in this namespace: create it, or correct networkRef`,
     );
-  if (wanted === undefined)
+  const asked = askedDigest(seen);
+  if (asked === undefined)
     return say(
       "False",
       "NetworkNotTrusted",
@@ -262,6 +253,12 @@ function progressOf(seen: PoolObservation, { wanted, staying, updated }: Counted
   }
   const stopped = trialProgress(seen);
   if (stopped) return say(...stopped);
+  if (!seen.allows(asked))
+    return say(
+      "False",
+      "Stalled",
+      `config ${asked} is not allowed by the network's newest release, so that no node is told to move to it: ${pool.spec.template.spec.config?.pin === asked ? "remove spec.template.spec.config.pin, or name one that is allowed" : "the network must publish a new release"}`,
+    );
   if (updated.length === staying.length)
     return say("True", "NewestConfig", `all ${staying.length} nodes have the newest template and config`);
   const waiting = waitingOn(staying);
@@ -277,7 +274,8 @@ function progressOf(seen: PoolObservation, { wanted, staying, updated }: Counted
       "Paused",
       `${updated.length} of ${staying.length} nodes are updated; set strategy.paused to false to go on`,
     );
-  const held = staying.filter((child) => isHeldBack(pool, child) && !updated.includes(child)).length;
+  const done = new Set(updated);
+  const held = staying.filter((child) => isHeldBack(pool, child) && !done.has(child)).length;
   if (held > 0 && held === staying.length - updated.length)
     return say(
       "True",

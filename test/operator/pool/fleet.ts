@@ -41,6 +41,7 @@ export class Fleet {
   /** Names of children that have a pod. */
   readonly pods = new Set<string>();
   budget: PoolObservation["budget"];
+  allows: PoolObservation["allows"] = () => true;
   mayRestart = true;
   restartsUntil: number | undefined;
   interrupts: PoolObservation["interrupts"] = () => true;
@@ -61,6 +62,7 @@ export class Fleet {
       hasPod: (child) => this.pods.has(child.metadata.name),
       networkKnown: true,
       current: this.current,
+      allows: this.allows,
       mayRestart: this.mayRestart,
       restartsUntil: this.restartsUntil,
       interrupts: this.interrupts,
