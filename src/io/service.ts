@@ -166,6 +166,8 @@ export class IoService {
       },
     });
     cutSlowBodies(this.app, clock);
+    // What no route asks for is not read: each takes the bodies of its own.
+    this.app.removeAllContentTypeParsers();
     this.app.setErrorHandler(refuse);
     this.app.setNotFoundHandler((_request, reply) => reply.code(404).send({ error: "no such path" }));
     this.#routes(rates, accountRequests);

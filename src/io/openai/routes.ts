@@ -14,7 +14,7 @@ import type { AsyncJobs } from "../jobs/async-jobs.ts";
 import type { JobDesk } from "../jobs/desk.ts";
 import { HeldInput } from "../jobs/input.ts";
 import type { IoMetrics } from "../metrics.ts";
-import { BodyError, collectBody, HeldBody } from "../transfer/body.ts";
+import { BodyError, collectBody, HeldBody, lengthOf } from "../transfer/body.ts";
 import { StoreError } from "../store/port.ts";
 import type { ApiKeys } from "./api-keys.ts";
 import { PlainClient, StreamClient } from "./clients.ts";
@@ -56,10 +56,9 @@ export function openaiRoutes(root: FastifyInstance, parts: ApiParts): void {
   void root.register((app, _options, done) => {
     app.removeAllContentTypeParsers();
     app.addContentTypeParser("application/json", (request: FastifyRequest, payload: IncomingMessage) => {
-      const length = request.headers["content-length"];
-      const known = length === undefined ? undefined : Number(length);
       const consumer = parts.keys.consumerOf(request.headers.authorization) ?? "";
-      return collectBody(payload, parts.budget.of(consumer), { length: known, most: maxBodyBytes });
+      const limits = { length: lengthOf(request), most: maxBodyBytes };
+      return collectBody(payload, parts.budget.of(consumer), limits);
     });
     // An answer that was sent, or has nobody to read it: its request is not needed any more.
     app.addHook("preHandler", ({ body }, reply, go) => {

@@ -9,6 +9,7 @@ import {
   pingTyp,
 } from "../../protocol/http.ts";
 import { nodeReported } from "../nodes.ts";
+import { smallBody } from "../transfer/body.ts";
 import { answer, hearNode, type RegistrationParts, tooMany } from "./envelope.ts";
 import { changeKey } from "./key-change.ts";
 import { register } from "./register.ts";
@@ -21,11 +22,7 @@ export function registrationRoutes(root: FastifyInstance, parts: RegistrationPar
   const { clock, nonces, rates, baseUrls } = parts;
   void root.register((app, _options, done) => {
     app.removeAllContentTypeParsers();
-    app.addContentTypeParser(
-      envelopeContentType,
-      { parseAs: "buffer", bodyLimit },
-      (_request, body, parsed) => parsed(null, body),
-    );
+    app.addContentTypeParser(envelopeContentType, smallBody(bodyLimit));
     const urlsOf = (path: string) => baseUrls.map((base) => `${base}${path}`);
     // Before the body is read.
     app.addHook("onRequest", (request, reply, go) => {

@@ -30,7 +30,7 @@ import {
   tooMany,
   unavailable,
 } from "../registration/envelope.ts";
-import { BodyError, collectBody } from "./body.ts";
+import { BodyError, collectBody, smallBody } from "./body.ts";
 import { pacedStream } from "./pace.ts";
 
 /** What transfers need of the service. `rates.node` is their own: large bodies are asked for in bursts. */
@@ -57,11 +57,7 @@ const maxEnvelopeBytes = 4096;
 export function transferRoutes(root: FastifyInstance, parts: TransferParts): void {
   void root.register((app, _options, done) => {
     app.removeAllContentTypeParsers();
-    app.addContentTypeParser(
-      envelopeContentType,
-      { parseAs: "string", bodyLimit: maxEnvelopeBytes },
-      (_request, body, parsed) => parsed(null, body),
-    );
+    app.addContentTypeParser(envelopeContentType, smallBody(maxEnvelopeBytes));
     // An output is read by its handler, when it is known whose it is.
     app.addContentTypeParser("application/octet-stream", (_request, _payload, parsed) => parsed(null));
     app.addHook("onRequest", (request, reply, go) => {
@@ -157,7 +153,9 @@ async function input(
   reply: FastifyReply,
 ): Promise<FastifyReply> {
   const form = { typ: jobInputTyp, schema: jobInputSchema };
-  const { node, lease } = await hear(parts, request, request.body, paths.jobInput, form);
+  const { body } = request;
+  const envelope = Buffer.isBuffer(body) ? body.toString("latin1") : undefined;
+  const { node, lease } = await hear(parts, request, envelope, paths.jobInput, form);
   const size = parts.desk.live.get(lease.job)?.input.size ?? 0;
   const budget = parts.budget.of(node.nodeId);
   // Read from the disk, or copied: either takes memory for the time of the transfer.

@@ -1,7 +1,8 @@
 import { PassThrough } from "node:stream";
+import { fastify } from "fastify";
 import { describe, expect, it } from "vitest";
 import { ByteBudget } from "../../../src/lib/byte-budget.ts";
-import { BodyError, collectBody } from "../../../src/io/transfer/body.ts";
+import { BodyError, collectBody, smallBody } from "../../../src/io/transfer/body.ts";
 
 const most = 1_000_000;
 
@@ -98,4 +99,20 @@ describe("a body that is collected", () => {
     stream.end("12345");
     expect(await failure(collectBody(stream, new ByteBudget(most), { length: 10, most }))).toBe("cut");
   });
+});
+
+it("a small body is read up to its limit, and no body that nobody asks for", async () => {
+  const app = fastify();
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser("x/y", smallBody(6));
+  app.post("/", ({ body }) => (Buffer.isBuffer(body) ? body.toString() : "none"));
+  const post = async (body: string, type = "x/y") => {
+    const request = { method: "POST", url: "/", headers: { "content-type": type }, body } as const;
+    const { statusCode, payload } = await app.inject(request);
+    return statusCode === 200 ? payload : statusCode;
+  };
+  expect(await post("abcdef")).toBe("abcdef");
+  expect(await post("abcdefg")).toBe(413);
+  expect(await post("{}", "application/json")).toBe(415);
+  await app.close();
 });
