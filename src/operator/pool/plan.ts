@@ -50,7 +50,7 @@ function planUpdate(seen: PoolObservation, staying: readonly ResultityNode[]): P
   }
   let room = serving - censusOf(seen).minAvailable;
   const actions: PoolAction[] = [];
-  for (const { child, inService, outdated, digest } of hostByHost(due)) {
+  for (const { child, inService, outdated, digest } of hostByHost(due, staying)) {
     // Labels and annotations interrupt nothing, nor do configs that differ in what is applied live.
     const edited = inService && outdated && !hasSpec(seen.pool, child);
     const restarted = inService && digest !== undefined && seen.interrupts(child, digest);
@@ -77,14 +77,14 @@ interface Due {
   readonly digest: string | undefined;
 }
 
-/** Nodes that share a host follow each other, so that one fetch of an image is for all of them. Hosts by their lowest ordinal. */
-function hostByHost(due: readonly Due[]): readonly Due[] {
-  const hosts = new Map<string, Due[]>();
-  for (const each of due) {
-    const host = hosts.get(hostOf(each.child));
-    if (host) host.push(each);
-    else hosts.set(hostOf(each.child), [each]);
-  }
+/**
+ * Nodes that share a host follow each other, so that one fetch of an image is for all of them. Hosts by the lowest ordinal
+ * there, moved or not: the one that has been begun is finished first.
+ */
+function hostByHost(due: readonly Due[], staying: readonly ResultityNode[]): readonly Due[] {
+  if (due.length < 2) return due;
+  const hosts = new Map<string, Due[]>(staying.map((child) => [hostOf(child), []]));
+  for (const each of due) hosts.get(hostOf(each.child))?.push(each);
   return [...hosts.values()].flat();
 }
 

@@ -1,0 +1,99 @@
+import { describe, expect, it } from "vitest";
+import type { PoolAction } from "../../../src/operator/pool/plan.ts";
+import { poolStatus } from "../../../src/operator/pool/status.ts";
+import { digest, Fleet, makePool } from "./fleet.ts";
+
+/** A settled pool whose node n is on the n-th of these hosts; "-" = on none. */
+function on(hosts: string, maxUnavailable: number | string = 1): Fleet {
+  const rollingUpdate = { maxUnavailable };
+  const fleet = new Fleet(makePool({ replicas: hosts.length, strategy: { rollingUpdate } }));
+  fleet.settle();
+  for (const [at, host] of [...hosts].entries()) {
+    if (host === "-") continue;
+    fleet.change(`chat-${at}`, (child) => ({ ...child, status: { ...child.status, hostName: host } }));
+  }
+  return fleet;
+}
+
+const ordinals = (actions: readonly PoolAction[], type: PoolAction["type"]): string =>
+  actions
+    .flatMap((action) => (action.type === type && "child" in action ? [action.child.metadata.name] : []))
+    .map((name) => name.replace("chat-", ""))
+    .join(" ");
+
+function scaled(fleet: Fleet, replicas: number): string {
+  fleet.pool = { ...fleet.pool, spec: { ...fleet.pool.spec, replicas } };
+  return ordinals(fleet.reconcile(), "retire");
+}
+
+describe("a smaller pool", () => {
+  it("leaves as many hosts empty as it can: those with the fewest of its nodes go first, then the highest numbers", () => {
+    expect(scaled(on("aabcccc"), 4)).toBe("2 1 0");
+    expect(scaled(on("abcabc"), 4)).toBe("5 2");
+    expect(scaled(on("abcabc"), 3)).toBe("5 2 4");
+  });
+
+  it("goes on with the host that it has begun to empty", () => {
+    const fleet = on("aabb");
+    expect(scaled(fleet, 3)).toBe("3");
+    expect(scaled(fleet, 2)).toBe("2");
+  });
+
+  it("takes what serves nobody before that, and does not count it as a reason to keep a host", () => {
+    const fleet = on("abbcc");
+    fleet.fail("chat-1");
+    expect(scaled(fleet, 4)).toBe("1");
+    const other = on("aabbb");
+    for (const name of ["chat-2", "chat-3"]) other.fail(name);
+    expect(scaled(other, 2)).toBe("3 2 4");
+  });
+});
+
+describe("an update", () => {
+  it("goes from host to host, so that one fetch of an image is for all nodes there", () => {
+    const fleet = on("abcabc");
+    fleet.current = digest("b");
+    const order: string[] = [];
+    for (let step = 0; step < 6; step++) {
+      const told = ordinals(fleet.reconcile(), "target");
+      order.push(told);
+      fleet.arrive(`chat-${told}`);
+    }
+    expect(order).toEqual(["0", "3", "1", "4", "2", "5"]);
+  });
+
+  it("takes as many of a host as the budget has room for", () => {
+    const fleet = on("abcabcab", 3);
+    fleet.current = digest("b");
+    expect(ordinals(fleet.reconcile(), "target")).toBe("0 3 6");
+  });
+});
+
+describe("a config that the network's release does not allow", () => {
+  const [a, b] = [digest("a"), digest("b")];
+
+  it("is told to nobody, and the status names it and what to do", () => {
+    const fleet = on("ab");
+    const { template } = fleet.pool.spec;
+    const pinned = { ...template, spec: { ...template.spec, config: { pin: b } } };
+    fleet.pool = { ...fleet.pool, spec: { ...fleet.pool.spec, template: pinned } };
+    fleet.allows = (asked) => asked === a;
+    fleet.settle();
+    expect([...fleet.children.values()].map(({ status }) => status?.config?.target)).toEqual([a, a]);
+    const progress = poolStatus(fleet.observe()).conditions?.find(({ type }) => type === "Progressing");
+    expect(progress).toMatchObject({ status: "False", reason: "Stalled" });
+    expect(progress?.message).toContain("remove spec.template.spec.config.pin");
+  });
+
+  it("is not given to a new node because its siblings still run it", () => {
+    const fleet = on("ab");
+    fleet.allows = (asked) => asked === b;
+    fleet.current = b;
+    fleet.pool = {
+      ...fleet.pool,
+      spec: { ...fleet.pool.spec, replicas: 3, strategy: { ...fleet.pool.spec.strategy, paused: true } },
+    };
+    fleet.settle();
+    expect(fleet.children.get("chat-2")?.status?.config?.target).toBe(b);
+  });
+});
