@@ -26,7 +26,7 @@ import { Fleet, NetworkConfigs } from "../operator/views.ts";
 
 const usage = `usage: operator [flags]
   --kubeconfig FILE                 default: $KUBECONFIG, else the pod's ServiceAccount
-  --namespace NAME                  watch one namespace; default: all
+  --watch-namespaces A,B,C          watch these namespaces only; default: all
   --[no-]leader-elect               wait for the Lease before working; default: on
   --leader-election-namespace NAME  namespace of the Lease; default: $POD_NAMESPACE, else resultity-system
   --metrics-listen HOST:PORT        /metrics, /healthz, /readyz; default: 0.0.0.0:8080
@@ -34,7 +34,8 @@ const usage = `usage: operator [flags]
 
 interface Settings {
   readonly kubeconfig: string | undefined;
-  readonly namespace: string | undefined;
+  /** Empty: all. */
+  readonly namespaces: readonly string[];
   readonly leaderElect: boolean;
   readonly leaseNamespace: string;
   readonly listen: { readonly host: string; readonly port: number };
@@ -47,7 +48,7 @@ function settingsOf(args: readonly string[], env: NodeJS.ProcessEnv): Settings {
     allowNegative: true,
     options: {
       kubeconfig: { type: "string" },
-      namespace: { type: "string" },
+      "watch-namespaces": { type: "string", multiple: true },
       "leader-elect": { type: "boolean", default: true },
       "leader-election-namespace": { type: "string" },
       "metrics-listen": { type: "string", default: "0.0.0.0:8080" },
@@ -60,12 +61,24 @@ function settingsOf(args: readonly string[], env: NodeJS.ProcessEnv): Settings {
   if (!logLevel) throw new Error(`--log-level must be one of ${logLevels.join(", ")}`);
   return {
     kubeconfig: values.kubeconfig ?? (env["KUBECONFIG"] || undefined),
-    namespace: values.namespace || undefined,
+    namespaces: namespacesOf(values["watch-namespaces"] ?? []),
     leaderElect: values["leader-elect"],
     leaseNamespace: values["leader-election-namespace"] ?? env["POD_NAMESPACE"] ?? "resultity-system",
     listen: { host: address[1] ?? (address[2] || "0.0.0.0"), port: Number(address[3]) },
     logLevel,
   };
+}
+
+/** Names of namespaces from `a,b` given once or several times, each once. @throws Error for what is no such name */
+function namespacesOf(lists: readonly string[]): readonly string[] {
+  const names = new Set(lists.flatMap((list) => list.split(",")).map((name) => name.trim()));
+  // `--watch-namespaces=""`, as an unset variable of a manifest leaves it.
+  names.delete("");
+  for (const name of names) {
+    if (!/^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/.test(name))
+      throw new Error(`--watch-namespaces: ${JSON.stringify(name)} is no name of a namespace`);
+  }
+  return [...names];
 }
 
 async function connect(settings: Settings, env: NodeJS.ProcessEnv): Promise<ApiConnection> {
@@ -121,13 +134,13 @@ async function run(
     metrics,
   });
   const client = settings.leaderElect ? plain.guarded(() => elector.assertLeading()) : plain;
-  const { namespace } = settings;
-  const shared = { client, clock, random: Math.random, logger, metrics, namespace };
+  const { namespaces } = settings;
+  const shared = { client, clock, random: Math.random, logger, metrics };
   const events = { client, controller: "resultity.com/operator", instance, clock, logger, metrics };
   const context: OperatorContext = {
     ...shared,
     events: new EventRecorder(events),
-    caches: makeCaches(shared),
+    caches: makeCaches(shared, namespaces),
     configs: new NetworkConfigs(),
     fleet: new Fleet(),
   };
@@ -139,7 +152,10 @@ async function run(
   const work = async (signal: AbortSignal) => {
     await Promise.all(controllers.map((controller) => controller.run(signal)));
   };
-  logger.info({ server: connection.server.host, namespace: namespace ?? "(all)" }, "operator runs");
+  logger.info(
+    { server: connection.server.host, namespaces: namespaces.join(",") || "(all)" },
+    "operator runs",
+  );
   try {
     await (settings.leaderElect ? elector.run(work, stop) : work(stop));
     await watching;

@@ -11,6 +11,7 @@ import {
   withQuery,
 } from "./paths.ts";
 import { type Resource, apiVersionOf } from "./resources.ts";
+import { noteWrite } from "./trace.ts";
 import type { Request, Transport } from "./transport.ts";
 
 /** What every call takes. */
@@ -295,10 +296,11 @@ export class Client {
   ): Promise<void> {
     this.#mayWrite?.();
     const { preconditions, gracePeriodSeconds, propagationPolicy, dryRun, signal, timeout, urgent } = options;
+    const context = contextOf("delete", resource, ref);
     await this.#transport.request({
       method: "DELETE",
       path: pathOf(resource, ref),
-      context: contextOf("delete", resource, ref),
+      context,
       body: JSON.stringify({
         apiVersion: "v1",
         kind: "DeleteOptions",
@@ -312,6 +314,7 @@ export class Client {
       timeout,
       urgent,
     });
+    if (!dryRun) noteWrite(signal, phrase(context));
   }
 
   /** `GET /version`: the API server's version, `{major: "1", minor: "37", gitVersion: "v1.37.2"}`. */
@@ -339,10 +342,11 @@ export class Client {
     this.#mayWrite?.();
     const { dryRun, fieldManager, subresource, signal, timeout, urgent } = options;
     const path = write.path ?? pathOf(resource, ref, subresource);
-    return this.#json({
+    const context = contextOf(write.verb, resource, ref, subresource);
+    const written = await this.#json<T>({
       method: write.method,
       path: withQuery(path, { ...write.query, fieldManager, dryRun: dryRun ? "All" : undefined }),
-      context: contextOf(write.verb, resource, ref, subresource),
+      context,
       body: JSON.stringify(write.body),
       idempotent: write.idempotent ?? false,
       ...(write.contentType ? { contentType: write.contentType } : {}),
@@ -350,6 +354,8 @@ export class Client {
       timeout,
       urgent,
     });
+    if (!dryRun) noteWrite(signal, phrase(context));
+    return written;
   }
 
   /** What the API server sends is typed, not checked: it is trusted, and its answers are large (DESIGN §3). */

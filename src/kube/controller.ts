@@ -41,6 +41,7 @@ import { KubeError, isKubeError } from "./errors.ts";
 import type { Expectations } from "./expectations.ts";
 import { type QueueItem, WorkQueue } from "./queue.ts";
 import type { Source } from "./sources.ts";
+import { traceWrites } from "./trace.ts";
 
 /** What a reconcile wants next. */
 export interface Result {
@@ -159,7 +160,7 @@ export class Controller {
     const hold = this.#options.expectations?.wait(key) ?? 0;
     if (hold > 0) {
       // The event that shows the write may be one that no source lets through, so the key looks for itself too.
-      queue.hold(key, Math.min(hold, expectationCheck), reasons[0]);
+      queue.hold(key, Math.min(hold, expectationCheck), reasons);
       return;
     }
     const labels = { controller: this.name };
@@ -198,7 +199,8 @@ export class Controller {
   }
 
   /** One reconcile with a deadline. Its key and worker stay taken until it has really ended. */
-  async #bounded({ key, reasons }: QueueItem, signal: AbortSignal): Promise<Result | undefined | void> {
+  async #bounded(item: QueueItem, signal: AbortSignal): Promise<Result | undefined | void> {
+    const { key, reasons } = item;
     const { timeout = 60_000 } = this.#options;
     const abort = new AbortController();
     const forward = () => abort.abort(signal.reason);
@@ -210,12 +212,22 @@ export class Controller {
       this.#logger.error({ key }, message);
       abort.abort(new Error(message));
     }, timeout);
+    const started = this.#clock.monotonic();
+    const writes = traceWrites(abort.signal);
     try {
       return await this.#options.reconcile(key, abort.signal, reasons);
     } finally {
+      this.#trace(item, writes, this.#clock.monotonic() - started);
       timer.cancel();
       signal.removeEventListener("abort", forward);
     }
+  }
+
+  /** Why the key was queued and what came of it. A fleet that is well writes nothing, so this says nothing at level info. */
+  #trace({ key, reasons, waitedMs }: QueueItem, writes: readonly string[], tookMs: number): void {
+    const line = { key, reasons, waitedMs: Math.round(waitedMs), tookMs: Math.round(tookMs) };
+    if (writes.length === 0) this.#logger.debug(line, "reconciled, nothing written");
+    else this.#logger.info({ ...line, writes }, "reconciled");
   }
 }
 

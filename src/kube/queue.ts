@@ -6,11 +6,13 @@ import { type Counter, type Gauge, type Histogram, Metrics } from "../lib/metric
 export interface QueueItem {
   readonly key: string;
   readonly reasons: readonly string[];
+  /** Milliseconds that it was ready and waited for a worker. */
+  readonly waitedMs: number;
 }
 
 /** Parts of a {@link WorkQueue}. */
 export interface WorkQueueOptions {
-  /** Label `name` of the metrics. */
+  /** Labels `name` and `controller` of the metrics. */
   readonly name: string;
   readonly clock: Clock;
   readonly random: Random;
@@ -41,12 +43,15 @@ export class WorkQueue {
   readonly #failures = new Map<string, number>();
   readonly #reasons = new Map<string, string[]>();
   readonly #waiting: (() => void)[] = [];
+  readonly #unmeasure: () => void;
   #closed = false;
 
   constructor(options: WorkQueueOptions) {
     this.#options = options;
     this.#backoff = options.backoff ?? defaultBackoff;
-    this.#metrics = queueMetrics(options.metrics ?? new Metrics());
+    const metrics = options.metrics ?? new Metrics();
+    this.#metrics = queueMetrics(metrics);
+    this.#unmeasure = metrics.beforeText(() => this.#measureUnfinished());
   }
 
   /** Keys that are ready to be worked on. */
@@ -92,12 +97,13 @@ export class WorkQueue {
   }
 
   /** Queues a key after `ms` milliseconds unless it is given out before: for a look at something that events may tell first. */
-  hold(key: string, ms: number, reason?: string): void {
+  hold(key: string, ms: number, reasons: readonly string[] = []): void {
     if (this.#closed) return;
     this.#held.get(key)?.cancel();
     const timer = this.#options.clock.setTimer(() => {
       this.#held.delete(key);
-      this.add(key, reason);
+      for (const reason of reasons) this.#note(key, reason);
+      this.add(key);
     }, ms);
     this.#held.set(key, timer);
   }
@@ -169,12 +175,27 @@ export class WorkQueue {
     this.#ready.clear();
     this.#dirty.clear();
     this.#reasons.clear();
-    this.#metrics.depth.set(0, this.#labels);
+    this.#unmeasure();
+    for (const gauge of [this.#metrics.depth, this.#metrics.unfinished, this.#metrics.longest])
+      gauge.set(0, this.#labels);
     for (const wake of this.#waiting.splice(0)) wake();
   }
 
   get #labels() {
-    return { name: this.#options.name };
+    const { name } = this.#options;
+    return { name, controller: name };
+  }
+
+  /** Work that hangs shows nowhere else: its duration is observed when it ends. */
+  #measureUnfinished(): void {
+    const now = this.#options.clock.monotonic();
+    let [sum, longest] = [0, 0];
+    for (const since of this.#processing.values()) {
+      sum += now - since;
+      longest = Math.max(longest, now - since);
+    }
+    this.#metrics.unfinished.set(sum / 1000, this.#labels);
+    this.#metrics.longest.set(longest / 1000, this.#labels);
   }
 
   #note(key: string, reason: string | undefined): void {
@@ -200,7 +221,7 @@ export class WorkQueue {
     this.#metrics.queued.observe((now - since) / 1000, this.#labels);
     const reasons = this.#reasons.get(key) ?? [];
     this.#reasons.delete(key);
-    return { key, reasons };
+    return { key, reasons, waitedMs: now - since };
   }
 
   #wait(signal: AbortSignal | undefined): Promise<void> {
@@ -226,13 +247,15 @@ interface QueueMetrics {
   readonly retries: Counter;
   readonly queued: Histogram;
   readonly work: Histogram;
+  readonly unfinished: Gauge;
+  readonly longest: Gauge;
 }
 
 const seconds = [1e-4, 1e-3, 1e-2, 0.1, 1, 10, 60];
 
 /** Names and labels as client-go and controller-runtime have them, so that their dashboards fit. */
 function queueMetrics(metrics: Metrics): QueueMetrics {
-  const labels = ["name"];
+  const labels = ["name", "controller"];
   return {
     depth: metrics.gauge("workqueue_depth", "Keys that wait to be worked on.", labels),
     adds: metrics.counter("workqueue_adds_total", "Keys added to the work queue.", labels),
@@ -247,6 +270,16 @@ function queueMetrics(metrics: Metrics): QueueMetrics {
       "workqueue_work_duration_seconds",
       "How long a key was worked on.",
       seconds,
+      labels,
+    ),
+    unfinished: metrics.gauge(
+      "workqueue_unfinished_work_seconds",
+      "How long all keys that are worked on now have been so, added up.",
+      labels,
+    ),
+    longest: metrics.gauge(
+      "workqueue_longest_running_processor_seconds",
+      "How long the longest of them has been so.",
       labels,
     ),
   };

@@ -1,5 +1,5 @@
+import type { Informer } from "./informer.ts";
 import { type KubeObject, controllerOf, keyOf } from "./object.ts";
-import type { Reflector } from "./reflector.ts";
 import type { Resource } from "./resources.ts";
 import type { Change } from "./store.ts";
 
@@ -17,18 +17,18 @@ export interface Source {
 export type Predicate<T> = (change: Change<T>) => boolean;
 
 /** The objects that the controller is about: each queues its own key. */
-export function own<T extends KubeObject>(reflector: Reflector<T>, when?: Predicate<T>): Source {
-  return mapped(reflector, (object) => [keyOf(object)], when);
+export function own<T extends KubeObject>(informer: Informer<T>, when?: Predicate<T>): Source {
+  return mapped(informer, (object) => [keyOf(object)], when);
 }
 
 /** Children: each queues the object of kind `owner` that controls it. */
 export function owned<T extends KubeObject>(
-  reflector: Reflector<T>,
+  informer: Informer<T>,
   owner: Resource<KubeObject>,
   when?: Predicate<T>,
 ): Source {
   return mapped(
-    reflector,
+    informer,
     (object) => {
       const reference = controllerOf(object);
       if (!reference || reference.kind !== owner.kind) return [];
@@ -43,14 +43,14 @@ export function owned<T extends KubeObject>(
 
 /** Anything else: each object queues the keys that `keysOf` gives. An update asks for the old and the new object. */
 export function mapped<T extends KubeObject>(
-  reflector: Reflector<T>,
+  informer: Informer<T>,
   keysOf: (object: T) => Iterable<string>,
   when: Predicate<T> = () => true,
 ): Source {
-  const { plural } = reflector.resource;
+  const { plural } = informer.resource;
   return {
     name: plural,
-    synced: () => reflector.synced(),
+    synced: () => informer.synced(),
     attach(add) {
       const tell = (change: Change<T>, did: string) => {
         if (!when(change)) return;
@@ -59,7 +59,7 @@ export function mapped<T extends KubeObject>(
         if (change.type === "update") for (const key of keysOf(change.old)) keys.add(key);
         for (const key of keys) add(key, reason);
       };
-      return reflector.handle({
+      return informer.handle({
         added: (object) => tell({ type: "add", object }, "added"),
         updated: (object, old) => tell({ type: "update", object, old }, "updated"),
         deleted: (object) => tell({ type: "delete", object }, "deleted"),

@@ -49,8 +49,8 @@ const retries = 3;
 const longestRetryAfter = 10_000;
 
 /**
- * HTTP to one API server over one HTTP/2 connection, made on first use and made anew when it dies. Every failure is a
- * {@link KubeError}. A plain `http://` server (kubectl proxy) is spoken to in HTTP/1.1.
+ * HTTP to one API server over one HTTP/2 connection, made on first use and made anew when it dies or has no room for another
+ * stream. Every failure is a {@link KubeError}. A plain `http://` server (kubectl proxy) is spoken to in HTTP/1.1.
  */
 export class Transport {
   readonly #connection: ApiConnection;
@@ -63,7 +63,8 @@ export class Transport {
   readonly #durations;
   readonly #warned = new Set<string>();
   #session: Promise<ClientHttp2Session> | undefined;
-  readonly #sessions = new Set<ClientHttp2Session>();
+  /** All that are not closed yet, and how many streams each has open. */
+  readonly #sessions = new Map<ClientHttp2Session, number>();
   #closed = false;
 
   constructor(options: TransportOptions) {
@@ -120,7 +121,7 @@ export class Transport {
   /** Ends the connection and everything on it. */
   close(): void {
     this.#closed = true;
-    for (const session of this.#sessions) session.destroy();
+    for (const session of this.#sessions.keys()) session.destroy();
   }
 
   /** Runs `work` under the request's timeout and signal, and makes its failure a KubeError with context. */
@@ -221,24 +222,47 @@ export class Transport {
     }
     const fullPath = `${server.pathname.replace(/\/$/, "")}${path}`;
     if (server.protocol === "http:") return openPlain(server, method, fullPath, headers, body, signal);
-    for (let attempt = 0; ; attempt++) {
+    let attempt = 0;
+    for (;;) {
       const opening = this.#connected();
       const session = await abortable(opening, signal);
       // Its `close` event, which makes us forget it, may be yet to come.
       if ((session.destroyed || session.closed) && this.#session === opening) this.#session = undefined;
+      // A full one would let us wait until a watch ends. It lives on until its last stream has ended.
+      else if (this.#isFull(session)) {
+        if (this.#session === opening) this.#retire();
+        continue;
+      }
       try {
         const stream = session.request(
           { ":method": method, ":path": fullPath, ...headers },
           { endStream: body === undefined },
         );
+        this.#count(session, stream);
         if (body !== undefined) stream.end(body);
         return await begun(stream, signal);
       } catch (thrown) {
         // The server said which streams it never looked at: those may be sent again, whatever they ask for.
-        if (attempt < retries && !signal.aborted && neverProcessed(thrown)) continue;
+        if (attempt++ < retries && !signal.aborted && neverProcessed(thrown)) continue;
         throw thrown;
       }
     }
+  }
+
+  /** Whether the server allows no more streams on it than there are: 100 for kube-apiserver. */
+  #isFull(session: ClientHttp2Session): boolean {
+    const most = session.remoteSettings?.maxConcurrentStreams ?? Number.POSITIVE_INFINITY;
+    // A server that allows none at all is told by its refusals.
+    return (this.#sessions.get(session) ?? 0) >= Math.max(1, most);
+  }
+
+  #count(session: ClientHttp2Session, stream: ClientHttp2Stream): void {
+    const add = (by: number) => {
+      const streams = this.#sessions.get(session);
+      if (streams !== undefined) this.#sessions.set(session, streams + by);
+    };
+    add(1);
+    stream.once("close", () => add(-1));
   }
 
   #connected(): Promise<ClientHttp2Session> {
@@ -250,7 +274,7 @@ export class Transport {
       if (this.#session === opening) this.#session = undefined;
     };
     const opened = (session: ClientHttp2Session) => {
-      this.#sessions.add(session);
+      this.#sessions.set(session, 0);
       // Streams that are open go on until they end; new ones go to a new connection.
       session.once("goaway", forget);
       session.once("close", () => {

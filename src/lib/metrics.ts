@@ -37,6 +37,7 @@ export class Metrics {
   readonly #counters = new Map<string, Counter>();
   readonly #gauges = new Map<string, Gauge>();
   readonly #histograms = new Map<string, Histogram>();
+  readonly #refreshes = new Set<() => void>();
 
   /** Content type of {@link text}. */
   get contentType(): string {
@@ -45,7 +46,14 @@ export class Metrics {
 
   /** Everything, as `GET /metrics` answers. */
   text(): Promise<string> {
+    for (const refresh of this.#refreshes) refresh();
     return this.#registry.metrics();
+  }
+
+  /** Calls `refresh` before each {@link text}: it sets gauges whose values change as time goes by. Returns what ends that. */
+  beforeText(refresh: () => void): () => void {
+    this.#refreshes.add(refresh);
+    return () => this.#refreshes.delete(refresh);
   }
 
   /** Adds what Node tells of itself: memory, CPU, event loop lag, garbage collection. */

@@ -5,7 +5,7 @@ import type { ResultityNode } from "../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../api/v1alpha1/pool.ts";
 import type { Client } from "../kube/client.ts";
 import type { EventRecorder } from "../kube/events.ts";
-import { Reflector } from "../kube/reflector.ts";
+import { type Informer, informerOf } from "../kube/informer.ts";
 import {
   type Pod,
   type PodDisruptionBudget,
@@ -45,20 +45,20 @@ export const pools: Resource<ResultityNodePool> = {
 };
 
 /**
- * The objects that the controllers read, each watched once for all of them. Indexes: of nodes `network`
- * (`namespace/name` of the ResultityNetwork), `owner` (UID), `identity` (`namespace/name` of the Secret) and `nodeId`; of
+ * The objects that the controllers read, each watched once for all of them. Indexes: of nodes and pools
+ * `network` (`namespace/name` of the ResultityNetwork), of nodes `owner` (UID), `identity` (`namespace/name` of the Secret) and `nodeId`; of
  * pods and budgets `owner`; of pods and prefetches `host` (`namespace/name` of the host), and of prefetches `network`. Secrets and ConfigMaps are not cached: they are read by name where they are needed.
  */
 export interface Caches {
-  readonly networks: Reflector<ResultityNetwork>;
-  readonly nodes: Reflector<ResultityNode>;
-  readonly pools: Reflector<ResultityNodePool>;
+  readonly networks: Informer<ResultityNetwork>;
+  readonly nodes: Informer<ResultityNode>;
+  readonly pools: Informer<ResultityNodePool>;
   /** Those with the label resultity.com/node. */
-  readonly pods: Reflector<Pod>;
+  readonly pods: Informer<Pod>;
   /** Pods with the label resultity.com/prefetch: they bring images to hosts. */
-  readonly prefetches: Reflector<Pod>;
+  readonly prefetches: Informer<Pod>;
   /** Those with the label resultity.com/pool. */
-  readonly budgets: Reflector<PodDisruptionBudget>;
+  readonly budgets: Informer<PodDisruptionBudget>;
 }
 
 /** What the controllers share. Made once by `cmd/operator.ts`, or by a test. */
@@ -69,8 +69,6 @@ export interface OperatorContext {
   readonly random: Random;
   readonly logger: Logger;
   readonly metrics: Metrics;
-  /** The one namespace that is watched; undefined = all. */
-  readonly namespace: string | undefined;
   readonly events: EventRecorder;
   readonly caches: Caches;
   /** Written by the network controller, read by the others. */
@@ -97,20 +95,28 @@ export function identitySecretOf(node: ResultityNode): string {
 export const hostKeyOf = ({ metadata, spec }: Pod): readonly string[] =>
   spec?.nodeName ? [`${metadata.namespace}/${spec.nodeName}`] : [];
 
-/** Makes the caches. Nothing is read before their reflectors run. */
+/**
+ * Makes the caches. Nothing is read before their informers run.
+ *
+ * @param namespaces what is watched; all namespaces where it is empty.
+ */
 export function makeCaches(
-  context: Pick<OperatorContext, "client" | "clock" | "random" | "logger" | "metrics" | "namespace">,
+  context: Pick<OperatorContext, "client" | "clock" | "random" | "logger" | "metrics">,
+  namespaces: readonly string[] = [],
 ): Caches {
-  const { client, clock, random, logger, metrics, namespace } = context;
-  const shared = { client, clock, random, logger, metrics, namespace };
+  const { client, clock, random, logger, metrics } = context;
+  const shared = { client, clock, random, logger, metrics };
   const caches: Caches = {
-    networks: new Reflector({ ...shared, resource: networks }),
-    nodes: new Reflector({ ...shared, resource: nodes }),
-    pools: new Reflector({ ...shared, resource: pools }),
-    pods: new Reflector({ ...shared, resource: pods, labelSelector: nodeLabel }),
-    prefetches: new Reflector({ ...shared, resource: pods, labelSelector: prefetchLabel }),
-    budgets: new Reflector({ ...shared, resource: podDisruptionBudgets, labelSelector: poolLabel }),
+    networks: informerOf({ ...shared, resource: networks }, namespaces),
+    nodes: informerOf({ ...shared, resource: nodes }, namespaces),
+    pools: informerOf({ ...shared, resource: pools }, namespaces),
+    pods: informerOf({ ...shared, resource: pods, labelSelector: nodeLabel }, namespaces),
+    prefetches: informerOf({ ...shared, resource: pods, labelSelector: prefetchLabel }, namespaces),
+    budgets: informerOf({ ...shared, resource: podDisruptionBudgets, labelSelector: poolLabel }, namespaces),
   };
+  caches.pools.store.addIndex("network", ({ metadata, spec }) => [
+    `${metadata.namespace}/${spec.template.spec.networkRef.name}`,
+  ]);
   caches.nodes.store.addIndex("network", (node) => [networkKeyOf(node)]);
   caches.nodes.store.addIndex("owner", byOwnerUid);
   caches.nodes.store.addIndex("identity", (node) => [`${node.metadata.namespace}/${identitySecretOf(node)}`]);

@@ -68,7 +68,7 @@ async function startOperator(namespace: string) {
   const context: OperatorContext = {
     ...shared,
     events: new EventRecorder({ client, controller: "resultity.com/operator", instance: "test" }),
-    caches: makeCaches(shared),
+    caches: makeCaches(shared, [namespace]),
     configs: new NetworkConfigs(),
     fleet: new Fleet(),
   };

@@ -56,7 +56,6 @@ beforeAll(async () => {
     random: Math.random,
     logger: silentLogger,
     metrics,
-    namespace: undefined,
   };
   configs = new NetworkConfigs();
   const events = new EventRecorder({ ...shared, controller: "resultity.com/operator", instance: "test" });

@@ -69,7 +69,7 @@ async function startOperator(mayWrite: () => void = () => {}): Promise<Operator>
     metrics,
   });
   const client = new Client(transport).guarded(mayWrite);
-  const shared = { client, clock, random: Math.random, logger, metrics, namespace: undefined };
+  const shared = { client, clock, random: Math.random, logger, metrics };
   const controller = "resultity.com/operator";
   const context: OperatorContext = {
     ...shared,

@@ -1,5 +1,7 @@
 import { PassThrough } from "node:stream";
+import { pino } from "pino";
 import { afterEach, describe, expect, it } from "vitest";
+import { Client } from "../../src/kube/client.ts";
 import { Controller, type ControllerOptions } from "../../src/kube/controller.ts";
 import { KubeError } from "../../src/kube/errors.ts";
 import { Expectations } from "../../src/kube/expectations.ts";
@@ -7,9 +9,12 @@ import type { KubeObject } from "../../src/kube/object.ts";
 import { Reflector, type WatchClient } from "../../src/kube/reflector.ts";
 import { type ConfigMap, configMaps, customResource } from "../../src/kube/resources.ts";
 import { exceptStatus, mapped, own, owned } from "../../src/kube/sources.ts";
+import { Transport } from "../../src/kube/transport.ts";
 import { Metrics } from "../../src/lib/metrics.ts";
 import { FakeClock } from "../lib/fake-clock.ts";
+import { until } from "../testbed/until.ts";
 import { configMap } from "./objects.ts";
+import { startScriptedServer } from "./scripted-server.ts";
 
 const parents = customResource<object, object>("example.com", "v1", "parents", "Parent");
 
@@ -228,6 +233,87 @@ describe("Controller", () => {
     await settle();
     expect(t.controller.idle).toBe(true);
     expect(children.filter((key) => key === "ns/a")).toHaveLength(1);
+  });
+
+  it("says of each reconcile why its key was queued, how long it waited, and what was written", async () => {
+    const lines: Record<string, unknown>[] = [];
+    const logger = pino(
+      { level: "debug", base: {}, timestamp: false, formatters: { level: (level) => ({ level }) } },
+      { write: (line: string) => void lines.push(JSON.parse(line)) },
+    );
+    await using server = await startScriptedServer((exchange) => exchange.json(200, configMap("child", 7)));
+    const transport = new Transport({ connection: server.connection, userAgent: "test" });
+    const client = new Client(transport);
+    const ref = { namespace: "ns", name: "child" };
+    const t = start({
+      logger,
+      async reconcile(key, signal) {
+        await client.get(configMaps, ref, { signal });
+        if (key !== "ns/writes") return;
+        await client.create(configMaps, { metadata: ref }, { signal, dryRun: true });
+        await client.create(configMaps, { metadata: ref }, { signal });
+        await client.applyStatus(configMaps, { metadata: ref }, { signal, fieldManager: "x" });
+        await client.delete(configMaps, ref, { signal });
+      },
+    });
+    t.send("ADDED", configMap("writes", 1));
+    t.send("ADDED", configMap("reads", 2));
+    t.synced();
+    await until("both reconciles", () => lines.length === 2, { intervalMs: 2 });
+    transport.close();
+    const line = { controller: "test", waitedMs: 0, tookMs: 0 };
+    expect(lines.toSorted((a, b) => String(a["key"]).localeCompare(String(b["key"])))).toEqual([
+      {
+        ...line,
+        level: "debug",
+        key: "ns/reads",
+        reasons: ["configmaps ns/reads added"],
+        msg: "reconciled, nothing written",
+      },
+      {
+        ...line,
+        level: "info",
+        key: "ns/writes",
+        reasons: ["configmaps ns/writes added"],
+        writes: [
+          "create configmaps ns/child",
+          "patch configmaps/status ns/child",
+          "delete configmaps ns/child",
+        ],
+        msg: "reconciled",
+      },
+    ]);
+  });
+
+  it("has the metrics that users of controller-runtime know, under their names and labels", async () => {
+    const t = start({
+      reconcile: async (key) => {
+        if (key === "ns/bad") throw new Error("no");
+        return key === "ns/again" ? { requeueAfter: 1000 } : undefined;
+      },
+    });
+    for (const name of ["good", "again", "bad"]) t.send("ADDED", configMap(name, 1));
+    t.synced();
+    await settle();
+    const text = await t.metrics.text();
+    const queue = 'name="test",controller="test"';
+    for (const series of [
+      `workqueue_depth{${queue}} 0`,
+      `workqueue_adds_total{${queue}} 3`,
+      `workqueue_retries_total{${queue}} 1`,
+      `workqueue_queue_duration_seconds_count{${queue}} 3`,
+      `workqueue_work_duration_seconds_count{${queue}} 3`,
+      `workqueue_unfinished_work_seconds{${queue}} 0`,
+      `workqueue_longest_running_processor_seconds{${queue}} 0`,
+      'controller_runtime_reconcile_total{controller="test",result="success"} 1',
+      'controller_runtime_reconcile_total{controller="test",result="requeue_after"} 1',
+      'controller_runtime_reconcile_total{controller="test",result="error"} 1',
+      'controller_runtime_reconcile_errors_total{controller="test"} 1',
+      'controller_runtime_reconcile_time_seconds_count{controller="test"} 3',
+      'controller_runtime_active_workers{controller="test"} 0',
+      'controller_runtime_max_concurrent_reconciles{controller="test"} 4',
+    ])
+      expect(text.split("\n")).toContain(series);
   });
 
   it("begins with every object again when it is run again", async () => {

@@ -19,8 +19,8 @@ describe("WorkQueue", () => {
     queue.add("b", "updated");
     queue.add("b", "updated");
     expect(queue.length).toBe(2);
-    expect(await queue.get()).toEqual({ key: "b", reasons: ["created", "updated"] });
-    expect(await queue.get()).toEqual({ key: "a", reasons: [] });
+    expect(await queue.get()).toMatchObject({ key: "b", reasons: ["created", "updated"] });
+    expect(await queue.get()).toMatchObject({ key: "a", reasons: [] });
   });
 
   it("never gives out a key that is worked on, and gives it out again when it was added meanwhile", async () => {
@@ -30,7 +30,7 @@ describe("WorkQueue", () => {
     queue.add("a", "again");
     expect(queue.length).toBe(0);
     queue.done("a");
-    expect(await queue.get()).toEqual({ key: "a", reasons: ["again"] });
+    expect(await queue.get()).toMatchObject({ key: "a", reasons: ["again"] });
     queue.done("a");
     expect(queue.idle).toBe(true);
   });
@@ -66,9 +66,9 @@ describe("WorkQueue", () => {
     queue.done("a");
     clock.advance(1000);
     expect(queue.length).toBe(0);
-    queue.hold("a", 100, "look again");
+    queue.hold("a", 100, ["look again", "and a second time"]);
     clock.advance(100);
-    expect(await queue.get()).toEqual({ key: "a", reasons: ["look again"] });
+    expect(await queue.get()).toMatchObject({ key: "a", reasons: ["look again", "and a second time"] });
   });
 
   it("waits twice as long with each failure, from 5 ms to 60 s, and little again once forgotten", () => {
@@ -107,8 +107,34 @@ describe("WorkQueue", () => {
     queue.add("a");
     queue.add("b");
     const text = await metrics.text();
-    expect(text).toContain('workqueue_depth{name="q"} 2');
-    expect(text).toContain('workqueue_adds_total{name="q"} 2');
+    expect(text).toContain('workqueue_depth{name="q",controller="q"} 2');
+    expect(text).toContain('workqueue_adds_total{name="q",controller="q"} 2');
+  });
+
+  it("tells how long the keys that are worked on now have been so, also when none ever ends", async () => {
+    const { queue, clock, metrics } = make();
+    queue.add("a");
+    queue.add("b");
+    await queue.get();
+    clock.advance(2000);
+    await queue.get();
+    clock.advance(1000);
+    const gauges = async () =>
+      Object.fromEntries(
+        (await metrics.text())
+          .split("\n")
+          .filter((line) => /^workqueue_(unfinished|longest)/.test(line))
+          .map((line) => [line.slice(0, line.indexOf("{")), Number(line.split(" ")[1])]),
+      );
+    const of = (unfinished: number, longest: number) => ({
+      workqueue_unfinished_work_seconds: unfinished,
+      workqueue_longest_running_processor_seconds: longest,
+    });
+    expect(await gauges()).toEqual(of(4, 3));
+    queue.done("a");
+    expect(await gauges()).toEqual(of(1, 1));
+    queue.shutDown();
+    expect(await gauges()).toEqual(of(0, 0));
   });
 
   it("loses no key and works on none twice at once, whatever the order of calls", async () => {

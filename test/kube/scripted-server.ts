@@ -2,6 +2,7 @@ import {
   type IncomingHttpHeaders,
   type ServerHttp2Session,
   type ServerHttp2Stream,
+  type Settings,
   createSecureServer,
 } from "node:http2";
 import type { ApiConnection } from "../../src/kube/config.ts";
@@ -51,9 +52,12 @@ const certificate = authority.issue({
   hosts: ["127.0.0.1", "localhost"],
 });
 
-/** Starts a server on a free port of loopback. */
-export async function startScriptedServer(answer: (exchange: Exchange) => void): Promise<ScriptedServer> {
-  const server = createSecureServer({ ...certificate });
+/** Starts a server on a free port of loopback. @param settings of HTTP/2, as it tells them to clients */
+export async function startScriptedServer(
+  answer: (exchange: Exchange) => void,
+  settings: Settings = {},
+): Promise<ScriptedServer> {
+  const server = createSecureServer({ ...certificate, settings });
   const sessions = new Set<ServerHttp2Session>();
   const requests: string[] = [];
   let accepted = 0;

@@ -100,6 +100,29 @@ describe("Transport", () => {
     expect(text.join("")).toBe("still here\n");
   });
 
+  it("opens another connection where watches have taken all streams of one, and ends the first with its last watch", async () => {
+    const watches: ReturnType<Exchange["watch"]>[] = [];
+    await using server = await startScriptedServer(
+      (exchange) => {
+        if (exchange.query.has("watch")) watches.push(exchange.watch());
+        else ok(exchange);
+      },
+      { maxConcurrentStreams: 3 },
+    );
+    const { client } = open(server.connection);
+    const watch = () => client.watch(configMaps, { timeoutSeconds: 60, resourceVersion: "1" });
+    for (let n = 0; n < 3; n++) await watch();
+    await Promise.all([client.get(configMaps, ref, { timeout: 2000 }), watch()]);
+    expect([server.accepted(), server.sessions.size]).toEqual([2, 2]);
+    // The connection with room is used, as long as it has any.
+    await client.get(configMaps, ref);
+    expect(server.accepted()).toBe(2);
+    for (const full of watches.slice(0, 3)) full.end();
+    await until("the first connection to end", () => server.sessions.size === 1);
+    await client.get(configMaps, ref);
+    expect(server.accepted()).toBe(2);
+  });
+
   it("sends again what the server says it never looked at, whatever it is", async () => {
     let refused = 0;
     await using server = await startScriptedServer((exchange) => {
