@@ -196,13 +196,13 @@ export class Scene implements AsyncDisposable {
     };
     const transport = new Transport({ connection, userAgent: "resultity-operator", clock, logger, metrics });
     const client = new Client(transport);
-    const shared = { client, clock, random: Math.random, logger, metrics, namespace: this.namespace };
+    const shared = { client, clock, random: Math.random, logger, metrics };
     const instance = `test-${randomBytes(4).toString("hex")}`;
     const events = new EventRecorder({ ...shared, controller: "resultity.com/operator", instance });
     const context: OperatorContext = {
       ...shared,
       events,
-      caches: makeCaches(shared),
+      caches: makeCaches(shared, [this.namespace]),
       configs: new NetworkConfigs(),
       fleet: new Fleet(),
     };

@@ -68,7 +68,7 @@ async function startOperator(options: { as?: string; mayWrite?: () => void } = {
     metrics,
   });
   const client = new Client(transport).guarded(options.mayWrite ?? (() => {}));
-  const shared = { client, clock, random: Math.random, logger, metrics, namespace: undefined };
+  const shared = { client, clock, random: Math.random, logger, metrics };
   const context: OperatorContext = {
     ...shared,
     events: new EventRecorder({
