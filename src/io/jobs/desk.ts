@@ -14,6 +14,7 @@ import { LiveJob } from "./live-job.ts";
 import { LiveJobs } from "./live-jobs.ts";
 import { answerClient, commitChanges, committedState } from "./outcome.ts";
 import { looksLikeEvents } from "./output.ts";
+import { onceReadable } from "./readable.ts";
 
 /** Longest sleep; timers of the platform do not reach much beyond three weeks. */
 const maxTimerMs = 3_600_000;
@@ -259,7 +260,8 @@ export class JobDesk {
     if (!live) return;
     live.last = { attempt: attempt.attempt, node: attempt.node };
     // What is surely too large for a frame, the node will fetch.
-    const read = live.input.size <= maxInlineBytes ? this.input(job) : Promise.resolve(undefined);
+    const inline = live.input.size <= maxInlineBytes;
+    const read = inline ? onceReadable(() => this.input(job), this.#parts) : Promise.resolve(undefined);
     const written = this.#parts.store.write([{ put: "attempt", attempt }]);
     Promise.all([read, written]).then(
       ([input]) =>
