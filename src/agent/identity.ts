@@ -66,8 +66,23 @@ export async function readIdentity(files: Files, dir: string, network: string): 
   };
 }
 
-/** Reads the keys of the identity folder. @throws {IdentityError} */
+/** How often keys are read anew that were changed meanwhile. */
+const maxRereads = 3;
+
+/**
+ * Reads the keys of the identity folder. Its files are changed one after the other, or all at once by the kubelet: the old
+ * key without the next one, read across the end of a rollover, would bring the old key back.
+ * @throws {IdentityError}
+ */
 export async function readKeys(files: Files, dir: string): Promise<FolderKeys> {
+  for (let rereads = 0; ; rereads++) {
+    const keys = await readKeysOnce(files, dir);
+    const { kid } = await readNodeKey(files, dir);
+    if (kid === keys.key.kid || rereads === maxRereads) return keys;
+  }
+}
+
+async function readKeysOnce(files: Files, dir: string): Promise<FolderKeys> {
   return {
     key: await readNodeKey(files, dir),
     next: await readOptional(files, join(dir, "next.jwk"), parsePrivateKey),

@@ -56,6 +56,23 @@ describe("readIdentity", () => {
     expect(message).not.toContain(identity.jwk.d);
   });
 
+  it("does not bring back the old key when a rollover ends while the files are read", async () => {
+    const next = generateKey();
+    await files.write("/id/next.jwk", JSON.stringify(next));
+    const readFile = files.read.bind(files);
+    files.read = async (path) => {
+      const text = await readFile(path);
+      // The rename comes between the reading of the one and of the other.
+      if (path === "/id/key.jwk" && files.content.has("/id/next.jwk")) {
+        await files.write("/id/key.jwk", JSON.stringify(next));
+        await files.write("/id/former.json", JSON.stringify([identity.key.jwk]));
+        await files.remove("/id/next.jwk");
+      }
+      return text;
+    };
+    expect((await read()).key.kid).toBe(importPrivateKey(next).kid);
+  });
+
   it("takes a key that the node has rolled over to, next to those that it had", async () => {
     const [second, third] = [generateKey(), generateKey()];
     await files.write("/id/key.jwk", JSON.stringify(second));
