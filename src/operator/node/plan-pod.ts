@@ -3,7 +3,7 @@ import type { Desired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import type { AgentStatus } from "../../protocol/status.ts";
 import { type Aim, noteOf } from "./aim.ts";
-import { asksFor, type Moves, revise, wishOf } from "./desired.ts";
+import { asksFor, type Moves, revise, type Wish, wishOf } from "./desired.ts";
 import { type PodFacts, pullFails, runs } from "./facts.ts";
 import { rotateKeyAnnotation } from "./identity-secret.ts";
 import { identityInputsHash, onlySharedDiffers, podInputsHash } from "./inputs.ts";
@@ -248,7 +248,7 @@ function agentMoved({ pod, agentImage }: Scene): boolean {
 function settle(scene: Scene, target: ConfigDigest | null): Decision {
   const { o, pod, desired, steps } = scene;
   const lasting: Moves = { stage: null, target, plannedStop: null };
-  if (!asksFor(desired, wishOf(o, lasting))) {
+  if (!asksFor(desired, wishFor(scene, lasting))) {
     const reason = desired.plannedStop
       ? `the planned stop (${desired.plannedStop}) is over`
       : (steps[0]?.reason ?? "the spec changed what the agent applies live");
@@ -326,14 +326,18 @@ const movesOf = ({ stage: staged, target, plannedStop }: Desired): Moves => ({
   plannedStop,
 });
 
-/** Writes the annotation if it does not say this yet, else does `then`. */
-function order(
-  { o, pod, desired }: Scene,
-  moves: Moves,
-  reason: string,
-  then: readonly Action[] = [],
-): readonly Action[] {
+/** What is wanted of the agent. Where there is nothing to go to, how its engine runs stays as it was told. */
+function wishFor({ o, desired, goal }: Scene, moves: Moves): Wish {
   const wish = wishOf(o, moves);
+  if (goal.ok) return wish;
+  const { engine, image, gpuProduct, gpuCount, models, args } = desired;
+  return { ...wish, engine, image, gpuProduct, gpuCount, models, args };
+}
+
+/** Writes the annotation if it does not say this yet, else does `then`. */
+function order(scene: Scene, moves: Moves, reason: string, then: readonly Action[] = []): readonly Action[] {
+  const { o, pod, desired } = scene;
+  const wish = wishFor(scene, moves);
   if (asksFor(desired, wish)) return then;
   return [
     {

@@ -85,7 +85,8 @@ function stepsOf(
     command: before?.ok ? before.selection.runtime.command : to.command,
     args: desired.args,
     models: before?.ok ? modelsOf(before, config) : to.models,
-    podTemplateHash: pod.inputsHash ?? podTemplateHash,
+    // Where there is nothing to go to, no pod could be made in the place of this one.
+    podTemplateHash: goal.ok ? (pod.inputsHash ?? podTemplateHash) : podTemplateHash,
   };
   return planChange(from, to, abilitiesOf(to.engine));
 }
