@@ -2,7 +2,7 @@ import { apiVersion } from "../../api/v1alpha1/meta.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
 import { poolKind } from "../../api/v1alpha1/kinds.ts";
-import { isKubeError } from "../../kube/errors.ts";
+import { isKubeError, KubeError } from "../../kube/errors.ts";
 import type { Expectations } from "../../kube/expectations.ts";
 import { keyOf, type OwnerReference } from "../../kube/object.ts";
 import { podDisruptionBudgets, secrets } from "../../kube/resources.ts";
@@ -111,7 +111,13 @@ async function execute(
     }
     case "delete": {
       const { uid, resourceVersion, name } = action.child.metadata;
-      if (pool.spec.identityRetention === "Delete") await disownIdentity(context, action.child, signal);
+      if (pool.spec.identityRetention === "Delete") {
+        // The Secret has no precondition on the node: what a stale cache shows must not cost a successor its identity.
+        const live = await client.find(nodes, { namespace, name }, { signal });
+        if (live && live.metadata.resourceVersion !== resourceVersion)
+          throw new KubeError("Conflict", `node ${name} changed since it was looked at`);
+        if (live) await disownIdentity(context, action.child, signal);
+      }
       try {
         await client.delete(nodes, { namespace, name }, { preconditions: { uid, resourceVersion }, signal });
       } catch (error) {
