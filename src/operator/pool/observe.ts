@@ -1,3 +1,4 @@
+import { findCondition } from "../../api/v1alpha1/conditions.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
 import { controllerOf, keyOf } from "../../kube/object.ts";
@@ -44,13 +45,15 @@ export function observePool(sight: PoolSight, key: string): PoolObservation | un
   const { namespace, name } = pool.metadata;
   const networkKey = `${namespace}/${pool.spec.template.spec.networkRef.name}`;
   const config = configs.get(networkKey);
+  const network = caches.networks.store.get(networkKey);
+  const refused = findCondition(network?.status?.conditions, "Trusted")?.status === "False";
   return {
     pool,
     children: childrenOf(sight, pool),
     isTaken: (child) => caches.nodes.store.get(`${namespace}/${child}`) !== undefined,
     hasPod: (child) => caches.pods.store.get(keyOf(child)) !== undefined,
-    networkKnown: caches.networks.store.get(networkKey) !== undefined,
-    current: config?.current,
+    networkKnown: network !== undefined,
+    current: config || refused ? config?.current : lastAsked(pool),
     allows: allowedBy(config?.release, clock.now()),
     mayRestart: config?.mayRestart ?? true,
     restartsUntil: config?.restartsUntil,
@@ -59,6 +62,15 @@ export function observePool(sight: PoolSight, key: string): PoolObservation | un
     budget: budgetOf(caches.budgets.store.get(`${namespace}/${name}`), pool),
     now: clock.now(),
   };
+}
+
+/**
+ * What the pool was last asked to move to. After its start the operator verifies the network anew: until it has, or finds a
+ * fault, all stays as it is.
+ */
+function lastAsked({ status }: ResultityNodePool): string | undefined {
+  const target = status?.rollout?.target;
+  return status?.rejected?.find(({ instead }) => instead === target)?.digest ?? target;
 }
 
 function allowedBy(release: Release | undefined, now: number): PoolObservation["allows"] {
