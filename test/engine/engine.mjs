@@ -9,6 +9,7 @@
  *   SHA-256 of a large body)
  *   --weights FILE (must be there; its SHA-256 goes into the log line of the start)
  *   --refuse-tests (answers an agent's test request with 500)
+ *   --fail-every N (each Nth request is answered with 500; those of the agent's own tests do not count)
  *   --version TEXT (answered by GET /version, written into each log line; default: $ENGINE_VERSION)
  * A request's `answer_bytes` makes a plain answer longer by so many. Switches while it runs: POST /__switch {"mode": …, "tokenDelayMs": …, "times": n} with mode
  *   ok | error (500) | reject (400) | hang (no answer) | stall (stops in mid-answer) | garbage | endless | huge (a right
@@ -34,6 +35,7 @@ const { values: flags } = parseArgs({
     log: { type: "string" },
     weights: { type: "string" },
     "refuse-tests": { type: "boolean", default: false },
+    "fail-every": { type: "string" },
     version: { type: "string", default: process.env.ENGINE_VERSION ?? "1" },
   },
 });
@@ -90,8 +92,11 @@ async function readBody(request) {
   return Buffer.concat(parts).toString("utf8");
 }
 
+let asked = 0;
+
 function takeMode() {
   const { mode } = state;
+  if (mode === "ok" && ++asked % Number(flags["fail-every"]) === 0) return "error";
   if (mode !== "ok" && --state.times <= 0) Object.assign(state, { mode: "ok", times: Infinity });
   return mode;
 }
