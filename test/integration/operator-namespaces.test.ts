@@ -37,7 +37,10 @@ async function startReplica(
     command: process.execPath,
     args: [
       join(root, "src/cmd/operator.ts"),
-      ...["--kubeconfig", kubeconfig, "--metrics-listen", listen, "--watch-namespaces", served.join(",")],
+      "--kubeconfig",
+      kubeconfig,
+      `--metrics-listen=${listen}`,
+      `--watch-namespaces=${served.join(",")}`,
     ],
     env: { ...process.env, POD_NAME: name, POD_NAMESPACE: "resultity-system" },
     logFile,
