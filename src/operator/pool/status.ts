@@ -13,9 +13,14 @@ import { censusOf } from "./census.ts";
 import { hasSpec, isMoving, isParked, isReady, stuckReasons } from "./child.ts";
 import { askedDigest, commonDigest, isHeldBack, rejectionOf, trialOf, wantedDigest } from "./digest.ts";
 import type { PoolObservation } from "./observation.ts";
+import type { Refused } from "./refusal.ts";
 
-/** The pool's status as it follows from what is seen; what was there before lends only its times. */
-export function poolStatus(seen: PoolObservation): PoolStatus {
+/**
+ * The pool's status as it follows from what is seen; what was there before lends only its times.
+ *
+ * @param refused what the API server did not let the operator do.
+ */
+export function poolStatus(seen: PoolObservation, refused?: Refused): PoolStatus {
   const { pool, children, now } = seen;
   const wanted = wantedDigest(seen);
   const { staying } = censusOf(seen);
@@ -24,7 +29,7 @@ export function poolStatus(seen: PoolObservation): PoolStatus {
   const podReady = staying.filter((child) => isTrueNow(child, "RuntimeReady"));
   const before = pool.status ?? {};
   let list: readonly Condition<PoolConditionType>[] = before.conditions ?? [];
-  for (const condition of conditionsOf(seen, { staying, ready, updated }))
+  for (const condition of conditionsOf(seen, { staying, ready, updated }, refused))
     list = setCondition(list, condition, now);
   const rollout = rolloutOf(seen, wanted, staying, updated.length);
   const rejected = rejectedOf(seen);
@@ -129,12 +134,19 @@ interface Counted {
 
 type PoolCondition = NewCondition<PoolConditionType, PoolReason>;
 
-function conditionsOf(seen: PoolObservation, counted: Counted): readonly PoolCondition[] {
+function conditionsOf(
+  seen: PoolObservation,
+  counted: Counted,
+  refused: Refused | undefined,
+): readonly PoolCondition[] {
   const { pool } = seen;
   const observedGeneration = pool.metadata.generation;
   const available = { ...availableOf(seen, counted), observedGeneration } as const;
-  const progressing = { ...progressOf(seen, counted), observedGeneration } as const;
-  const unwell = [available, progressing].find(({ status }) => status !== "True");
+  const progress = refused
+    ? ({ type: "Progressing", status: "False", ...refused } as const)
+    : progressOf(seen, counted);
+  const progressing = { ...progress, observedGeneration };
+  const unwell = (refused ? [progressing] : [available, progressing]).find(({ status }) => status !== "True");
   const allReady =
     counted.ready.length >= censusOf(seen).size && counted.updated.length === counted.staying.length;
   const ready: PoolCondition = unwell
