@@ -5,6 +5,8 @@ import { EventCutter, eventData, maxEventChars } from "./events.ts";
 import { JobOutput } from "./output.ts";
 import { countDeltas, parseObject, usageOf } from "./usage.ts";
 
+/** Text that has come in crumbs is a tree of them, 32 bytes each: so much of it is made flat, characters. */
+const flatChars = 64 * 1024;
 /** What the end of an event takes beside its bytes: an engine may send events of one byte. */
 const bytesPerEvent = 16;
 
@@ -38,7 +40,9 @@ export class AnswerReader {
   #events = false;
   #first = true;
   #done = false;
-  #plain = "";
+  /** A plain answer: what has been made flat, and what came since. */
+  #flat: string[] = [];
+  #crumbs = "";
   #received = 0;
   /** Bytes of the budget that are this answer's. */
   #taken = 0;
@@ -91,11 +95,13 @@ export class AnswerReader {
   end(): void {
     this.#take(this.#decoder.decode());
     if (this.#events && this.#stream) return this.#endOfStream();
-    const answer = parseObject(this.#plain);
+    const plain = this.#flat.join("") + this.#crumbs;
+    const answer = parseObject(plain);
     if (!answer && this.#status < 400) throw new AnswerError("engine", "the engine's answer is not JSON");
     this.#usage = usageOf(answer);
-    if (this.#plain !== "") this.output.append(this.#plain);
-    this.#plain = "";
+    if (plain !== "") this.output.append(plain);
+    this.#flat = [];
+    this.#crumbs = "";
   }
 
   /** Token counts: the engine's own, or what {@link countDeltas} says. */
@@ -120,7 +126,11 @@ export class AnswerReader {
   #take(text: string): boolean {
     if (text === "") return false;
     if (!this.#stream || this.#status >= 400) {
-      this.#plain += text;
+      this.#crumbs += text;
+      if (this.#crumbs.length >= flatChars) {
+        this.#flat.push(Buffer.from(this.#crumbs).toString());
+        this.#crumbs = "";
+      }
       if (this.#received > this.#maxBytes) throw this.#tooLarge();
       return false;
     }

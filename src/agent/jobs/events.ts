@@ -11,6 +11,8 @@ export class EventCutter {
   #at = 0;
   /** Start of the current line in `pending`. */
   #lineStart = 0;
+  /** The search has stopped before a CR that what follows may make a CRLF. */
+  #halfEnd = false;
 
   /** What has come since the last whole event. */
   get rest(): string {
@@ -20,6 +22,9 @@ export class EventCutter {
   /** Takes text and returns the events that are now whole. */
   push(text: string): string[] {
     this.#pending += text;
+    // To look into text that has grown copies it whole: an engine that sends a line in crumbs would have it copied for each.
+    if (!this.#halfEnd && !/[\r\n]/.test(text)) return [];
+    this.#halfEnd = false;
     const events: string[] = [];
     let begin = 0;
     const { length } = this.#pending;
@@ -30,7 +35,10 @@ export class EventCutter {
         continue;
       }
       // A CR at the very end may be half of a CRLF: it waits for what follows.
-      if (code === 0x0d && this.#at + 1 === length) break;
+      if (code === 0x0d && this.#at + 1 === length) {
+        this.#halfEnd = true;
+        break;
+      }
       const end =
         code === 0x0d && this.#pending.charCodeAt(this.#at + 1) === 0x0a ? this.#at + 2 : this.#at + 1;
       if (this.#at === this.#lineStart) {

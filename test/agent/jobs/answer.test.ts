@@ -1,3 +1,5 @@
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { describe, expect, it } from "vitest";
 import { ByteBudget } from "../../../src/lib/byte-budget.ts";
 import { AnswerError, AnswerReader } from "../../../src/agent/jobs/answer.ts";
@@ -106,6 +108,29 @@ describe("AnswerReader", () => {
     reader.release();
     expect(budget.used).toBe(0);
   });
+
+  it("F22 takes little more memory for an answer in crumbs, one byte each, than for its bytes", () => {
+    setFlagsFromString("--expose-gc");
+    const collect = runInNewContext("gc") as () => void;
+    const reader = new AnswerReader(false, 1e9, new ByteBudget(1e9));
+    reader.head({ status: 200, headers: {} });
+    collect();
+    const before = process.memoryUsage().heapUsed;
+    for (let at = 0; at < 1_000_000; at++) reader.data(Buffer.from("1"));
+    collect();
+    expect(process.memoryUsage().heapUsed - before).toBeLessThan(12_000_000);
+    expect(() => reader.end()).toThrow(/not JSON/);
+  });
+
+  it("F22 takes no more time for a long event in crumbs than for its bytes", () => {
+    const reader = new AnswerReader(true, 1e9, new ByteBudget(1e9));
+    reader.head({ status: 200, headers: events });
+    const long = delta("x".repeat(500_000));
+    for (const byte of long) reader.data(Buffer.from(byte));
+    reader.data(Buffer.from(done));
+    reader.end();
+    expect(reader.output.size).toBe(long.length + done.length);
+  }, 8_000);
 
   it("takes a last event that lacks its blank line", () => {
     const reader = read(true, 200, events, delta("a"), "data: [DONE]");
