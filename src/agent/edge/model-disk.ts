@@ -44,10 +44,13 @@ export const modelDisk: ModelDisk = {
 
   async usage(path) {
     let bytes = 0;
-    const entries = await readdir(path, { withFileTypes: true }).catch((thrown: unknown) => {
-      if (hasCode(thrown, "ENOENT", "ENOTDIR")) return [];
+    const missing = (thrown: unknown) => {
+      if (hasCode(thrown, "ENOENT", "ENOTDIR")) return undefined;
       throw thrown;
-    });
+    };
+    // A link, which others who write the folder may make, would have all of the disk counted.
+    if (!(await lstat(path).catch(missing))?.isDirectory()) return 0;
+    const entries = (await readdir(path, { withFileTypes: true }).catch(missing)) ?? [];
     for (const entry of entries) {
       const at = join(path, entry.name);
       if (entry.isDirectory()) bytes += await modelDisk.usage(at);

@@ -352,6 +352,21 @@ describe("room for weights", () => {
     }
   });
 
+  it("is not sought in what a link leads to", async () => {
+    const elsewhere = join(dir, "elsewhere");
+    mkdirSync(elsewhere);
+    writeFileSync(join(elsewhere, "big"), Buffer.alloc(3 * mib));
+    const file = makeFile("new", mib);
+    put(file);
+    const weights = weightsOf([file]);
+    const planted = layoutOf(root(), "a".repeat(64)).files;
+    mkdirSync(dirname(planted), { recursive: true });
+    symlinkSync(elsewhere, planted);
+    expect(await modelDisk.usage(planted)).toBe(0);
+    await complete(cacheWith({ most: 2 * mib }), weights);
+    expect([isThere(weights), existsSync(join(elsewhere, "big"))]).toEqual([true, true]);
+  });
+
   it("counts what is there already of the same weights", async () => {
     const file = makeFile("new", 3 * mib);
     put(file);
