@@ -52,7 +52,16 @@ describe.each(shells)("launch.sh in %s", (shell) => {
   };
   const generation = (number: number, argv: readonly string[]) =>
     launch.write(
-      { number, engine: "openai", command: [], args: [], models: [], modelPaths: {}, gpuCount: null, port: 1 },
+      {
+        number,
+        engine: "openai",
+        command: [],
+        args: [],
+        models: [],
+        modelPaths: {},
+        gpuCount: null,
+        port: 1,
+      },
       { argv, env: {}, envDefaults: {} },
     );
   const state = (
