@@ -64,7 +64,8 @@ export function modelStates(
     if (!each.applied) return of(weights ? "inactive" : "pending", total, "of a config that is to come");
     if (engine.active.includes(model)) return of("active", total);
     if (engine.pulling?.model === model) return { model, state: "downloading", ...bytesOf(engine.pulling) };
-    const fault = engine.faults[model];
+    // A model may be called "constructor".
+    const fault = Object.hasOwn(engine.faults, model) ? engine.faults[model] : undefined;
     if (fault !== undefined) return of("failed", total, fault);
     return of(weights || engine.installed.includes(model) ? "inactive" : "pending", total);
   });

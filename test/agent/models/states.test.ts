@@ -65,6 +65,11 @@ describe("states of models", () => {
     expect(state).toMatchObject({ model: "m", ...expected });
   });
 
+  it("B10 a model called constructor has no fault by that name", () => {
+    const wanted = { model: "constructor", weights: undefined, applied: true };
+    expect(modelStates([wanted], idle, () => undefined)).toMatchObject([{ state: "pending" }]);
+  });
+
   it("tells what runs and what is to come, the same weights once", () => {
     const of = (sha: string): NodeConfig => {
       const { digest, snapshot } = network.config({
