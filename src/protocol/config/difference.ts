@@ -51,8 +51,12 @@ function runtimeLines(from: readonly Runtime[], to: readonly Runtime[]): string[
     const old = before.get(name);
     before.delete(name);
     if (!old) return [`runtime ${name} added: ${entry.image}`];
-    if (old.image !== entry.image) return [`runtime ${name}: ${old.image} → ${entry.image}`];
-    return JSON.stringify(old) === JSON.stringify(entry) ? [] : [`runtime ${name}: other command`];
+    // Two lines: one must not hide the other from who approves, and a long one is cut.
+    const sameStart = JSON.stringify({ ...old, image: "" }) === JSON.stringify({ ...entry, image: "" });
+    return [
+      ...(old.image === entry.image ? [] : [`runtime ${name}: ${old.image} → ${entry.image}`]),
+      ...(sameStart ? [] : [`runtime ${name}: other command`]),
+    ];
   });
   return [...lines, ...[...before.keys()].map((name) => `runtime ${name} removed`)];
 }

@@ -18,6 +18,11 @@ describe("what changes from one config to another", () => {
     ],
     ["another command", { runtimes: [{ ...vllm, command: ["other"] }] }, ["runtime vllm: other command"]],
     [
+      "another image and another command",
+      { runtimes: [{ ...vllm, image: `r/vllm@sha256:${"2".repeat(64)}`, command: ["other"] }] },
+      [`runtime vllm: ${vllm.image} → r/vllm@sha256:${"2".repeat(64)}`, "runtime vllm: other command"],
+    ],
+    [
       "an entry for one GPU",
       { runtimes: [vllm, { ...vllm, gpu_products: ["H200"] }] },
       [`runtime vllm on H200 added: ${vllm.image}`],
