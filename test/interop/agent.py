@@ -289,6 +289,8 @@ class OpenSession:
                 raise
             say("output-refused", job=job.offer["job"], code=declined.code)
             return False
+        if self.options.probe:
+            refusals.after_output(self.node.service, job.lease, output)
         say("output-brought", job=job.offer["job"], bytes=len(output))
         return True
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
 from typing import Any, Mapping
@@ -47,6 +49,22 @@ def call(url: str, body: bytes | None = None, headers: Mapping[str, str] = {}, m
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.headers.get_content_type(), error.read()
+
+
+def upload(url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    """A PUT. The service may refuse it before it has read the body, and break off what is still being sent."""
+    where = urllib.parse.urlsplit(url)
+    kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
+    connection = kind(where.netloc, timeout=TIMEOUT_S)
+    try:
+        try:
+            connection.request("PUT", where.path, body, dict(headers))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the answer says why, if it has come
+        answer = connection.getresponse()
+        return answer.status, answer.headers.get_content_type(), answer.read()
+    finally:
+        connection.close()
 
 
 @dataclass
@@ -136,9 +154,9 @@ class Service:
         self._same_key(self.post(self.key_change_url, body), new)
         self.signer = new
 
-    def job_input(self, lease: dict[str, Any], sha256: str, size: int) -> bytes:
-        """Section 7.7. The bytes are not signed: what the offer says of them is."""
-        url = f"{self.base}/v1/nodes/jobs/{lease['job']}/input"
+    def job_input(self, lease: dict[str, Any], sha256: str, size: int, path: str | None = None) -> bytes:
+        """Section 7.7. The bytes are not signed: what the offer says of them is. `path`: another job's."""
+        url = f"{self.base}/v1/nodes/jobs/{path or lease['job']}/input"
         with self.one:
             seq = self.http_seq + 1
             said = fields.checked({**self._now(), **lease}, fields.JOB_INPUT)
@@ -152,15 +170,17 @@ class Service:
             raise Refused("digest_mismatch", f"the input of {lease['job']} is not the one of its offer")
         return body
 
-    def job_output(self, lease: dict[str, Any], output: bytes, sha256: str) -> None:
-        """Section 7.7. `sha256` is that of the output."""
+    def job_output(self, lease: dict[str, Any], output: bytes, sha256: str, size: int | None = None) -> None:
+        """Section 7.7. `sha256` and `size` are those of the output."""
         url = f"{self.base}/v1/nodes/jobs/{lease['job']}/output"
         with self.one:
-            said = {**self._now(), **lease, "sha256": sha256, "size": len(output)}
+            said = {**self._now(), **lease, "sha256": sha256, "size": len(output) if size is None else size}
             fields.checked(said, fields.JOB_OUTPUT)
             jws = self.signer.sign("rn1.job-output", said, {"url": url, "seq": self.http_seq + 1})
-            headers = {"content-type": "application/octet-stream", "resultity-request": jws}
-            self._believe(*call(url, output, headers, "PUT"))
+            self.put(url, output, {"resultity-request": jws})
+
+    def put(self, url: str, body: bytes, headers: dict[str, str]) -> None:
+        self._believe(*upload(url, body, {"content-type": "application/octet-stream", **headers}))
 
     def _now(self) -> dict[str, Any]:
         return {"node_id": self.node_id, "time": now_ms()}

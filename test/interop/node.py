@@ -208,6 +208,8 @@ class Node:
         try:
             body = await asyncio.to_thread(self._input, offer)
         except (Refused, Declined, OSError) as error:
+            if isinstance(error, Declined) and error.code == "E_LEASE_STALE":
+                return  # `cancel`, `lost` or the next verdict tells more
             async with job.grown:
                 job.nack = ("E_SCHEMA" if isinstance(error, Refused) else "E_BUSY", str(error)[:512])
                 job.grown.notify_all()

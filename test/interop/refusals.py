@@ -60,10 +60,25 @@ def before_input(service: Service, lease: dict[str, Any], sha256: str, size: int
     attempt("an input with another token", lambda: service.job_input(other, sha256, size))
     other = {**lease, "attempt": lease["attempt"] + 1}
     attempt("an input of another attempt", lambda: service.job_input(other, sha256, size))
+    other = {**lease, "job": "job-of-somebody-else"}
+    attempt("an input of an unknown job", lambda: service.job_input(other, sha256, size))
+    attempt("an input by the path of another job", lambda: service.job_input(lease, sha256, size, other["job"]))
 
 
 def before_output(service: Service, lease: dict[str, Any], output: bytes) -> None:
-    sha256 = hashlib.sha256(output).hexdigest()
+    """What is refused unread is small: the service may close a connection on which more is still to come."""
+    part, sha256 = output[:1000], hashlib.sha256(output).hexdigest()
     other = {**lease, "token": jose.random_text(16)}
-    attempt("an output with another token", lambda: service.job_output(other, output, sha256))
+    of_part = hashlib.sha256(part).hexdigest()
+    attempt("an output with another token", lambda: service.job_output(other, part, of_part))
+    url = f"{service.base}/v1/nodes/jobs/{lease['job']}/output"
+    attempt("an output without a request", lambda: service.put(url, part, {}))
     attempt("an output of another hash", lambda: service.job_output(lease, output, "0" * 64))
+    attempt("an output that is cut", lambda: service.job_output(lease, output[:-1], sha256, len(output)))
+
+
+def after_output(service: Service, lease: dict[str, Any], output: bytes) -> None:
+    sha256 = hashlib.sha256(output).hexdigest()
+    attempt("the same output again", lambda: service.job_output(lease, output, sha256))
+    other = output[:-1]
+    attempt("another output after it", lambda: service.job_output(lease, other, hashlib.sha256(other).hexdigest()))

@@ -56,6 +56,7 @@ async def run(node: Node) -> None:
     await frame(node, "a resume after the last one", lambda opened: opened.resume())
     await frame(node, "a binary message", lambda opened: opened.socket.send(b"x"))
 
+    await conflict(node)
     attempt("a ping of an hour ago", lambda: service.ping(time=now_ms() - HOUR_MS))
     attempt("a ping of another node", lambda: service.ping(node_id=jose.random_text(32)))
     attempt("a ping without time", lambda: service.ping(time="now"))
@@ -83,6 +84,18 @@ async def hello(node: Node, what: str, **wrong: Any) -> None:
     else:
         await opened.socket.close(1000)
         say("taken", what=what)
+
+
+async def conflict(node: Node) -> None:
+    """A process comes back while another one has its place (section 4.2)."""
+    await asyncio.sleep(3)  # a node may open one session a second
+    former, present = jose.random_text(16), jose.random_text(16)
+    first = await dial(node, Options(), instance=former)
+    second = await dial(node, Options(), instance=present)
+    await asyncio.wait_for(first.socket.wait_closed(), 5)
+    say("closed", what="an older session", code=first.socket.close_code, reason=first.socket.close_reason)
+    await hello(node, "a process that another one follows", instance=former)
+    await second.socket.close(1000)
 
 
 async def frame(node: Node, what: str, act: Callable[[OpenSession], Awaitable[None]]) -> None:
