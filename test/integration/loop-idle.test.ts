@@ -64,7 +64,7 @@ const scaled = (count: number) =>
   );
 
 it("writes nothing but the Lease and lists nothing for 60 s, though completions run", async () => {
-  await new AuditTail(loop, operatorUser).untilQuiet(3_000);
+  await new AuditTail(loop, operatorUser).untilQuiet();
   const mark = await loop.bed.audit.mark();
   // Not a pause for something to happen: what is claimed is that in this time nothing does.
   const minute = wait(60_000);

@@ -1,5 +1,6 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
+import { settleMs } from "../../src/operator/node/pace.ts";
 import { type AuditEntry, isWrite, parseAuditLog } from "../testbed/audit.ts";
 import { freePort } from "../testbed/ports.ts";
 import { until } from "../testbed/until.ts";
@@ -75,8 +76,8 @@ export class AuditTail {
     return this.entries.filter(isRealWrite).length;
   }
 
-  /** Resolves when there has been no write for `ms`: then nothing is left to be done. */
-  async untilQuiet(ms = 2_000): Promise<void> {
+  /** Resolves when there has been no write for `ms`: by default longer than a status may be kept back. */
+  async untilQuiet(ms = settleMs + 1_500): Promise<void> {
     let [count, since] = [this.writes(), performance.now()];
     await until(
       "the operator to have nothing to write",

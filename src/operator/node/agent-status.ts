@@ -1,16 +1,21 @@
 import { randomBytes } from "node:crypto";
 import { request } from "node:http";
-import type { Clock } from "../../lib/clock.ts";
+import type { Clock, Timer } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
 import type { Counter, Metrics } from "../../lib/metrics.ts";
 import type { VerifyKey } from "../../protocol/keys.ts";
 import { agentPort, type AgentStatus, openStatus } from "../../protocol/status.ts";
+import { canonical } from "../hash.ts";
 import type { AgentView } from "./observation.ts";
+import { patienceMs } from "./plan-stop.ts";
 
 /** Longest wait for an agent's answer, milliseconds; most bytes of it; most questions at once. */
 const timeoutMs = 2_000;
 const maxBytes = 128 * 1024;
 const maxInFlight = 64;
+/** Between two questions about the same matter, milliseconds: from a quarter of a second, growing to this. */
+const askBaseMs = 250;
+const askCapMs = 5_000;
 
 /** Whom to ask: one pod of one node. */
 export interface AgentAddress {
@@ -28,7 +33,17 @@ interface Memory {
   problem: string;
   /** Monotonic time since which no answer has come; undefined = the last question was answered. */
   silentSince: number | undefined;
+  /** {@link silentSince} of a silence of which it was told that it lasts. */
+  lateSince: number | undefined;
   asking: boolean;
+  /** What it is asked about, how often that has been, and the monotonic time of the last one. */
+  question: string;
+  asked: number;
+  askedAt: number;
+  /** Runs until the next question is asked. */
+  timer: Timer | undefined;
+  /** Asking goes on after an answer without news. */
+  wanted: boolean;
 }
 
 /** Fetches `http://host:port/status?nonce=`; a test puts its own in place. */
@@ -38,14 +53,14 @@ export type FetchStatus = (ip: string, nonce: string) => Promise<string>;
 export interface AgentStatusesOptions {
   readonly clock: Clock;
   readonly metrics: Metrics;
-  /** Called with the node's key after each answer and each failure. */
+  /** Called with the node's key when an answer says something new, or answers stop, come again, or have not come for long. */
   readonly answered: (nodeKey: string) => void;
   readonly fetch?: FetchStatus;
 }
 
 /**
- * Asks agents for their signed status and remembers the newest of each. Outside the workers: a reconcile reads what is
- * known, and is queued again when an answer has come. A slow or dead agent holds up nobody.
+ * Asks agents for their signed status and remembers the newest of each. Outside the workers: a reconcile reads what is known,
+ * and is queued again when there is news. A slow or dead agent holds up nobody.
  */
 export class AgentStatuses {
   readonly #options: AgentStatusesOptions;
@@ -75,23 +90,62 @@ export class AgentStatuses {
     return { status, silentMs, problem };
   }
 
-  /** Asks, unless that is under way. */
-  ask(address: AgentAddress): void {
+  /**
+   * Asks until there is news: at once about a new matter (`question`), less and less often about the same one. Who was told the
+   * news says anew whether to go on, here or by {@link rest}.
+   */
+  ask(address: AgentAddress, question = ""): void {
     const { nodeKey, podUid } = address;
+    const now = this.#options.clock.monotonic();
     let memory = this.#known.get(nodeKey);
     if (!memory || memory.podUid !== podUid) {
-      memory = { podUid, status: undefined, problem: "", silentSince: undefined, asking: false };
+      memory?.timer?.cancel();
+      const silence = { silentSince: undefined, lateSince: undefined, problem: "" };
+      const asks = { question, asked: 0, askedAt: now, asking: false, timer: undefined, wanted: true };
+      memory = { podUid, status: undefined, ...silence, ...asks };
       this.#known.set(nodeKey, memory);
     }
-    if (memory.asking) return;
-    memory.asking = true;
-    this.#waiting.push(address);
-    this.#next();
+    if (memory.question !== question) {
+      memory.timer?.cancel();
+      Object.assign(memory, { question, asked: 0, timer: undefined });
+    }
+    memory.wanted = true;
+    if (memory.asking || memory.timer) return;
+    this.#askLater(memory, address);
+  }
+
+  /** Nothing is left to be asked of a node's agent. */
+  rest(nodeKey: string): void {
+    const memory = this.#known.get(nodeKey);
+    memory?.timer?.cancel();
+    if (memory) Object.assign(memory, { timer: undefined, wanted: false });
+  }
+
+  /** Ends all asking; what is known stays. */
+  restAll(): void {
+    for (const nodeKey of this.#known.keys()) this.rest(nodeKey);
   }
 
   /** Forgets a node that is gone. */
   forget(nodeKey: string): void {
+    this.rest(nodeKey);
     this.#known.delete(nodeKey);
+  }
+
+  #askLater(memory: Memory, address: AgentAddress): void {
+    const { clock } = this.#options;
+    const pause = Math.min(askCapMs, askBaseMs * 1.5 ** Math.min(memory.asked - 1, 20));
+    const wait = memory.asked === 0 ? 0 : memory.askedAt + pause - clock.monotonic();
+    const ask = () => {
+      memory.timer = undefined;
+      memory.asking = true;
+      memory.asked++;
+      memory.askedAt = clock.monotonic();
+      this.#waiting.push(address);
+      this.#next();
+    };
+    if (wait <= 0) ask();
+    else memory.timer = clock.setTimer(ask, wait);
   }
 
   #next(): void {
@@ -106,7 +160,8 @@ export class AgentStatuses {
     }
   }
 
-  async #exchange({ nodeKey, podUid, podIp, keys }: AgentAddress): Promise<void> {
+  async #exchange(address: AgentAddress): Promise<void> {
+    const { nodeKey, podUid, podIp, keys } = address;
     const { clock, answered } = this.#options;
     const started = clock.monotonic();
     const nonce = randomBytes(32).toString("base64url");
@@ -123,12 +178,28 @@ export class AgentStatuses {
     if (!memory || memory.podUid !== podUid) return;
     memory.asking = false;
     memory.problem = problem;
+    const silent = memory.silentSince;
+    let news: boolean;
     if (status) {
+      news = silent !== undefined || !memory.status || substanceOf(memory.status) !== substanceOf(status);
       memory.status = status;
       memory.silentSince = undefined;
-    } else memory.silentSince ??= started;
-    answered(nodeKey);
+    } else {
+      memory.silentSince ??= started;
+      const late = clock.monotonic() - memory.silentSince > patienceMs;
+      news = silent === undefined || (late && memory.lateSince !== memory.silentSince);
+      if (late) memory.lateSince = memory.silentSince;
+    }
+    if (news) answered(nodeKey);
+    else if (memory.wanted) this.#askLater(memory, address);
   }
+}
+
+/** What of a status decides anything: not times, load and progress, which are another each time. */
+function substanceOf({ nonce: _n, time: _t, drain, report, ...rest }: AgentStatus): string {
+  const { load: _l, hardware: _h, models, ...said } = report;
+  const states = models.states?.map(({ model, state, reason }) => ({ model, state, reason }));
+  return canonical({ ...rest, drain: drain.state, said, models: { ...models, states } });
 }
 
 /** One bounded GET. */

@@ -71,6 +71,7 @@ export async function executeNode(
     againInMs = Math.min(againInMs ?? Number.POSITIVE_INFINITY, ms);
   };
   claimTurn(hands, o, actions);
+  if (actions.every(({ type }) => type !== "ask-agent")) hands.statuses.rest(keyOf(o.node));
   for (const action of actions) {
     if (action.type === "wait") {
       again(action.ms);
@@ -320,24 +321,22 @@ async function deletePod(
   record(hands, o, finished ? "Warning" : "Normal", finished ? "PodFailed" : "PodDeleted", "Delete", reason);
 }
 
-/** Asks outside the worker; the answer queues the node again. Returns when to ask next if it does not. */
+/** Asks outside the worker; news queue the node again. Returns when to look again where it cannot ask. */
 async function askAgent(hands: Hands, o: NodeObservation, signal: AbortSignal): Promise<number | undefined> {
   const { context, statuses, memories } = hands;
   const { pod, node } = o;
   const nodeKey = keyOf(node);
   // Nobody listens before the container runs; its start is an event of the pod.
   if (!pod?.ip || pod.agent.state !== "running") return undefined;
-  const revision = pod.desired.ok ? pod.desired.desired.revision : 0;
-  const question = `${pod.uid} ${revision} ${pod.ready} ${pod.runtime.image} ${pod.runtime.state} ${pod.agent.restarts}`;
-  const wait = memories.askInMs(nodeKey, question);
-  if (wait > 0) return wait;
   let { identity } = memories.of(nodeKey);
   if (!identity) {
     identity = await readIdentity(context.client, node, signal);
     if (identity) memories.learn(nodeKey, identity);
   }
   if (!identity) return refusedMs;
-  statuses.ask({ nodeKey, podUid: pod.uid, podIp: pod.ip, keys: identity.keys });
+  const revision = pod.desired.ok ? pod.desired.desired.revision : 0;
+  const question = `${revision} ${pod.ready} ${pod.runtime.image} ${pod.runtime.state} ${pod.agent.restarts}`;
+  statuses.ask({ nodeKey, podUid: pod.uid, podIp: pod.ip, keys: identity.keys }, question);
   return undefined;
 }
 

@@ -7,22 +7,19 @@ export interface NodeMemory {
   /** Pods that ended by themselves since one was last ready, and the monotonic time before which none is made. */
   failures: number;
   recreateAt: number;
-  /** What the agent was last asked about, how often, and when (monotonic). */
-  question: string;
-  asked: number;
-  askedAt: number;
   /** Monotonic time since which the status has differed from what is written; undefined = it does not. */
   unwrittenSince: number | undefined;
+  /** The network's view of the node when it last queued it. */
+  view: string;
 }
 
 /** Back-off of pods that ended: the n-th failure waits this · 2ⁿ⁻¹, in milliseconds. */
 const recreateBaseMs = 5_000;
 const recreateCapMs = 300_000;
-/** Between two questions to an agent about the same matter: from a quarter of a second, growing to this. */
-const askBaseMs = 250;
-const askCapMs = 5_000;
 /** For how long a node that began to move has the turn although the caches do not show it yet. */
 const claimMs = 15_000;
+/** For how long a group in which nobody was in the way is not looked at again, unless somebody takes the turn. */
+const lookMs = 1_000;
 
 /** The memories of all nodes, by `namespace/name`. */
 export class NodeMemories {
@@ -33,6 +30,7 @@ export class NodeMemories {
   /** Names of prefetches that were just begun, with the monotonic time until which they count although no cache shows them. */
   readonly #fetches = new Map<string, { readonly network: string; readonly expires: number }>();
   readonly #noVolumes = new Set<string>();
+  readonly #looks = new Map<string, { readonly blocker: string | undefined; readonly expires: number }>();
   /** Nodes of a group that wait for their turn, in the order in which they came. */
   readonly #queues = new Map<string, Set<string>>();
 
@@ -47,10 +45,8 @@ export class NodeMemories {
         identity: undefined,
         failures: 0,
         recreateAt: 0,
-        question: "",
-        asked: 0,
-        askedAt: 0,
         unwrittenSince: undefined,
+        view: "",
       };
       this.#nodes.set(nodeKey, memory);
     }
@@ -90,6 +86,14 @@ export class NodeMemories {
     return Math.max(0, this.of(nodeKey).recreateAt - this.#clock.monotonic());
   }
 
+  /** Whether the network says something else of the node than it last did. */
+  isNews(nodeKey: string, view: string): boolean {
+    const memory = this.of(nodeKey);
+    if (memory.view === view) return false;
+    memory.view = view;
+    return true;
+  }
+
   /** The status is as it is written. */
   statusWritten(nodeKey: string): void {
     this.of(nodeKey).unwrittenSince = undefined;
@@ -101,20 +105,6 @@ export class NodeMemories {
     const now = this.#clock.monotonic();
     memory.unwrittenSince ??= now;
     return Math.max(0, memory.unwrittenSince + settleMs - now);
-  }
-
-  /** Milliseconds until an agent may be asked (again) about `question`. Counts as asked when that is 0. */
-  askInMs(nodeKey: string, question: string): number {
-    const memory = this.of(nodeKey);
-    const now = this.#clock.monotonic();
-    if (memory.question !== question) Object.assign(memory, { question, asked: 0 });
-    const pause = Math.min(askCapMs, askBaseMs * 1.5 ** Math.min(memory.asked, 20));
-    const wait = memory.asked === 0 ? 0 : Math.max(0, memory.askedAt + pause - now);
-    if (wait === 0) {
-      memory.asked++;
-      memory.askedAt = now;
-    }
-    return wait;
   }
 
   /** Counts a prefetch of a network before the caches show it. */
@@ -143,7 +133,19 @@ export class NodeMemories {
 
   /** Takes the turn of a group for a node. */
   claim(group: string, nodeKey: string): void {
+    this.#looks.delete(group);
     this.#claims.set(group, { nodeKey, expires: this.#clock.monotonic() + claimMs });
+  }
+
+  /** What the last look at a whole group found. */
+  lastLook(group: string): { readonly blocker: string | undefined } | undefined {
+    const look = this.#looks.get(group);
+    return look && (look.blocker !== undefined || look.expires > this.#clock.monotonic()) ? look : undefined;
+  }
+
+  /** Keeps what a look at a whole group found: the key of a node that is in the way, or that there is none. */
+  looked(group: string, blocker: string | undefined): void {
+    this.#looks.set(group, { blocker, expires: this.#clock.monotonic() + lookMs });
   }
 
   /** Whether another node has just taken the turn. */

@@ -45,35 +45,59 @@ export function hasTurn(
   if (!isBehind(node, pod, config, agentImage)) return true;
   const group = groupOf(node);
   const nodeKey = keyOf(node);
-  // Only when nobody has claimed the turn are the others looked at: a group may have thousands.
-  const free = !memories.claimedByOther(group, nodeKey) && allWell(caches, node, config, agentImage);
+  const inTheWay = (other: ResultityNode) => isInTheWay(caches, other, config, agentImage);
+  const free = !memories.claimedByOther(group, nodeKey) && isFree(caches, memories, node, inTheWay);
   if (!free) memories.awaitTurn(group, nodeKey);
   return free;
 }
 
-function allWell(
+/**
+ * Whether no other node of the group is in the way. A group may have thousands, and all of them ask when an agent image is new:
+ * who was in the way is looked at first, and a group in which nobody was is not looked at again for a moment.
+ */
+function isFree(
+  { nodes: { store } }: Neighbours,
+  memories: NodeMemories,
+  node: ResultityNode,
+  inTheWay: (other: ResultityNode) => boolean,
+): boolean {
+  const group = groupOf(node);
+  const last = memories.lastLook(group);
+  const known = last?.blocker === undefined ? undefined : store.get(last.blocker);
+  const isSelf = ({ metadata }: ResultityNode) => metadata.uid === node.metadata.uid;
+  if (last && last.blocker === undefined) return true;
+  if (known && !isSelf(known) && groupOf(known) === group && inTheWay(known)) return false;
+  const owner = controllerOf(node);
+  const all = owner ? store.byIndex("owner", owner.uid) : store.byIndex("network", networkKeyOf(node));
+  let itself = false;
+  for (const other of all) {
+    if (groupOf(other) !== group || !inTheWay(other)) continue;
+    if (!isSelf(other)) {
+      memories.looked(group, keyOf(other));
+      return false;
+    }
+    itself = true;
+  }
+  memories.looked(group, itself ? keyOf(node) : undefined);
+  return true;
+}
+
+/** Whether a node is being stopped for something that all share, or has that already and is not well. */
+function isInTheWay(
   caches: Neighbours,
   node: ResultityNode,
   config: NetworkConfig,
   agentImage: string,
 ): boolean {
-  const owner = controllerOf(node);
-  const { store } = caches.nodes;
-  const others = owner
-    ? store.byIndex("owner", owner.uid)
-    : store.byIndex("network", networkKeyOf(node)).filter((other) => !controllerOf(other));
-  for (const other of others) {
-    if (other.spec.replicas === 0 || other.metadata.uid === node.metadata.uid) continue;
-    const live = caches.pods.store.get(keyOf(other));
-    if (!live) continue;
-    const facts = podFacts(live, other);
-    if (facts.terminating) return false;
-    const planned = facts.desired.ok ? facts.desired.desired.plannedStop : null;
-    if (planned === "agent-image" || planned === "recreate") return false;
-    const well = facts.ready && isTrue(other.status?.conditions, "Ready");
-    if (!well && !isBehind(other, facts, config, agentImage)) return false;
-  }
-  return true;
+  if (node.spec.replicas === 0) return false;
+  const live = caches.pods.store.get(keyOf(node));
+  if (!live) return false;
+  const facts = podFacts(live, node);
+  if (facts.terminating) return true;
+  const planned = facts.desired.ok ? facts.desired.desired.plannedStop : null;
+  if (planned === "agent-image" || planned === "recreate") return true;
+  const well = facts.ready && isTrue(node.status?.conditions, "Ready");
+  return !well && !isBehind(node, facts, config, agentImage);
 }
 
 /**

@@ -34,19 +34,21 @@ function statusFor(nonce: string, revision = 1): AgentStatus {
 /** Statuses whose agents answer what `answer` gives; `answered` resolves at the next answer or failure. */
 function asking(answer: (nonce: string) => Promise<string>) {
   const clock = new FakeClock();
+  const metrics = new Metrics();
+  let questions = 0;
   let told = Promise.withResolvers<string>();
   const statuses = new AgentStatuses({
     clock,
-    metrics: new Metrics(),
+    metrics,
     answered: (node) => told.resolve(node),
     fetch: (_ip, nonce) => answer(nonce),
   });
   const ask = async (podUid = "pod-1", by: SigningKey = key) => {
     told = Promise.withResolvers();
-    statuses.ask({ nodeKey, podUid, podIp: "10.0.0.1", keys: [by] });
+    statuses.ask({ nodeKey, podUid, podIp: "10.0.0.1", keys: [by] }, `question ${++questions}`);
     return told.promise;
   };
-  return { clock, statuses, ask };
+  return { clock, statuses, ask, asked: () => metrics.text() };
 }
 
 describe("the status of an agent", () => {
@@ -82,9 +84,7 @@ describe("the status of an agent", () => {
     await ask();
     broken = true;
     await ask();
-    clock.advance(40_000);
-    await ask();
-    clock.advance(30_000);
+    clock.advance(70_000);
     expect(statuses.view(nodeKey, "pod-1")).toMatchObject({
       silentMs: 70_000,
       problem: "connection refused",
@@ -93,6 +93,87 @@ describe("the status of an agent", () => {
     broken = false;
     await ask();
     expect(statuses.view(nodeKey, "pod-1").silentMs).toBe(0);
+  });
+
+  it("is asked for until it says something new, less and less often; load and times are not new", async () => {
+    const clock = new FakeClock();
+    const askedAt: number[] = [];
+    const told: number[] = [];
+    let revision = 1;
+    const statuses = new AgentStatuses({
+      clock,
+      metrics: new Metrics(),
+      answered: () => told.push(clock.monotonic()),
+      fetch: async (_ip, nonce) => {
+        askedAt.push(clock.monotonic());
+        const status = statusFor(nonce, revision);
+        const load = { slots: 1, active: askedAt.length % 2, accepting: true };
+        return sealStatus(
+          { ...status, time: Math.floor(clock.monotonic()), report: { ...status.report, load } },
+          key,
+        );
+      },
+    });
+    const address = { nodeKey, podUid: "pod-1", podIp: "10.0.0.1", keys: [key] };
+    /** Lets what was answered be read. */
+    const settle = async () => {
+      for (let turn = 0; turn < 20; turn++) await Promise.resolve();
+    };
+    statuses.ask(address, "a");
+    await settle();
+    expect(told).toEqual([0]);
+    statuses.ask(address, "a");
+    for (let step = 0; step < 240; step++) {
+      clock.advance(250);
+      await settle();
+    }
+    expect(told).toHaveLength(1);
+    const pauses = askedAt.slice(1).map((at, index) => at - (askedAt[index] ?? 0));
+    expect(pauses[0]).toBeLessThanOrEqual(500);
+    expect(pauses.at(-1)).toBeGreaterThanOrEqual(5_000);
+    // Another matter is asked about at once, and what is new is told.
+    revision = 2;
+    const before = askedAt.length;
+    statuses.ask(address, "b");
+    await settle();
+    expect(askedAt).toHaveLength(before + 1);
+    expect(told).toHaveLength(2);
+    statuses.ask(address, "b");
+    statuses.rest(nodeKey);
+    clock.advance(60_000);
+    expect(askedAt).toHaveLength(before + 1);
+    expect(clock.pending).toBe(0);
+  });
+
+  it("that does not come is told once, and again when it has not come for long, and when it comes", async () => {
+    let broken = true;
+    const clock = new FakeClock();
+    let told = 0;
+    const statuses = new AgentStatuses({
+      clock,
+      metrics: new Metrics(),
+      answered: () => told++,
+      fetch: async (_ip, nonce) => {
+        if (broken) throw new Error("connection refused");
+        return sealStatus(statusFor(nonce), key);
+      },
+    });
+    const address = { nodeKey, podUid: "pod-1", podIp: "10.0.0.1", keys: [key] };
+    const pass = async (ms: number) => {
+      for (let passed = 0; passed < ms; passed += 1_000) {
+        clock.advance(1_000);
+        for (let turn = 0; turn < 20; turn++) await Promise.resolve();
+        statuses.ask(address, "a");
+      }
+    };
+    statuses.ask(address, "a");
+    await pass(50_000);
+    expect(told).toBe(1);
+    await pass(100_000);
+    expect(told).toBe(2);
+    broken = false;
+    await pass(10_000);
+    expect(told).toBe(3);
   });
 
   it("of an earlier pod says nothing about the present one", async () => {

@@ -19,22 +19,6 @@ describe("what the node controller remembers", () => {
     expect(memories.recreateInMs("n")).toBe(5_000);
   });
 
-  it("asks about a new matter at once, and about the same one less and less often", () => {
-    const clock = new FakeClock();
-    const memories = new NodeMemories(clock);
-    expect(memories.askInMs("n", "revision 1")).toBe(0);
-    const pauses: number[] = [];
-    for (let round = 0; round < 12; round++) {
-      const wait = memories.askInMs("n", "revision 1");
-      pauses.push(wait);
-      clock.advance(wait);
-      expect(memories.askInMs("n", "revision 1")).toBe(0);
-    }
-    expect(pauses[0]).toBeLessThan(500);
-    expect(pauses.at(-1)).toBe(5_000);
-    expect(memories.askInMs("n", "revision 2")).toBe(0);
-  });
-
   it("gives the turn of a group to one node, for as long as the caches may lag", () => {
     const clock = new FakeClock();
     const memories = new NodeMemories(clock);

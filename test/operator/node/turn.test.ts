@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import type { ResultityNode } from "../../../src/api/v1alpha1/node.ts";
 import { keyOf } from "../../../src/kube/object.ts";
 import type { Pod } from "../../../src/kube/resources.ts";
@@ -15,7 +15,8 @@ const config = configOf([snapshotOf("v1")]);
 
 /** Three nodes of one network that serve, and what they look like when the agent image of `agentVersion` is wanted. */
 function fleet() {
-  const memories = new NodeMemories(new FakeClock());
+  const clock = new FakeClock();
+  const memories = new NodeMemories(clock);
   const nodes = new Store<ResultityNode>();
   const pods = new Store<Pod>();
   nodes.addIndex("owner", byOwnerUid);
@@ -47,7 +48,7 @@ function fleet() {
   };
   const [first, second] = worlds;
   if (!first || !second) throw new Error("no nodes");
-  return { memories, worlds, first, second, turn };
+  return { clock, memories, pods, worlds, first, second, turn };
 }
 
 describe("turns", () => {
@@ -104,6 +105,34 @@ describe("turns", () => {
     expect(passTurn(memories, seenAs(ready.conditions), ready)).toEqual({ next: keyOf(second.node) });
     expect(memories.claimedByOther(group, keyOf(second.node))).toBe(false);
     expect(passTurn(memories, seenAs(ready.conditions), ready)).toEqual({});
+  });
+
+  it("cost one look at the group for all that ask in a moment, and one at whoever is in the way", () => {
+    const { turn, clock, memories, pods, first, second } = fleet();
+    const looks = vi.spyOn(pods, "get");
+    const cost = (ask: () => boolean) => {
+      looks.mockClear();
+      return [ask(), looks.mock.calls.length];
+    };
+    expect(cost(() => turn(0, "v2"))).toEqual([true, 3]);
+    expect(cost(() => turn(1, "v2"))).toEqual([true, 0]);
+    clock.advance(1_000);
+    expect(cost(() => turn(2, "v2"))).toEqual([true, 3]);
+    // Who takes the turn is in the way from then on, whatever was found before.
+    memories.claim("network inference/testnet", keyOf(second.node));
+    expect(cost(() => turn(0, "v2"))).toEqual([false, 0]);
+    memories.release("network inference/testnet");
+    second.network = {
+      ...second.network,
+      spec: { ...second.network.spec, agent: { image: imageOf("agent", "v2") } },
+    };
+    while (second.desired.plannedStop !== "agent-image") second.reconcile();
+    expect(cost(() => turn(0, "v2"))[0]).toBe(false);
+    expect(cost(() => turn(2, "v2"))).toEqual([false, 1]);
+    expect(cost(() => turn(0, "v2"))).toEqual([false, 1]);
+    expect(cost(() => turn(1, "v2"))[0]).toBe(true);
+    expect(turn(0, "v2")).toBe(false);
+    expect(first.desired.plannedStop).toBeNull();
   });
 
   it("are not held up by a node that was broken before", () => {

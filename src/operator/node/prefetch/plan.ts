@@ -62,8 +62,10 @@ export function fetchImage(
     switch (seen.state) {
       case "present":
         return { ok: true, image };
-      case "going":
-        return { ok: false, actions: [], note: staging(about) };
+      case "going": {
+        const wait: Action = { type: "wait", ms: 1_000, reason: `pod ${name} of before is being deleted` };
+        return { ok: false, actions: [wait], note: staging(about) };
+      }
       case "coming":
         return { ok: false, actions: hurry(o, seen), note: staging(about) };
       case "ended":
