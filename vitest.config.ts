@@ -16,7 +16,8 @@ const processes = {
 /** Files that take a minute or two begin first, so that none of them is the last to run, alone. */
 class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
-    const isLong = ({ moduleId }: TestSpecification) => /\/(loop-|real\.|simulation|durability-|io-jobs-kills|faults-)/.test(moduleId);
+    const isLong = ({ moduleId }: TestSpecification) =>
+      /\/(loop-|real\.|simulation|durability-|io-jobs-kills|faults-)/.test(moduleId);
     return (await super.sort(files)).toSorted((a, b) => Number(isLong(b)) - Number(isLong(a)));
   }
 }

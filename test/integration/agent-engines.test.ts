@@ -43,8 +43,13 @@ else {
       weights.put("tiny", file);
       const [runtime] = network.config({
         command: [
-          ...[llama.python, "-m", "llama_cpp.server"],
-          ...["--model", `{model_path}/${file.path}`, "--model_alias", "{model}"],
+          llama.python,
+          "-m",
+          "llama_cpp.server",
+          "--model",
+          `{model_path}/${file.path}`,
+          "--model_alias",
+          "{model}",
         ],
       }).snapshot.runtimes;
       if (!runtime) throw new Error("the test network's config has no runtime");

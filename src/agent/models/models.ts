@@ -90,12 +90,12 @@ export class Models {
    * a network file system that hangs must not hold up who asks.
    */
   async looked(): Promise<void> {
-    let late = false;
+    const patience = { over: false };
     const timer = this.#ports.clock.setTimer(() => {
-      late = true;
+      patience.over = true;
       this.#wake();
     }, lookPatienceMs);
-    while (!late && !this.#stopped && [...this.#entries.values()].some(({ seen }) => !seen))
+    while (!patience.over && !this.#stopped && [...this.#entries.values()].some(({ seen }) => !seen))
       await new Promise<void>((resolve) => this.#waiting.push(resolve));
     timer.cancel();
   }
