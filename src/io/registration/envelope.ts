@@ -135,6 +135,12 @@ export interface NodeRequestForm<T> {
   readonly urls: readonly string[];
 }
 
+/**
+ * Farthest that a `seq` may lie above the last: a thief who sends the largest number would leave the node none, also after
+ * its account has given it another key.
+ */
+const maxSeqStep = 2 ** 20;
+
 /** Opens a request of a registered node: key, rate, signature, node id, ban, seq, skew. Nothing is kept yet. */
 export function openOfNode<T extends { readonly node_id: NodeId; readonly time: number }>(
   { nodes, rates, clock }: EnvelopeParts,
@@ -159,6 +165,8 @@ export function openOfNode<T extends { readonly node_id: NodeId; readonly time: 
   if (node.banned !== null) throw refuse(new ProtocolError("not_allowed", "the node is banned"));
   if (seq <= node.httpSeq)
     throw refuse(new ProtocolError("sequence", `seq ${seq} is not greater than ${node.httpSeq}`));
+  if (seq > node.httpSeq + maxSeqStep)
+    throw refuse(new ProtocolError("sequence", `seq ${seq} is too far above ${node.httpSeq}`));
   refusing(refuse, () => checkSkew(payload.time, clock.now()));
   return { node, payload, url, seq, refuse };
 }

@@ -82,6 +82,12 @@ describe("a key change", () => {
     expect((await world.change(first, second, fresh(), 2)).code).toBe("valid");
   });
 
+  it("cannot take the node's numbers from it: a seq far above the last is refused", async () => {
+    const told = await world.change(first, first, second, Number.MAX_SAFE_INTEGER);
+    expect(told).toMatchObject({ code: "sequence", httpSeq: 0 });
+    expect((await world.change(first, first, second, 2 ** 20)).code).toBe("valid");
+  });
+
   it("is told to nobody before it is on the disk", async () => {
     const disk = held("node-key");
     const told: string[] = [];
