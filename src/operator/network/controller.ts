@@ -101,6 +101,7 @@ class NetworkReconciler {
       const reason = error.code === "Forbidden" ? "PermissionMissing" : "SpecInvalid";
       const message = `the API server refuses the operator: ${error.message}`;
       knowledge.findings = { ...knowledge.findings, kube: { reason, message } };
+      this.#ctx.events.record(network, { type: "Warning", reason, action: "Refuse", note: message });
     }
     const seen = this.#observe(into);
     const plan = planNetwork(seen);

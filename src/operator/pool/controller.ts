@@ -1,4 +1,3 @@
-import type { PoolStatus } from "../../api/v1alpha1/pool.ts";
 import { Controller, type Result } from "../../kube/controller.ts";
 import { isKubeError } from "../../kube/errors.ts";
 import { Expectations } from "../../kube/expectations.ts";
@@ -9,12 +8,12 @@ import { canonical } from "../hash.ts";
 import { poolManager } from "../names.ts";
 import { executePool } from "./execute.ts";
 import { observePool } from "./observe.ts";
-import type { Trial, Work } from "./canary.ts";
+import type { Work } from "./canary.ts";
 import { trialOf } from "./digest.ts";
+import { nextLookMs } from "./next-look.ts";
 import { planPool } from "./plan.ts";
+import { refusalOf, type Refused, refusedMs } from "./refusal.ts";
 import { poolStatus } from "./status.ts";
-
-type TrialState = NonNullable<PoolStatus["rollout"]>["canary"];
 
 /** Keeps the pools: children, scale, rolling updates, disruption budgets, status. */
 export function poolController(context: OperatorContext): Runnable {
@@ -55,9 +54,19 @@ async function reconcile(
   }
   const trial = trialOf(seen);
   const actions = planPool(seen);
-  await executePool(context, expectations, seen.pool, actions, signal);
-  const status = poolStatus(seen);
-  const next = nextLook(trial, seen.pool.status?.rollout?.canary, status.rollout?.canary);
+  let refused: Refused | undefined;
+  try {
+    await executePool(context, expectations, seen.pool, actions, signal);
+  } catch (error) {
+    refused = refusalOf(error);
+    if (!refused) throw error;
+    const { reason, message } = refused;
+    context.events.record(seen.pool, { type: "Warning", reason, action: "Refuse", note: message });
+  }
+  const status = poolStatus(seen, refused);
+  const againMs = nextLookMs(trial, seen.pool.status?.rollout?.canary, status.rollout?.canary);
+  const waits = [againMs, refused && refusedMs].filter((ms) => ms !== undefined);
+  const next = waits.length > 0 ? { requeueAfter: Math.min(...waits) } : undefined;
   if (canonical(status) === canonical(seen.pool.status ?? {})) return next;
   const { namespace, name, uid } = seen.pool.metadata;
   const draft = { metadata: { namespace, name, uid }, status };
@@ -67,15 +76,6 @@ async function reconcile(
     if (!isKubeError(error, "NotFound")) throw error;
   }
   return next;
-}
-
-/** Until the cache shows the status just written, ms. */
-const settledMs = 250;
-
-/** Figures of a trial come with no event of their own; its end changes the plan by way of the status. */
-function nextLook(trial: Trial, before: TrialState, after: TrialState): Result | undefined {
-  if (trial.state === "running") return { requeueAfter: trial.againInMs };
-  return before === after ? undefined : { requeueAfter: settledMs };
 }
 
 /** What the fleet feed says of a node's jobs. */

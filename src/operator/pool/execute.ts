@@ -9,6 +9,7 @@ import { podDisruptionBudgets, secrets } from "../../kube/resources.ts";
 import { identitySecretOf, nodes, type OperatorContext } from "../context.ts";
 import { poolLabel, poolManager } from "../names.ts";
 import { childLabels, removingAnnotation } from "./child.ts";
+import { refusalOf } from "./refusal.ts";
 import type { PoolAction } from "./plan.ts";
 
 /** Writes at once within one reconcile. */
@@ -34,7 +35,8 @@ export async function executePool(
     }
   };
   await Promise.all(Array.from({ length: parallelWrites }, worker));
-  if (errors.length > 0) throw errors[0];
+  // What may pass by itself is tried again sooner than what a person has to mend.
+  if (errors.length > 0) throw errors.find((error) => !refusalOf(error)) ?? errors[0];
 }
 
 /** Actions on one child go one after the other, those on different children side by side. */
