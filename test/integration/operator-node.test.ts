@@ -481,6 +481,69 @@ describe("the node controller on a real API server", () => {
     }
   });
 
+  it("rolls to the same end when it is killed after each single write of the roll", async () => {
+    // Nothing else is to be written for meanwhile.
+    await bed.kubectlOk(["-n", namespace, "delete", "resultitynodes,pods", "--all", "--force"]);
+    const name = "gpu-60";
+    const ip = "10.0.0.60";
+    const start = await startOperator();
+    await createNode(name, { config: { pin: d1 } });
+    await serve(name);
+    const uid = (await pod(name))?.metadata.uid;
+    await start.kill();
+    /** Host and agent do what they would. */
+    const play = async (target: ConfigDigest, image: string) => {
+      const live = await pod(name);
+      const said = parseDesired(live?.metadata.annotations?.[desiredAnnotation] ?? "");
+      const runs = live?.status?.containerStatuses?.[0]?.image;
+      if (runs !== live?.spec?.containers[0]?.image) await kubeletRuns(name);
+      const applied = runs === image && said.target === target ? target : (agents.get(ip)?.applied ?? null);
+      agents.set(ip, { staged: said.stage, applied });
+      for (const prefetch of await prefetches()) {
+        if (prefetch.metadata.deletionTimestamp) await kube.delete(podPath(prefetch.metadata.name), 0);
+        else if (!prefetch.status?.containerStatuses) await kubeletFetches(image, pulled);
+      }
+      return { said, runs, held: (await prefetches()).length };
+    };
+    let rolls = 0;
+    for (let writes = 0; ; writes++) {
+      const [digest, image] =
+        writes % 2 === 0 ? [d2, imageOf("engine", "v2")] : [d1, imageOf("engine", "v1")];
+      const done = ({ said, runs, held }: Awaited<ReturnType<typeof play>>) =>
+        said.target === digest &&
+        said.stage === null &&
+        said.plannedStop === null &&
+        runs === image &&
+        held === 0;
+      let left = writes;
+      let killed = false;
+      const first = await startOperator({
+        mayWrite: () => {
+          if (left-- > 0) return;
+          killed = true;
+          throw new Error("killed");
+        },
+      });
+      await kube.patch(nodePath(name), "merge", { spec: { config: { pin: digest } } });
+      await until(
+        `the kill after ${writes} writes, or the end`,
+        async () => done(await play(digest, image)) || killed,
+      );
+      await first.kill();
+      const second = await startOperator();
+      try {
+        await until(`the end after ${writes} writes`, async () => done(await play(digest, image)));
+        expect((await pod(name))?.metadata.uid).toBe(uid);
+      } finally {
+        await second.kill();
+      }
+      rolls++;
+      if (!killed) break;
+    }
+    // Stage, prefetch, tell, patch, confirm, and the end of the prefetch, at least; status and events in between.
+    expect(rolls).toBeGreaterThan(6);
+  });
+
   it("brings the identity's binding up to date when the account changes, without a new pod", async () => {
     const operator = await startOperator();
     try {

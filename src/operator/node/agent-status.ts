@@ -36,6 +36,7 @@ interface Memory {
   /** {@link silentSince} of a silence of which it was told that it lasts. */
   lateSince: number | undefined;
   asking: boolean;
+  address: AgentAddress;
   /** What it is asked about, how often that has been, and the monotonic time of the last one. */
   question: string;
   asked: number;
@@ -101,7 +102,15 @@ export class AgentStatuses {
     if (!memory || memory.podUid !== podUid) {
       memory?.timer?.cancel();
       const silence = { silentSince: undefined, lateSince: undefined, problem: "" };
-      const asks = { question, asked: 0, askedAt: now, asking: false, timer: undefined, wanted: true };
+      const asks = {
+        address,
+        question,
+        asked: 0,
+        askedAt: now,
+        asking: false,
+        timer: undefined,
+        wanted: true,
+      };
       memory = { podUid, status: undefined, ...silence, ...asks };
       this.#known.set(nodeKey, memory);
     }
@@ -109,9 +118,8 @@ export class AgentStatuses {
       memory.timer?.cancel();
       Object.assign(memory, { question, asked: 0, timer: undefined });
     }
-    memory.wanted = true;
-    if (memory.asking || memory.timer) return;
-    this.#askLater(memory, address);
+    Object.assign(memory, { wanted: true, address });
+    if (!memory.asking && !memory.timer) this.#askLater(memory);
   }
 
   /** Nothing is left to be asked of a node's agent. */
@@ -132,7 +140,7 @@ export class AgentStatuses {
     this.#known.delete(nodeKey);
   }
 
-  #askLater(memory: Memory, address: AgentAddress): void {
+  #askLater(memory: Memory): void {
     const { clock } = this.#options;
     const pause = Math.min(askCapMs, askBaseMs * 1.5 ** Math.min(memory.asked - 1, 20));
     const wait = memory.asked === 0 ? 0 : memory.askedAt + pause - clock.monotonic();
@@ -141,7 +149,7 @@ export class AgentStatuses {
       memory.asking = true;
       memory.asked++;
       memory.askedAt = clock.monotonic();
-      this.#waiting.push(address);
+      this.#waiting.push(memory.address);
       this.#next();
     };
     if (wait <= 0) ask();
@@ -160,8 +168,7 @@ export class AgentStatuses {
     }
   }
 
-  async #exchange(address: AgentAddress): Promise<void> {
-    const { nodeKey, podUid, podIp, keys } = address;
+  async #exchange({ nodeKey, podUid, podIp, keys }: AgentAddress): Promise<void> {
     const { clock, answered } = this.#options;
     const started = clock.monotonic();
     const nonce = randomBytes(32).toString("base64url");
@@ -191,7 +198,7 @@ export class AgentStatuses {
       if (late) memory.lateSince = memory.silentSince;
     }
     if (news) answered(nodeKey);
-    else if (memory.wanted) this.#askLater(memory, address);
+    else if (memory.wanted) this.#askLater(memory);
   }
 }
 

@@ -52,7 +52,8 @@ export function fetchImage(
     const seen = o.host.prefetches.find((prefetch) => prefetch.name === name);
     const about = `host ${host} fetches the new ${role} image ${image} (pod ${name}) while the node serves on`;
     if (!seen) {
-      if (!o.host.room) {
+      // The next place takes the room of the one before.
+      if (!o.host.room && !failed) {
         const reason = "as many other images are being fetched as strategy.rollingUpdate.prefetch allows";
         return { ok: false, actions: [{ type: "wait", ms: roomMs, reason }], note: staging(reason) };
       }
