@@ -476,7 +476,9 @@ describe.skipIf(missing !== undefined)("a client written from the document alone
       const { kid } = await revoked.says("ready");
       await tool("revoke", "--url", url, `--node=${String(kid)}`, ...byAccount());
       expect(await revoked.says("not-registered")).toMatchObject({
-        ...{ status: 403, code: "unknown_key", signed: true },
+        status: 403,
+        code: "unknown_key",
+        signed: true,
       });
       await leave(revoked);
     });
@@ -487,8 +489,9 @@ describe.skipIf(missing !== undefined)("a client written from the document alone
         .map((line) => JSON.parse(line) as Said)
         .filter(({ what }) => what !== undefined)
         .map(({ what, status, signed, code, reason }) => {
-          const named = reason === undefined ? code : String(reason).split(":")[0];
-          return `${what}: ${[status, reason === undefined ? undefined : code, named].filter(Boolean).join(" ")}${signed ? " signed" : ""}`;
+          const named = typeof reason === "string" ? reason.split(":")[0] : code;
+          const words = [status, reason === undefined ? undefined : code, named, signed && "signed"];
+          return `${String(what)}: ${words.filter(Boolean).join(" ")}`;
         });
       expect(said).toEqual([
         "a ping before the registration: 400 unknown_key",

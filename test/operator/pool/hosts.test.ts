@@ -8,7 +8,7 @@ function on(hosts: string, maxUnavailable: number | string = 1): Fleet {
   const rollingUpdate = { maxUnavailable };
   const fleet = new Fleet(makePool({ replicas: hosts.length, strategy: { rollingUpdate } }));
   fleet.settle();
-  for (const [at, host] of [...hosts].entries()) {
+  for (const [at, host] of hosts.split("").entries()) {
     if (host === "-") continue;
     fleet.change(`chat-${at}`, (child) => ({ ...child, status: { ...child.status, hostName: host } }));
   }
