@@ -261,7 +261,13 @@ export class JobDesk {
     live.last = { attempt: attempt.attempt, node: attempt.node };
     // What is surely too large for a frame, the node will fetch.
     const inline = live.input.size <= maxInlineBytes;
-    const read = inline ? onceReadable(() => this.input(job), this.#parts) : Promise.resolve(undefined);
+    const read = inline
+      ? onceReadable(
+          () => this.input(job),
+          this.#parts,
+          () => this.#closed,
+        )
+      : Promise.resolve(undefined);
     const written = this.#parts.store.write([{ put: "attempt", attempt }]);
     Promise.all([read, written]).then(
       ([input]) =>

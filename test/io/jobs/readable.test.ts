@@ -66,3 +66,11 @@ it("F37 a disk that cannot be read at all ends it", async () => {
   }
   await expect.poll(() => seen.fatal).toBe(1);
 });
+
+it("a service that has ended asks no more", async () => {
+  const { service, clock, seen } = await serviceThat({ failures: Infinity });
+  await expect.poll(() => seen.reads).toBe(1);
+  service.desk.close("the service ends");
+  await clock.advanceAsync(10_000, 1_000);
+  expect(seen).toEqual({ reads: 2, fatal: 0 });
+});
