@@ -1,5 +1,10 @@
 import { expect, test } from "vitest";
 import { until } from "../until.ts";
+import type { Pod } from "../../../src/kube/resources.ts";
+import { prefetchFacts } from "../../../src/operator/node/prefetch/facts.ts";
+import { prefetchPod } from "../../../src/operator/node/prefetch/pod.ts";
+import { networkOf } from "../../operator/node/network.ts";
+import { nodeOf } from "../../operator/node/world.ts";
 import { namespace, type PodObject } from "./fixture-pod.ts";
 import type { Suite } from "./suite.ts";
 
@@ -61,5 +66,35 @@ export function newerApiRows(suite: () => Suite): void {
     });
     expect(waiting.message).toContain(unpullable);
     for (const name of ["holds", "cannot-hold"]) await kube.delete(`${pods}/${name}`, 0);
+  });
+
+  test("the operator's pod that brings an image: by volume and by command, the image is there, or the kubelet's words are", async () => {
+    const { kube, kubelet } = suite();
+    const pods = `/api/v1/namespaces/${namespace}/pods`;
+    const [base, image, unpullable] = [
+      kubelet.image("fixture-v1"),
+      kubelet.image("fixture-v2"),
+      kubelet.image("unpullable"),
+    ];
+    const wishes = [
+      { image, base, becomes: "present" },
+      { image: unpullable, base, becomes: "failed" },
+      { image, base: undefined, becomes: "present" },
+      { image: unpullable, base: undefined, becomes: "failed" },
+    ] as const;
+    for (const [at, { becomes, ...wish }] of wishes.entries()) {
+      const who = { node: nodeOf(), network: networkOf(), host: kubelet.hostName, role: "runtime" } as const;
+      const { metadata, spec } = prefetchPod({ ...who, ...wish });
+      const name = `prefetch-${at}`;
+      const { labels, annotations } = metadata;
+      await kube.create(pods, { metadata: { name, namespace, labels, annotations }, spec });
+      await until(`${wish.image} by ${wish.base === undefined ? "command" : "volume"}`, async () => {
+        const live = await kube.get<Pod>(`${pods}/${name}`);
+        const facts = live && prefetchFacts(live);
+        if (facts?.state === "failed") expect(facts.message).toContain(wish.image);
+        return facts?.state === becomes;
+      });
+      await kube.delete(`${pods}/${name}`, 0);
+    }
   });
 }
