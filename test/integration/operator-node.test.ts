@@ -365,7 +365,7 @@ describe("the node controller on a real API server", () => {
     }
   });
 
-  it("replaces a failed pod, by its UID and after a back-off", async () => {
+  it("F41 replaces a failed pod, by its UID and after a back-off", async () => {
     const operator = await startOperator();
     try {
       await createNode("gpu-4");
@@ -450,7 +450,7 @@ describe("the node controller on a real API server", () => {
     }
   });
 
-  it("ends in the same state when it is killed after each single write", async () => {
+  it("F01 [×4] ends in the same state when it is killed after each single write", async () => {
     for (let writes = 0; writes <= 3; writes++) {
       const name = `gpu-${20 + writes}`;
       let left = writes;
@@ -481,7 +481,7 @@ describe("the node controller on a real API server", () => {
     }
   });
 
-  it("rolls to the same end when it is killed after each single write of the roll", async () => {
+  it("F01 rolls to the same end when it is killed after each single write of the roll", async () => {
     // Nothing else is to be written for meanwhile.
     await bed.kubectlOk(["-n", namespace, "delete", "resultitynodes,pods", "--all", "--force"]);
     const name = "gpu-60";
