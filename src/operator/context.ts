@@ -19,6 +19,7 @@ import type { Clock } from "../lib/clock.ts";
 import type { Logger } from "../lib/logger.ts";
 import type { Metrics } from "../lib/metrics.ts";
 import { identitySecretName, networkLabel, nodeLabel, poolLabel, prefetchLabel } from "./names.ts";
+import { trimPod } from "./trim.ts";
 import type { Fleet, NetworkConfigs } from "./views.ts";
 
 /** The group's kinds as the API server serves them. */
@@ -47,7 +48,8 @@ export const pools: Resource<ResultityNodePool> = {
 /**
  * The objects that the controllers read, each watched once for all of them. Indexes: of nodes and pools
  * `network` (`namespace/name` of the ResultityNetwork), of nodes `owner` (UID), `identity` (`namespace/name` of the Secret) and `nodeId`; of
- * pods and budgets `owner`; of pods and prefetches `host` (`namespace/name` of the host), and of prefetches `network`. Secrets and ConfigMaps are not cached: they are read by name where they are needed.
+ * pods and budgets `owner`; of pods and prefetches `host` (`namespace/name` of the host), and of prefetches `network`. Of
+ * pods they hold what {@link trimPod} keeps. Secrets and ConfigMaps are not cached: they are read by name where they are needed.
  */
 export interface Caches {
   readonly networks: Informer<ResultityNetwork>;
@@ -110,8 +112,11 @@ export function makeCaches(
     networks: informerOf({ ...shared, resource: networks }, namespaces),
     nodes: informerOf({ ...shared, resource: nodes }, namespaces),
     pools: informerOf({ ...shared, resource: pools }, namespaces),
-    pods: informerOf({ ...shared, resource: pods, labelSelector: nodeLabel }, namespaces),
-    prefetches: informerOf({ ...shared, resource: pods, labelSelector: prefetchLabel }, namespaces),
+    pods: informerOf({ ...shared, resource: pods, labelSelector: nodeLabel, trim: trimPod }, namespaces),
+    prefetches: informerOf(
+      { ...shared, resource: pods, labelSelector: prefetchLabel, trim: trimPod },
+      namespaces,
+    ),
     budgets: informerOf({ ...shared, resource: podDisruptionBudgets, labelSelector: poolLabel }, namespaces),
   };
   caches.pools.store.addIndex("network", ({ metadata, spec }) => [
