@@ -43,6 +43,8 @@ export interface AsyncJob {
   readonly finishedAt: number | null;
   /** HTTP status of the engine's answer; null where there is none. */
   readonly httpStatus: number | null;
+  /** Size of that answer; 0 where there is none. */
+  readonly answerBytes: number;
   readonly usage: Usage | null;
   /** Why there is no answer, as a code of the client API; null where there is one, or may yet be. */
   readonly endCode: string | null;
@@ -253,6 +255,7 @@ export class AsyncJobs {
       createdAt,
       finishedAt: null,
       httpStatus: null,
+      answerBytes: 0,
       usage: null,
       endCode: null,
     };
@@ -270,6 +273,7 @@ export class AsyncJobs {
       createdAt: row.createdAt,
       finishedAt: row.finishedAt,
       httpStatus: answered ? row.httpStatus : null,
+      answerBytes: answered ? row.relayedBytes : 0,
       usage: answered ? usage : null,
       endCode: row.endCode,
     };

@@ -30,3 +30,9 @@ export function tryLater(status: number, code: string, message: string, retryAft
   const type = status === 429 ? "rate_limit_error" : "server_error";
   return { status, type, code, param: null, message, retryAfter };
 }
+
+/** What is on its way, in either direction, takes all the memory that there is for it. */
+export function tooManyBytes(): ApiError {
+  const message = "bodies on their way take all the memory that there is for them; try again later";
+  return tryLater(429, "too_many_bytes", message, 2);
+}

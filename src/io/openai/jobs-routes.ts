@@ -1,15 +1,21 @@
 // oxlint-disable oxc/no-async-endpoint-handlers -- fastify awaits its handlers
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import * as z from "zod/mini";
+import type { SharedBudget } from "../../lib/byte-budget.ts";
+import type { Clock } from "../../lib/clock.ts";
 import { type JobId, jobIdField } from "../../protocol/fields.ts";
-import type { AsyncJob, AsyncJobs } from "../jobs/async-jobs.ts";
+import type { AsyncJob, AsyncJobs, KeptAnswer } from "../jobs/async-jobs.ts";
 import { failureMessages, type JobFailure } from "../jobs/client.ts";
+import { pacedStream } from "../transfer/pace.ts";
 import { failureError } from "./clients.ts";
-import { type ApiError, invalid } from "./errors.ts";
+import { type ApiError, invalid, tooManyBytes } from "./errors.ts";
 
 /** What the routes of jobs need of the client API around them. */
 export interface JobsApi {
-  readonly jobs: AsyncJobs;
+  readonly jobs: Pick<AsyncJobs, "find" | "list" | "answer" | "cancel">;
+  readonly clock: Clock;
+  /** Bytes of answers that are being read, and of requests, by consumer. */
+  readonly budget: SharedBudget;
   /** The consumer that asks; the key was checked before. */
   readonly consumerOf: (request: FastifyRequest) => string;
   /** Why nothing can be changed now. */
@@ -68,7 +74,7 @@ const failureCodes = [
 
 /** `/v1/jobs`: list, look, fetch the answer, cancel. */
 export function jobsRoutes(app: FastifyInstance, api: JobsApi): void {
-  const { jobs, consumerOf, unavailable, send, answered } = api;
+  const { jobs, clock, consumerOf, unavailable, send, answered } = api;
   const tell = (reply: FastifyReply, body: unknown) => {
     answered(200);
     return reply.type("application/json").send(JSON.stringify(body));
@@ -102,14 +108,26 @@ export function jobsRoutes(app: FastifyInstance, api: JobsApi): void {
     if (!job) return send(reply, notFound);
     if (job.finishedAt === null)
       return send(reply, invalid("the job is not finished", null, "job_not_finished", 409));
-    const answer = await jobs.answer(job);
+    const budget = api.budget.of(consumerOf(request));
+    const { answerBytes } = job;
+    // Read from the disk for as long as it takes the client to read it: many at once would fill the memory.
+    if (!budget.take(answerBytes)) return send(reply, tooManyBytes());
+    let answer: KeptAnswer | undefined;
+    try {
+      answer = await jobs.answer(job);
+    } finally {
+      if (!answer) budget.give(answerBytes);
+    }
     if (!answer) return send(reply, errorOf(job) ?? notFound);
     answered(answer.status);
+    const stream = pacedStream(answer.body, clock);
+    stream.once("close", () => budget.give(answerBytes));
     return reply
       .code(answer.status)
       .header("x-request-id", job.id)
+      .header("content-length", String(answer.body.length))
       .type("application/json")
-      .send(answer.body);
+      .send(stream);
   });
 
   app.post<Named>("/v1/jobs/:id/cancel", async (request, reply) => {

@@ -18,7 +18,7 @@ import { BodyError, collectBody, HeldBody, lengthOf } from "../transfer/body.ts"
 import { StoreError } from "../store/port.ts";
 import type { ApiKeys } from "./api-keys.ts";
 import { PlainClient, StreamClient } from "./clients.ts";
-import { type ApiError, errorText, invalid, tryLater } from "./errors.ts";
+import { type ApiError, errorText, invalid, tooManyBytes, tryLater } from "./errors.ts";
 import { jobObject, jobsRoutes } from "./jobs-routes.ts";
 import { type CompletionRequest, isApiError, readCompletion, tooLarge } from "./validate.ts";
 
@@ -83,6 +83,8 @@ export function openaiRoutes(root: FastifyInstance, parts: ApiParts): void {
     );
     jobsRoutes(app, {
       jobs: parts.asyncJobs,
+      clock: parts.clock,
+      budget: parts.budget,
       consumerOf: (request) => parts.keys.consumerOf(request.headers.authorization) ?? "",
       unavailable: () => unavailable(parts),
       send: (reply, error) => send(parts, reply, error),
@@ -95,7 +97,7 @@ export function openaiRoutes(root: FastifyInstance, parts: ApiParts): void {
 
 function fromBody({ code, message }: BodyError): ApiError {
   if (code === "too_large") return tooLarge();
-  if (code === "busy") return tryLater(429, "too_many_bytes", `${message}; try again later`, 2);
+  if (code === "busy") return tooManyBytes();
   return invalid(message, null, "invalid_request");
 }
 
