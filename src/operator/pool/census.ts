@@ -33,7 +33,8 @@ export function budgetSize(pool: ResultityNodePool, children: readonly Resultity
   );
 }
 
-function sizeOf(pool: ResultityNodePool, staying: readonly ResultityNode[]): number {
+/** As {@link budgetSize}, of children that all stay. */
+export function sizeOf(pool: ResultityNodePool, staying: readonly ResultityNode[]): number {
   const parked = staying.filter(isParked).length;
   return Math.max(0, pool.spec.replicas - parked);
 }

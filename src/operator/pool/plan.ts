@@ -1,10 +1,11 @@
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { Trial } from "./canary.ts";
-import { censusOf, hostOf } from "./census.ts";
+import { censusOf, hostOf, sizeOf } from "./census.ts";
 import { hasMetadata, hasSpec, isMoving, isParked, isReady } from "./child.ts";
 import { commonDigest, isHeldBack, trialOf, wantedDigest } from "./digest.ts";
 import type { PoolAction, PoolObservation } from "./observation.ts";
 import { planScale } from "./scale.ts";
+import { minAvailableOf } from "./window.ts";
 
 // With them a plan can be carried forward on paper, as `kubectl resultity plan` does.
 export type { PoolAction, PoolObservation } from "./observation.ts";
@@ -20,12 +21,11 @@ export function planPool(seen: PoolObservation): readonly PoolAction[] {
   const retired = new Set(scale.flatMap((action) => (action.type === "retire" ? [action.child] : [])));
   // What is taken away in this very plan is neither updated nor counted on.
   const staying = censusOf(seen).staying.filter((child) => !retired.has(child));
-  return [...planBudget(seen), ...scale, ...planUpdate(seen, staying)];
+  const minAvailable = minAvailableOf(seen.pool, sizeOf(seen.pool, staying));
+  return [...planBudget(seen, minAvailable), ...scale, ...planUpdate(seen, staying, minAvailable)];
 }
 
-function planBudget(seen: PoolObservation): PoolAction[] {
-  const { budget } = seen;
-  const { minAvailable } = censusOf(seen);
+function planBudget({ budget }: PoolObservation, minAvailable: number): PoolAction[] {
   if (budget && (!budget.ours || (budget.intact && budget.minAvailable === minAvailable))) return [];
   return [{ type: "budget", minAvailable, reason: `${minAvailable} nodes stay in service` }];
 }
@@ -36,19 +36,23 @@ function planBudget(seen: PoolObservation): PoolAction[] {
  * the others wait until the window has room, and for a config until restarts are allowed. A node that was told to move is
  * told nothing new until it has arrived, unless the target itself changed.
  */
-function planUpdate(seen: PoolObservation, staying: readonly ResultityNode[]): PoolAction[] {
+function planUpdate(
+  seen: PoolObservation,
+  staying: readonly ResultityNode[],
+  minAvailable: number,
+): PoolAction[] {
   const wanted = wantedDigest(seen);
   const trial = trialOf(seen);
   const due: Due[] = [];
   let serving = 0;
   for (const child of staying) {
-    const inService = !isParked(child) && isReady(child) && !isMoving(child);
+    const inService = isInService(seen, child);
     if (inService) serving++;
     const outdated = isOutdated(seen, child);
     const digest = nextDigest(seen, child, mayTake(trial, child) ? wanted : undefined);
     if (outdated || digest !== undefined) due.push({ child, inService, outdated, digest });
   }
-  let room = serving - censusOf(seen).minAvailable;
+  let room = serving - minAvailable;
   const actions: PoolAction[] = [];
   for (const { child, inService, outdated, digest } of hostByHost(due, staying)) {
     // Labels and annotations interrupt nothing, nor do configs that differ in what is applied live.
@@ -65,6 +69,21 @@ function planUpdate(seen: PoolObservation, staying: readonly ResultityNode[]): P
       actions.push({ type: "target", child, digest, reason: reasonOf(child, digest) });
   }
   return actions;
+}
+
+/**
+ * Serves, and nothing that it was told takes it away. A move that interrupts no job leaves it in service until it has
+ * arrived: should the target change meanwhile to one that does, then it waits for room as the others do.
+ */
+function isInService(seen: PoolObservation, child: ResultityNode): boolean {
+  if (isParked(child) || !isReady(child)) return false;
+  if (!isMoving(child)) return true;
+  const { config: { target } = {}, observedGeneration } = child.status ?? {};
+  return (
+    observedGeneration === child.metadata.generation &&
+    target !== undefined &&
+    !seen.interrupts(child, target)
+  );
 }
 
 /** What an update has for a child. */
@@ -114,9 +133,16 @@ function nextDigest(
   const held = isHeld(seen, child);
   if (target !== undefined && held) return undefined;
   // Where the others stand still, or try a config, a new node runs what its siblings run.
-  const first = () => (target === undefined ? commonDigest(seen) : undefined);
+  const first = () => (target === undefined ? siblingsDigest(seen) : undefined);
   const next = held ? (first() ?? wanted) : (wanted ?? first());
   return next !== undefined && next !== target && seen.allows(next) ? next : undefined;
+}
+
+/** What most nodes run, and not what is being tried or has failed unless there is nothing else. */
+function siblingsDigest(seen: PoolObservation): string | undefined {
+  const { state } = trialOf(seen);
+  const tried = state === "running" || state === "failed" ? wantedDigest(seen) : undefined;
+  return commonDigest(seen, tried) ?? commonDigest(seen);
 }
 
 function reasonOf({ status }: ResultityNode, next: string): string {

@@ -5,7 +5,7 @@ import {
   type ResultityNodePool,
 } from "../../../src/api/v1alpha1/pool.ts";
 import type { Work } from "../../../src/operator/pool/canary.ts";
-import { childLabels, removingAnnotation } from "../../../src/operator/pool/child.ts";
+import { childLabels, hasSpec, removingAnnotation } from "../../../src/operator/pool/child.ts";
 import { type PoolAction, type PoolObservation, planPool } from "../../../src/operator/pool/plan.ts";
 
 export const digest = (letter: string): string => `sha256:${letter.repeat(64)}`;
@@ -47,6 +47,7 @@ export class Fleet {
   interrupts: PoolObservation["interrupts"] = () => true;
   /** By name. */
   readonly work = new Map<string, Work>();
+  observeWork: PoolObservation["work"] = (child) => this.work.get(child.metadata.name);
   now = now;
   #uid = 0;
 
@@ -66,7 +67,7 @@ export class Fleet {
       mayRestart: this.mayRestart,
       restartsUntil: this.restartsUntil,
       interrupts: this.interrupts,
-      work: (child) => this.work.get(child.metadata.name),
+      work: this.observeWork,
       budget: this.budget,
       now: this.now,
     };
@@ -75,11 +76,12 @@ export class Fleet {
   /** Plans once and does all of it; returns what was done. */
   reconcile(): readonly PoolAction[] {
     const actions = planPool(this.observe());
-    for (const action of actions) this.#apply(action);
+    for (const action of actions) this.apply(action);
     return actions;
   }
 
-  #apply(action: PoolAction): void {
+  /** Does one action, as the API server would. */
+  apply(action: PoolAction): void {
     switch (action.type) {
       case "create":
         this.children.set(action.name, this.#newChild(action.name));
@@ -89,7 +91,8 @@ export class Fleet {
           ...child,
           metadata: {
             ...child.metadata,
-            generation: child.metadata.generation + 1,
+            // Labels and annotations alone leave the generation as it is.
+            generation: child.metadata.generation + (hasSpec(this.pool, child) ? 0 : 1),
             labels: { ...child.metadata.labels, ...childLabels(this.pool) },
           },
           spec: { ...structuredClone(this.pool.spec.template.spec), replicas: child.spec.replicas },
