@@ -1,8 +1,9 @@
 import { agentMemory } from "./agent-memory.ts";
 import type { Bench } from "./bench.ts";
+import { cacheMemory } from "./cache-memory.ts";
 import { gateways } from "./gateways.ts";
 import { sessionMemory } from "./session-memory.ts";
 import { signing } from "./signing.ts";
 
 /** All benches, in the order in which they run. */
-export const benches: readonly Bench[] = [agentMemory, signing, gateways, sessionMemory];
+export const benches: readonly Bench[] = [agentMemory, signing, gateways, sessionMemory, cacheMemory];
