@@ -176,13 +176,21 @@ describe("F42 an agent image that is broken", () => {
     expect(runtimes()).toEqual(before);
   });
 
-  it("that cannot be pulled: the same, and the right one puts it right", async () => {
+  it("that cannot be pulled: no agent is touched, a node says so, and the right one goes through", async () => {
     const before = runtimes();
+    const agents = () => nodes.map((node) => containerOf(loop, node, "agent").pid);
+    const running = agents();
     await setAgentImage(unknownImage);
-    const node = await untilOneFails("AgentFailed|ImagePullFailed");
-    expect(runtimes()).toEqual(before);
+    const node = await until("a node to say that its host cannot get the image", async () => {
+      const stuck = (await loop.nodes()).find(({ status }) =>
+        status?.conditions?.some(({ reason }) => reason === "PrefetchFailed"),
+      );
+      return stuck?.metadata.name;
+    });
+    expect(await wide(`rnode/${node}`)).toMatch(new RegExp(`True\\s+PrefetchFailed .*${unknownImage}`));
     await expectService();
-    expect(await wide(`rnode/${node}`)).toContain(unknownImage);
+    expect((await loop.nodes()).filter(isNodeReady)).toHaveLength(nodes.length);
+    expect([runtimes(), agents()]).toEqual([before, running]);
 
     await setAgentImage(agentImage("v2"));
     await until(
@@ -194,6 +202,7 @@ describe("F42 an agent image that is broken", () => {
       { deadlineMs: 60_000 },
     );
     await loop.untilReady(nodes.length);
+    await until("nothing to be held any more", async () => (await loop.prefetches()).length === 0);
     await expectService();
     expect(runtimes()).toEqual(before);
   });

@@ -49,7 +49,10 @@ function readyOf(o: NodeObservation, notes: Record<Exclude<NodeConditionType, "R
   // or a rollout would take the next node while this one gets no jobs yet.
   const wasReady = findCondition(o.node.status?.conditions, "Ready")?.status === "True";
   if (!wasReady && o.feed && !o.feed.connected) return no("SessionClosed", "the agent opens its session");
-  return yes("AllWell", "the node serves and is connected");
+  const { ConfigApplied } = notes;
+  return ConfigApplied.reason === "PrefetchFailed"
+    ? yes("PrefetchFailed", `the node serves, but ${ConfigApplied.message}`)
+    : yes("AllWell", "the node serves and is connected");
 }
 
 function scheduled({ pod, node }: NodeObservation): Note {

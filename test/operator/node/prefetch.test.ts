@@ -66,7 +66,7 @@ describe("a new runtime image", () => {
     expect(world.reconcile()).toEqual([]);
     expect(world.condition("ConfigApplied")).toBe("False PrefetchFailed");
     expect(why(world)).toContain(`${image2} (ErrImagePull: as the kubelet says)`);
-    expect(world.condition("Ready")).toBe("True AllWell");
+    expect(world.condition("Ready")).toBe("True PrefetchFailed");
     // Between two tries the kubelet says less: that is no news.
     fetches(world, { reason: "ImagePullBackOff", message: "Back-off pulling image" });
     world.reconcile();
@@ -172,7 +172,7 @@ describe("a new agent image", () => {
     world.reconcile();
     expect(world.reconcile()).toEqual([]);
     expect(world.condition("ConfigApplied")).toBe("False PrefetchFailed");
-    expect(world.condition("Ready")).toBe("True AllWell");
+    expect(world.condition("Ready")).toBe("True PrefetchFailed");
     expect(world.desired.plannedStop).toBeNull();
   });
 });
