@@ -102,8 +102,8 @@ export class Client {
   }
 
   /**
-   * The same client whose writes first call `mayWrite`, which throws where this process must not write (see
-   * {@link LeaderElector.assertLeading}).
+   * The same client whose writes call `mayWrite` at the moment at which they are sent, and sent again. It throws where this
+   * process must not write (see {@link LeaderElector.assertLeading}).
    */
   guarded(mayWrite: () => void): Client {
     return new Client(this.#transport, mayWrite);
@@ -294,7 +294,6 @@ export class Client {
     ref: ObjectRef,
     options: DeleteOptions = {},
   ): Promise<void> {
-    this.#mayWrite?.();
     const { preconditions, gracePeriodSeconds, propagationPolicy, dryRun, signal, timeout, urgent } = options;
     const context = contextOf("delete", resource, ref);
     await this.#transport.request({
@@ -310,6 +309,7 @@ export class Client {
         ...(dryRun ? { dryRun: ["All"] } : {}),
       }),
       idempotent: true,
+      permit: this.#mayWrite,
       signal,
       timeout,
       urgent,
@@ -339,7 +339,6 @@ export class Client {
       readonly idempotent?: boolean;
     },
   ): Promise<T> {
-    this.#mayWrite?.();
     const { dryRun, fieldManager, subresource, signal, timeout, urgent } = options;
     const path = write.path ?? pathOf(resource, ref, subresource);
     const context = contextOf(write.verb, resource, ref, subresource);
@@ -350,6 +349,7 @@ export class Client {
       body: JSON.stringify(write.body),
       idempotent: write.idempotent ?? false,
       ...(write.contentType ? { contentType: write.contentType } : {}),
+      permit: this.#mayWrite,
       signal,
       timeout,
       urgent,

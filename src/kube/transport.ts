@@ -24,6 +24,8 @@ export interface Request {
   readonly signal?: AbortSignal | undefined;
   /** Not to wait behind other requests: for the Lease, on which all of them depend. */
   readonly urgent?: boolean | undefined;
+  /** Called each time that it is about to be sent, after all waiting; what it throws takes the place of the answer. */
+  readonly permit?: (() => void) | undefined;
   /** Longest answer in bytes. Default 32 MiB. */
   readonly maxBytes?: number;
   /** Whether it may be sent again after 429 or 503 with Retry-After. Default: GET only. */
@@ -221,7 +223,10 @@ export class Transport {
       headers["content-length"] = String(Buffer.byteLength(body));
     }
     const fullPath = `${server.pathname.replace(/\/$/, "")}${path}`;
-    if (server.protocol === "http:") return openPlain(server, method, fullPath, headers, body, signal);
+    if (server.protocol === "http:") {
+      request.permit?.();
+      return openPlain(server, method, fullPath, headers, body, signal);
+    }
     let attempt = 0;
     for (;;) {
       const opening = this.#connected();
@@ -233,6 +238,7 @@ export class Transport {
         if (this.#session === opening) this.#retire();
         continue;
       }
+      request.permit?.();
       try {
         const stream = session.request(
           { ":method": method, ":path": fullPath, ...headers },

@@ -153,6 +153,37 @@ describe("Transport", () => {
     expect(error.message).toMatch(/^get configmaps ns\/a: API server 127\.0\.0\.1:\d+: cannot connect/);
   });
 
+  it("F14 asks whether it may write when a write is sent, however long that has waited, and when it is sent again", async () => {
+    const clock = new FakeClock();
+    const first = Promise.withResolvers<void>();
+    await using server = await startScriptedServer((exchange) => {
+      if (exchange.method === "GET") void first.promise.then(() => ok(exchange));
+      else exchange.json(429, status(429, "TooManyRequests", "later"), { "retry-after": "3" });
+    });
+    const { client } = open(server.connection, { maxInFlight: 1, clock });
+    let leads = true;
+    const guarded = client.guarded(() => {
+      if (!leads) throw new KubeError("NotLeader", "withheld");
+    });
+    const writes = () => server.requests.filter((request) => !request.startsWith("GET"));
+    const inTheWay = client.get(configMaps, ref);
+    const create = failure(guarded.create(configMaps, { metadata: ref }));
+    await until("the request in the way", () => server.requests.length === 1);
+    leads = false;
+    first.resolve();
+    await inTheWay;
+    expect((await create).code).toBe("NotLeader");
+    expect(writes()).toEqual([]);
+
+    leads = true;
+    const remove = failure(guarded.delete(configMaps, ref));
+    await until("the answer to wait", () => clock.pending === 3, { intervalMs: 5 });
+    leads = false;
+    clock.advance(3000);
+    expect((await remove).code).toBe("NotLeader");
+    expect(writes()).toHaveLength(1);
+  });
+
   it("F06 obeys Retry-After of 429 and 503 where that is safe, and only so often", async () => {
     const clock = new FakeClock();
     let refusals = 2;
