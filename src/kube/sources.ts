@@ -1,3 +1,4 @@
+import type { Clock, Timer } from "../lib/clock.ts";
 import type { Informer } from "./informer.ts";
 import { type KubeObject, controllerOf, keyOf } from "./object.ts";
 import type { Resource } from "./resources.ts";
@@ -64,6 +65,45 @@ export function mapped<T extends KubeObject>(
         updated: (object, old) => tell({ type: "update", object, old }, "updated"),
         deleted: (object) => tell({ type: "delete", object }, "deleted"),
       });
+    },
+  };
+}
+
+/**
+ * `source` with each key at most once in `msOf(key)` milliseconds: the first time is told at once, what follows is told when the
+ * time is over. For keys whose reconcile is long and whose events are many.
+ */
+export function batched(source: Source, clock: Clock, msOf: (key: string) => number): Source {
+  return {
+    name: source.name,
+    synced: () => source.synced(),
+    attach(add) {
+      const resting = new Map<string, { readonly timer: Timer; reason: string | undefined }>();
+      const rest = (key: string) => {
+        const ms = msOf(key);
+        if (ms < 1) return;
+        const timer = clock.setTimer(() => {
+          const waiting = resting.get(key)?.reason;
+          resting.delete(key);
+          if (waiting === undefined) return;
+          add(key, waiting);
+          rest(key);
+        }, ms);
+        resting.set(key, { timer, reason: undefined });
+      };
+      const detach = source.attach((key, reason) => {
+        const waiting = resting.get(key);
+        if (waiting) waiting.reason ??= reason;
+        else {
+          add(key, reason);
+          rest(key);
+        }
+      });
+      return () => {
+        detach();
+        for (const { timer } of resting.values()) timer.cancel();
+        resting.clear();
+      };
     },
   };
 }

@@ -8,7 +8,7 @@ import { Expectations } from "../../src/kube/expectations.ts";
 import type { KubeObject } from "../../src/kube/object.ts";
 import { Reflector, type WatchClient } from "../../src/kube/reflector.ts";
 import { type ConfigMap, configMaps, customResource } from "../../src/kube/resources.ts";
-import { exceptStatus, mapped, own, owned } from "../../src/kube/sources.ts";
+import { batched, exceptStatus, mapped, own, owned, type Source } from "../../src/kube/sources.ts";
 import { Transport } from "../../src/kube/transport.ts";
 import { Metrics } from "../../src/lib/metrics.ts";
 import { FakeClock } from "../lib/fake-clock.ts";
@@ -364,5 +364,39 @@ describe("sources", () => {
     expect(update(configMap("a", 2, { generation: 1, labels: { x: "y" } }))).toBe(true);
     expect(update(configMap("a", 2, { generation: 1, deletionTimestamp: "now" }))).toBe(true);
     expect(exceptStatus({ type: "add", object: old })).toBe(true);
+  });
+
+  it("that are batched tell a key at once, and what follows when its time is over", () => {
+    const clock = new FakeClock();
+    let add: (key: string, reason: string) => void = () => undefined;
+    let attached = false;
+    const source: Source = {
+      name: "nodes",
+      synced: () => Promise.resolve(),
+      attach(to) {
+        [add, attached] = [to, true];
+        return () => void (attached = false);
+      },
+    };
+    const told: string[] = [];
+    const detach = batched(source, clock, (key) => (key === "quick" ? 0 : 1000)).attach((key, reason) =>
+      told.push(`${key} ${reason}`),
+    );
+    for (const reason of ["1", "2", "3"]) add("a", reason);
+    add("b", "4");
+    expect(told).toEqual(["a 1", "b 4"]);
+    clock.advance(999);
+    expect(told).toHaveLength(2);
+    clock.advance(1);
+    expect(told).toEqual(["a 1", "b 4", "a 2"]);
+    clock.advance(1000);
+    expect(told).toHaveLength(3);
+    add("a", "5");
+    expect(told.at(-1)).toBe("a 5");
+    for (const reason of ["6", "7"]) add("quick", reason);
+    expect(told.slice(-2)).toEqual(["quick 6", "quick 7"]);
+    detach();
+    expect(attached).toBe(false);
+    expect(clock.pending).toBe(0);
   });
 });
