@@ -50,14 +50,12 @@ async function costOf(name: string, begin: () => Promise<unknown>, done: () => P
   const entries = tail.entries.slice(from);
   const writes = entries.filter(isNodes).map(kindOf);
   const all = entries.filter(isRealWrite).map(kindOf);
-  const cost = {
+  return {
     each: writes.length / nodes,
     reconciles: ((await reconciles()) - looked) / nodes,
     writes: countOf(writes),
     all: countOf(all),
   };
-  console.log(name, JSON.stringify(cost));
-  return cost;
 }
 
 const kindOf = ({ verb, resource, subresource }: AuditEntry): string =>
