@@ -211,6 +211,20 @@ describe("scale", () => {
     });
   });
 
+  test("the sample autoscaler is accepted, and what it scales is a pool of the samples with the scale it asks for", async () => {
+    const hpas = "/apis/autoscaling/v2/namespaces/inference/horizontalpodautoscalers";
+    const hpa = await api.get<Stored>(`${hpas}/chat`);
+    const { kind, name } = hpa?.spec["scaleTargetRef"] as { kind: string; name: string };
+    const target = { ...pool({}, {}, name), kind };
+    const scale = await api.get<Stored>(
+      `${path({ ...target, metadata: { name, namespace: "inference" } })}/scale`,
+    );
+    expect(scale).toMatchObject({ kind: "Scale", spec: { replicas: 3 } });
+    expect(await bed.kubectlOk(["-n", "inference", "get", "hpa", "chat", "-o", "wide"])).toContain(
+      "ResultityNodePool/chat",
+    );
+  });
+
   test("kubectl scale parks a node and wakes it, and refuses two of it", async () => {
     const object = node({}, "parked");
     await create(object);
