@@ -25,7 +25,7 @@ export type Trial =
       /** Ms until time alone may change the answer. */
       readonly againInMs: number;
     }
-  | { readonly state: "failed"; readonly members: ReadonlySet<string>; readonly reason: string };
+  | { readonly state: "failed"; readonly reason: string };
 
 /** What the trial depends on. */
 export interface TrialInputs {
@@ -35,9 +35,14 @@ export interface TrialInputs {
   /** Nodes that the update is about, in the order in which they move. */
   readonly nodes: readonly ResultityNode[];
   readonly work: (node: ResultityNode) => Work | undefined;
+  /** Wall time, ms, at which the pool began to move to it. */
+  readonly begun: number;
   /** Wall time, ms. */
   readonly now: number;
 }
+
+/** How long at least a node that cannot come up is borne, ms: what it says may still be about the config before. */
+const leastBorneMs = 60_000;
 
 /** How often figures are looked at, ms. */
 const lookMs = 5_000;
@@ -48,7 +53,7 @@ const lookMs = 5_000;
  * config. Too many failures end the trial at once; without traffic it waits.
  */
 export function judge(inputs: TrialInputs): Trial {
-  const { canary, wanted, nodes, work, now } = inputs;
+  const { canary, wanted, nodes, work, begun, now } = inputs;
   const serving = nodes.filter((node) => !isParked(node));
   const others = serving.filter((node) => {
     const applied = node.status?.config?.applied;
@@ -59,7 +64,7 @@ export function judge(inputs: TrialInputs): Trial {
   // Nobody is left that a bad config could be kept from.
   if (others.length === 0) return { state: "none" };
 
-  const failed = (reason: string): Trial => ({ state: "failed", members, reason });
+  const failed = (reason: string): Trial => ({ state: "failed", reason });
   const running = (message: string, againInMs = lookMs): Trial => ({
     state: "running",
     members,
@@ -79,7 +84,9 @@ export function judge(inputs: TrialInputs): Trial {
     const { name } = node.metadata;
     const told = node.status?.config?.target === wanted;
     const stuck = told ? stuckReason(node) : undefined;
-    if (stuck && now - stuck.since >= canary.soakSeconds * 1000)
+    // It may have been out of service since long before, for another reason.
+    const borneMs = now - Math.max(stuck?.since ?? now, begun);
+    if (stuck && borneMs >= Math.max(canary.soakSeconds * 1000, leastBorneMs))
       return failed(`${name} does not come up: ${stuck.text}`);
     if (!told || isMoving(node) || !isReady(node)) return running(`${name} has yet to serve under it`);
   }

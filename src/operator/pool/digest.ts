@@ -38,7 +38,7 @@ export function wantedDigest(seen: PoolObservation): string | undefined {
   return seen.allows(rejection.instead) ? rejection.instead : commonDigest(seen, rejection.digest);
 }
 
-/** How the trial of the wanted digest stands. What has passed once is not tried again. */
+/** How the trial of the wanted digest stands. What has passed once, or failed, is not tried again. */
 export const trialOf = once((seen: PoolObservation): Trial => {
   const { pool, work, now } = seen;
   const { canary } = pool.spec.strategy.rollingUpdate;
@@ -48,7 +48,12 @@ export const trialOf = once((seen: PoolObservation): Trial => {
   const { rollout } = pool.status ?? {};
   if (rollout?.target === wanted && rollout.canary === "Passed") return { state: "passed" };
   const nodes = censusOf(seen).staying.filter((child) => !isHeldBack(pool, child));
-  return judge({ canary, wanted, nodes, work, now });
+  const begun = rollout?.target === wanted ? Date.parse(rollout.startedAt ?? "") || 0 : now;
+  const trial = judge({ canary, wanted, nodes, work, begun, now });
+  const failedBefore = rollout?.target === wanted && rollout.canary === "Failed";
+  if (failedBefore && (trial.state === "running" || trial.state === "passed"))
+    return { state: "failed", reason: "its trial has failed before" };
+  return trial;
 });
 
 /** True where the update leaves a child as it is, unless it has no config yet: its number is under the partition. */

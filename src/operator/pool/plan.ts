@@ -1,7 +1,7 @@
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { Trial } from "./canary.ts";
 import { censusOf, hostOf, sizeOf } from "./census.ts";
-import { hasMetadata, hasSpec, isMoving, isParked, isReady } from "./child.ts";
+import { hasMetadata, hasSpec, isMoving, isParked, isReady, stuckReason } from "./child.ts";
 import { commonDigest, isHeldBack, trialOf, wantedDigest } from "./digest.ts";
 import type { PoolAction, PoolObservation } from "./observation.ts";
 import { planScale } from "./scale.ts";
@@ -132,17 +132,19 @@ function nextDigest(
   if (wanted !== undefined && target === wanted) return undefined;
   const held = isHeld(seen, child);
   if (target !== undefined && held) return undefined;
-  // Where the others stand still, or try a config, a new node runs what its siblings run.
-  const first = () => (target === undefined ? siblingsDigest(seen) : undefined);
+  // Where the others stand still, or try a config, a new node runs what its siblings run; and so does one that cannot get to
+  // a config that nobody asks for any more: else it would use up the room that the trial needs.
+  const lost = !held && target !== wantedDigest(seen) && stuckReason(child) !== undefined;
+  const first = () => (target === undefined || lost ? siblingsDigest(seen) : undefined);
   const next = held ? (first() ?? wanted) : (wanted ?? first());
   return next !== undefined && next !== target && seen.allows(next) ? next : undefined;
 }
 
-/** What most nodes run, and not what is being tried or has failed unless there is nothing else. */
+/** What most nodes run, and not what has failed; nor what is being tried, unless the network has withdrawn all else. */
 function siblingsDigest(seen: PoolObservation): string | undefined {
   const { state } = trialOf(seen);
   const tried = state === "running" || state === "failed" ? wantedDigest(seen) : undefined;
-  return commonDigest(seen, tried) ?? commonDigest(seen);
+  return commonDigest(seen, tried) ?? (state === "running" ? tried : undefined);
 }
 
 function reasonOf({ status }: ResultityNode, next: string): string {
