@@ -220,6 +220,34 @@ describe("a host that loses its power while the IO service is away", () => {
   });
 });
 
+describe("people who work on the cluster while the IO service is away", () => {
+  it("F47 drain a host: evictions go on one by one as the budget says, and no other engine restarts", async () => {
+    const host = hostOf(loop, nodes[0] ?? "");
+    const leaving = new Set(host.kubelet.containers().map(({ pod }) => pod));
+    const staying = nodes.filter((node) => !leaving.has(node));
+    const engines = () => staying.map((node) => `${node} ${enginePid(loop, node)}`);
+    const before = engines();
+    await loop.io.kill();
+    const since = Date.now();
+    try {
+      const drain = ["drain", host.name, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=100s"];
+      await loop.bed.kubectlOk(drain, { timeoutMs: 110_000 });
+      for (const node of leaving) await untilServes(node, since);
+      expect(loop.io.child.running()).toBe(false);
+      for (const node of leaving) {
+        expect(hostOf(loop, node).name).not.toBe(host.name);
+        expect(engineStarts(loop, node).filter((time) => time > since)).toHaveLength(1);
+      }
+      expect(engines()).toEqual(before);
+    } finally {
+      await loop.bed.kubectlOk(["uncordon", host.name]);
+      await loop.io.restart();
+    }
+    await whole();
+    expect((await reconciled()).problems).toEqual([]);
+  });
+});
+
 const podOf = async (name: string) => (await loop.pods()).find(({ metadata }) => metadata.name === name);
 
 /** The pod's engine was started after `since`, and the pod is ready by its own word and the API server's. */
