@@ -41,7 +41,7 @@ import { KubeError, isKubeError } from "./errors.ts";
 import type { Expectations } from "./expectations.ts";
 import { type QueueItem, WorkQueue } from "./queue.ts";
 import type { Source } from "./sources.ts";
-import { traceWrites } from "./trace.ts";
+import { type WriteTrace, traceWrites } from "./trace.ts";
 
 /** What a reconcile wants next. */
 export interface Result {
@@ -224,10 +224,11 @@ export class Controller {
   }
 
   /** Why the key was queued and what came of it. A fleet that is well writes nothing, so this says nothing at level info. */
-  #trace({ key, reasons, waitedMs }: QueueItem, writes: readonly string[], tookMs: number): void {
+  #trace({ key, reasons, waitedMs }: QueueItem, { count, first }: WriteTrace, tookMs: number): void {
     const line = { key, reasons, waitedMs: Math.round(waitedMs), tookMs: Math.round(tookMs) };
-    if (writes.length === 0) this.#logger.debug(line, "reconciled, nothing written");
-    else this.#logger.info({ ...line, writes }, "reconciled");
+    if (count === 0) this.#logger.debug(line, "reconciled, nothing written");
+    else
+      this.#logger.info({ ...line, writes: first, ...(count > first.length ? { count } : {}) }, "reconciled");
   }
 }
 

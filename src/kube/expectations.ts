@@ -9,7 +9,6 @@ export interface Cache {
 
 interface Expectation {
   readonly cache: Cache;
-  readonly uid: string;
   /** Set for a write, unset for a deletion. */
   readonly resourceVersion: string | undefined;
   readonly expires: number;
@@ -24,7 +23,8 @@ interface Expectation {
 export class Expectations {
   readonly #clock: Clock;
   readonly #ttl: number;
-  readonly #pending = new Map<string, Expectation[]>();
+  /** By key, then by the UID of what was written: a pool of thousands writes as many children in one reconcile. */
+  readonly #pending = new Map<string, Map<string, Expectation>>();
 
   /** `ttl`: milliseconds after which an expectation is given up. Default 60 s. */
   constructor(clock: Clock, ttl = 60_000) {
@@ -35,18 +35,12 @@ export class Expectations {
   /** `object` is what a create, patch or apply answered: the cache has to show this version of it, or a later one. */
   wrote(key: string, cache: Cache, object: KubeObject): void {
     const { uid, resourceVersion } = object.metadata;
-    this.#expect(key, { cache, uid, resourceVersion, expires: this.#clock.monotonic() + this.#ttl });
+    this.#expect(key, uid, cache, resourceVersion);
   }
 
   /** `object` was deleted: the cache has to show it terminating, or not at all. */
   deleted(key: string, cache: Cache, object: KubeObject): void {
-    const { uid } = object.metadata;
-    this.#expect(key, {
-      cache,
-      uid,
-      resourceVersion: undefined,
-      expires: this.#clock.monotonic() + this.#ttl,
-    });
+    this.#expect(key, object.metadata.uid, cache, undefined);
   }
 
   /** Milliseconds after which the last unmet expectation of `key` is given up; 0 when there is none. */
@@ -54,13 +48,13 @@ export class Expectations {
     const pending = this.#pending.get(key);
     if (!pending) return 0;
     const now = this.#clock.monotonic();
-    const unmet = pending.filter((expectation) => expectation.expires > now && !met(expectation));
-    if (unmet.length === 0) {
-      this.#pending.delete(key);
-      return 0;
+    let last = now;
+    for (const [uid, expectation] of pending) {
+      if (expectation.expires <= now || met(uid, expectation)) pending.delete(uid);
+      else last = Math.max(last, expectation.expires);
     }
-    this.#pending.set(key, unmet);
-    return Math.max(...unmet.map(({ expires }) => expires - now));
+    if (pending.size === 0) this.#pending.delete(key);
+    return last - now;
   }
 
   /** Drops what is expected for a key whose object is gone. */
@@ -68,13 +62,14 @@ export class Expectations {
     this.#pending.delete(key);
   }
 
-  #expect(key: string, expectation: Expectation): void {
-    const pending = this.#pending.get(key)?.filter(({ uid }) => uid !== expectation.uid) ?? [];
-    this.#pending.set(key, [...pending, expectation]);
+  #expect(key: string, uid: string, cache: Cache, resourceVersion: string | undefined): void {
+    let pending = this.#pending.get(key);
+    if (!pending) this.#pending.set(key, (pending = new Map()));
+    pending.set(uid, { cache, resourceVersion, expires: this.#clock.monotonic() + this.#ttl });
   }
 }
 
-function met({ cache, uid, resourceVersion }: Expectation): boolean {
+function met(uid: string, { cache, resourceVersion }: Expectation): boolean {
   const seen = cache.store.getByUid(uid);
   if (resourceVersion === undefined) return !seen || seen.metadata.deletionTimestamp !== undefined;
   if (seen && reached(seen.metadata.resourceVersion, resourceVersion)) return true;

@@ -249,6 +249,9 @@ describe("Controller", () => {
       logger,
       async reconcile(key, signal) {
         await client.get(configMaps, ref, { signal });
+        if (key === "ns/many") {
+          for (let n = 0; n < 20; n++) await client.delete(configMaps, ref, { signal });
+        }
         if (key !== "ns/writes") return;
         await client.create(configMaps, { metadata: ref }, { signal, dryRun: true });
         await client.create(configMaps, { metadata: ref }, { signal });
@@ -258,9 +261,15 @@ describe("Controller", () => {
     });
     t.send("ADDED", configMap("writes", 1));
     t.send("ADDED", configMap("reads", 2));
+    t.send("ADDED", configMap("many", 3));
     t.synced();
-    await until("both reconciles", () => lines.length === 2, { intervalMs: 2 });
+    await until("the reconciles", () => lines.length === 3, { intervalMs: 2 });
     transport.close();
+    const many = lines.splice(
+      lines.findIndex((line) => line["key"] === "ns/many"),
+      1,
+    );
+    expect(many).toMatchObject([{ writes: { length: 16 }, count: 20 }]);
     const line = { controller: "test", waitedMs: 0, tookMs: 0 };
     expect(lines.toSorted((a, b) => String(a["key"]).localeCompare(String(b["key"])))).toEqual([
       {
