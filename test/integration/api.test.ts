@@ -214,7 +214,7 @@ describe("scale", () => {
   test("the sample autoscaler is accepted, and what it scales is a pool of the samples with the scale it asks for", async () => {
     const hpas = "/apis/autoscaling/v2/namespaces/inference/horizontalpodautoscalers";
     const hpa = await api.get<Stored>(`${hpas}/chat`);
-    const { kind, name } = hpa?.spec["scaleTargetRef"] as { kind: string; name: string };
+    const { kind, name } = (hpa?.spec ?? {})["scaleTargetRef"] as { kind: string; name: string };
     const target = { ...pool({}, {}, name), kind };
     const scale = await api.get<Stored>(
       `${path({ ...target, metadata: { name, namespace: "inference" } })}/scale`,
