@@ -62,7 +62,8 @@ async function reconcile(
     return undefined;
   }
   const trial = trialOf(seen);
-  const actions = planPool(seen);
+  // Until the network is verified anew after a start nobody is told where to go: the status may be older than what was told.
+  const actions = planPool(seen).filter(({ type }) => type !== "target" || isVerified(context, seen.pool));
   let refused: Refused | undefined;
   try {
     await executePool(context, expectations, seen.pool, actions, signal);
@@ -85,6 +86,10 @@ async function reconcile(
     if (!isKubeError(error, "NotFound")) throw error;
   }
   return next;
+}
+
+function isVerified({ configs }: OperatorContext, { metadata, spec }: ResultityNodePool): boolean {
+  return configs.get(`${metadata.namespace}/${spec.template.spec.networkRef.name}`) !== undefined;
 }
 
 /** What the fleet feed says of a node's jobs. */
