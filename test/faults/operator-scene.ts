@@ -4,10 +4,12 @@
  * IO service is a script. So a create, a roll, a scaling and a deletion go by themselves, in seconds.
  */
 import { randomBytes } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import { join } from "node:path";
 import { setTimeout as wait } from "node:timers/promises";
 import { pino } from "pino";
+import { parse } from "yaml";
 import type { ResultityNetwork } from "../../src/api/v1alpha1/network.ts";
 import type { ResultityNode } from "../../src/api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../src/api/v1alpha1/pool.ts";
@@ -31,12 +33,15 @@ import type { FeedNode } from "../../src/protocol/feed.ts";
 import type { ConfigDigest } from "../../src/protocol/fields.ts";
 import { importPrivateKey, type PrivateJwk, type SigningKey } from "../../src/protocol/keys.ts";
 import { agentPort, type AgentStatus, sealStatus } from "../../src/protocol/status.ts";
+import { bundle } from "../loop/paths.ts";
 import { makeAuthority, type TestAuthority } from "../operator/network/authority.ts";
 import { type ScriptedIo, startScriptedIo } from "../operator/network/scripted-io.ts";
 import { makeSnapshot, random32 } from "../protocol/network.ts";
 import { type ControlPlane, startControlPlane } from "../testbed/control-plane.ts";
 import { type FaultProxy, startFaultProxy } from "../testbed/fault-proxy.ts";
 import { type KubeJson, kubeJson, type KubeObject } from "../testbed/kube-json.ts";
+import { writeKubeconfig } from "../testbed/kubeconfig.ts";
+import type { Child } from "../testbed/processes.ts";
 import { until } from "../testbed/until.ts";
 
 const repository = join(import.meta.dirname, "../..");
@@ -98,6 +103,21 @@ export async function startScene(stand: Stand, name: string): Promise<Scene> {
   return scene;
 }
 
+/** The operator as a process of its own. */
+export type OperatorProcess = Child & { readonly logFile: string };
+
+interface Owned extends KubeObject {
+  readonly metadata: KubeObject["metadata"] & {
+    readonly ownerReferences?: readonly { readonly kind: string; readonly name: string }[];
+  };
+}
+
+interface HasConditions {
+  readonly status?:
+    | { readonly conditions?: readonly { type: string; status: string; reason: string }[] | undefined }
+    | undefined;
+}
+
 /** How a scene's hosts treat a pod. */
 export type Treatment = "run" | "ignore";
 
@@ -112,6 +132,7 @@ export class Scene implements AsyncDisposable {
   readonly #agents = new Map<string, Server>();
   readonly #feedLines = new Map<string, FeedNode>();
   readonly #operators = new Set<RunningOperator>();
+  readonly #processes: Child[] = [];
   readonly #stop = new AbortController();
   #feedsServed = 0;
   #octet = 200 + Math.floor(Math.random() * 50);
@@ -228,6 +249,84 @@ export class Scene implements AsyncDisposable {
     return operator;
   }
 
+  /**
+   * The operator as a process, over `proxy`; its log is `<name>.log` in the bed's folder.
+   *
+   * @param flags beside those that say where things are.
+   */
+  startProcess(name: string, flags: readonly string[], proxy = this.proxy): OperatorProcess {
+    const { bed, operator } = this.stand;
+    const file = join(bed.dir, `${name}.kubeconfig`);
+    const { users }: { users: readonly { user: { token: string } }[] } = parse(
+      readFileSync(operator, "utf8"),
+    );
+    const credentials = { token: users[0]?.user.token ?? "" };
+    writeKubeconfig(file, { server: proxy.server, ca: proxy.ca, user: "operator", credentials });
+    const where = [
+      "--kubeconfig",
+      file,
+      "--watch-namespaces",
+      this.namespace,
+      "--metrics-listen",
+      "127.0.0.1:0",
+    ];
+    const logFile = join(bed.dir, `${name}.log`);
+    const args = [bundle("operator"), ...where, ...flags];
+    const child = bed.processes.spawn({ name, command: process.execPath, args, logFile, graceMs: 0 });
+    this.#processes.push(child);
+    return Object.assign(child, { logFile });
+  }
+
+  /**
+   * Everything that the operator has made or said here, without what differs from run to run: times, UIDs, addresses,
+   * revisions.
+   */
+  async picture(): Promise<unknown> {
+    const [network, pool, nodes, pods] = await Promise.all([
+      this.network(),
+      this.pool("chat"),
+      this.nodes(),
+      this.list<Pod>(this.core("pods")),
+    ]);
+    const others = await Promise.all(
+      [this.core("secrets"), this.core("configmaps"), this.budgets].map((path) => this.list<Owned>(path)),
+    );
+    const conditions = (object: HasConditions | undefined) =>
+      (object?.status?.conditions ?? []).map(({ type, status, reason }) => `${type}=${status} ${reason}`);
+    return {
+      network: [network?.status?.config?.digest, network?.status?.nodes, conditions(network)],
+      pool: pool && {
+        rollout: [pool.status?.rollout?.target, pool.status?.rollout?.updated],
+        counts: [pool.status?.replicas, pool.status?.availableReplicas, pool.status?.updatedReplicas],
+        conditions: conditions(pool),
+      },
+      nodes: nodes.map((node) => ({
+        name: node.metadata.name,
+        spec: node.spec,
+        config: node.status?.config,
+        conditions: conditions(node),
+      })),
+      pods: pods.map(({ metadata, spec }) => {
+        const orders = metadata.annotations?.[desiredAnnotation];
+        const { stage, target, plannedStop } = orders ? parseDesired(orders) : {};
+        const images = [...(spec?.initContainers ?? []), ...(spec?.containers ?? [])].map(
+          ({ image }) => image,
+        );
+        return { name: metadata.name, images, orders: [stage, target, plannedStop] };
+      }),
+      others: others
+        .flat()
+        .map(({ metadata }) => [
+          metadata.name,
+          ...(metadata.ownerReferences ?? []).map(({ kind, name }) => `${kind} ${name}`),
+        ]),
+    };
+  }
+
+  get budgets(): string {
+    return `/apis/policy/v1/namespaces/${this.namespace}/poddisruptionbudgets`;
+  }
+
   async createPool(name: string, replicas: number, spec: object = {}): Promise<void> {
     const template = {
       spec: { networkRef: { name: "testnet" }, gpu: { count: 0 }, runtime: { engine: "openai" } },
@@ -337,6 +436,7 @@ export class Scene implements AsyncDisposable {
     this.#stop.abort();
     await this.#playing;
     for (const operator of this.#operators) await operator.stop();
+    for (const child of this.#processes) await child.stop();
     for (const agent of this.#agents.values()) agent.close();
     await this.proxy[Symbol.asyncDispose]();
     await this.io.stop();
@@ -487,14 +587,7 @@ export class Scene implements AsyncDisposable {
 }
 
 /** `True AllWell`. */
-export function conditionOf(
-  object: {
-    readonly status?:
-      | { readonly conditions?: readonly { type: string; status: string; reason: string }[] | undefined }
-      | undefined;
-  },
-  type: string,
-): string | undefined {
+export function conditionOf(object: HasConditions, type: string): string | undefined {
   const found = object.status?.conditions?.find((one) => one.type === type);
   return found && `${found.status} ${found.reason}`;
 }

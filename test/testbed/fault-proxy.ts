@@ -32,6 +32,8 @@ export interface Asked {
   /** Would change something: dry runs do not count. */
   readonly write: boolean;
   readonly body: string;
+  /** When it began to arrive (`performance.now()`). */
+  readonly at: number;
   /** Status that the asker got; 0 = none, or none yet. */
   status: number;
 }
@@ -115,11 +117,12 @@ export async function startFaultProxy(target: string, ca: string): Promise<Fault
   });
   server.on("stream", (stream, headers) => {
     stream.on("error", () => undefined);
+    const at = performance.now();
     const chunks: Buffer[] = [];
     stream.on("data", (chunk: Buffer) => chunks.push(chunk));
     stream.on("end", () => {
       const body = Buffer.concat(chunks);
-      const asked = askedOf(headers, body.toString());
+      const asked = askedOf(headers, body.toString(), at);
       log.push(asked);
       authorization = headers.authorization ?? authorization;
       if (asked.watch) {
@@ -305,7 +308,7 @@ function keyOf({ url }: Asked): string {
   return `${pathname} ${searchParams.get("labelSelector") ?? ""}`;
 }
 
-function askedOf(headers: IncomingHttpHeaders, body: string): Asked {
+function askedOf(headers: IncomingHttpHeaders, body: string, at: number): Asked {
   const [url, method] = [headers[":path"] ?? "", headers[":method"] ?? ""];
   const { pathname, searchParams } = new URL(url, "https://x");
   const parts = pathname.split("/").slice(pathname.startsWith("/apis/") ? 4 : 3);
@@ -321,6 +324,7 @@ function askedOf(headers: IncomingHttpHeaders, body: string): Asked {
     initial: searchParams.get("sendInitialEvents") === "true",
     write: method !== "GET" && !dryRun,
     body,
+    at,
     status: 0,
   };
 }
