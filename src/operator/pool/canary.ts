@@ -80,15 +80,19 @@ export function judge(inputs: TrialInputs): Trial {
       `${sum.failed} of ${tried} jobs failed on ${listed(members)}, at most ${canary.maxErrorRatePercent} % may`,
     );
 
-  for (const node of chosen) {
-    const { name } = node.metadata;
-    const told = node.status?.config?.target === wanted;
-    const stuck = told ? stuckReason(node) : undefined;
+  const isTold = (node: ResultityNode) => node.status?.config?.target === wanted;
+  // Nor may others that were told it, when they were the first or new, be left where they are stuck.
+  for (const node of serving.filter(isTold)) {
+    const stuck = stuckReason(node);
     // It may have been out of service since long before, for another reason.
     const borneMs = now - Math.max(stuck?.since ?? now, begun);
     if (stuck && borneMs >= Math.max(canary.soakSeconds * 1000, leastBorneMs))
-      return failed(`${name} does not come up: ${stuck.text}`);
-    if (!told || isMoving(node) || !isReady(node)) return running(`${name} has yet to serve under it`);
+      return failed(`${node.metadata.name} does not come up: ${stuck.text}`);
+  }
+  for (const node of chosen) {
+    const { name } = node.metadata;
+    if (!isTold(node) || isMoving(node) || !isReady(node))
+      return running(`${name} has yet to serve under it`);
   }
   const soaked = Math.min(...chosen.map((node) => now - servingSince(node)));
   const left = canary.soakSeconds * 1000 - soaked;

@@ -181,6 +181,11 @@ function trialProgress(seen: PoolObservation): readonly [Verdict["status"], Pool
   const trial = trialOf(seen);
   if (trial.state === "running")
     return ["True", "Canary", `config ${wantedDigest(seen)} is tried: ${trial.message}`];
+  // The figures of what is not taken back go on: what was said when it failed stays.
+  const said = findCondition(seen.pool.status?.conditions, "Progressing");
+  const { rollout } = seen.pool.status ?? {};
+  if (trial.state === "failed" && said?.reason === "CanaryFailed" && rollout?.target === wantedDigest(seen))
+    return [said.status, "CanaryFailed", said.message];
   if (trial.state === "failed")
     return [
       "False",

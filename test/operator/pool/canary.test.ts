@@ -183,4 +183,51 @@ describe("a trial", () => {
     first.settle();
     expect([...first.children.values()].map(({ status }) => status?.config?.applied)).toEqual([a, a, a]);
   });
+
+  it("that has failed and is not taken back stays failed, and says so once, whatever the figures do", () => {
+    const fleet = soaked({ autoRollback: false });
+    fleet.work.set("chat-0", work(b, 20, 20));
+    const said = write(fleet).message;
+    fleet.work.set("chat-0", work(b, 30, 30));
+    expect(write(fleet).message).toBe(said);
+    fleet.work.clear();
+    expect(write(fleet)).toMatchObject({ canary: "Failed", message: said });
+    expect(told(fleet.reconcile())).toEqual([]);
+  });
+
+  it("bears a member that has long been out of service for another reason as long as any other", () => {
+    const fleet = trying();
+    fleet.stick("chat-0", "EngineFailed");
+    later(fleet, 3600);
+    fleet.reconcile();
+    expect(write(fleet).canary).toBe("Running");
+    later(fleet, 299);
+    expect(write(fleet).canary).toBe("Running");
+    later(fleet, 1);
+    expect(write(fleet).rejected?.[0]?.reason).toContain("chat-0 does not come up");
+  });
+
+  it("gives a new node what is tried if the network has withdrawn what the others run", () => {
+    const fleet = trying();
+    fleet.allows = (asked) => asked === b;
+    fleet.children.delete("chat-3");
+    fleet.reconcile();
+    expect(told(fleet.reconcile())).toEqual(["chat-3 b"]);
+  });
+
+  it("sends a node that cannot get to a config that nobody asks for any more back to what the others run", () => {
+    const fleet = trying();
+    fleet.reconcile();
+    fleet.arrive("chat-0");
+    fleet.work.set("chat-0", work(b, 20));
+    later(fleet, 300);
+    expect(told(fleet.reconcile())).toEqual(["chat-1 b", "chat-2 b"]);
+    write(fleet);
+    for (const name of ["chat-1", "chat-2"]) fleet.stick(name, "EngineFailed");
+    fleet.change("chat-0", (child) => ({ ...child, spec: { ...child.spec, replicas: 0 } }));
+    fleet.arrive("chat-0");
+    fleet.current = c;
+    write(fleet);
+    expect(told(fleet.reconcile())).toContain("chat-2 a");
+  });
 });

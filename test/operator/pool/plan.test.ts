@@ -335,6 +335,16 @@ describe("what a config may interrupt", () => {
     expect(brief(fleet.reconcile())).toEqual(names.map((name) => `target ${name}`));
   });
 
+  it("I7 retargets nodes on a move that interrupts nothing to one that does only within the budget", () => {
+    const fleet = settled(3);
+    const live = digest("b");
+    fleet.interrupts = (_child, asked) => asked !== live;
+    fleet.current = live;
+    expect(brief(fleet.reconcile())).toHaveLength(3);
+    fleet.current = digest("c");
+    expect(brief(fleet.reconcile())).toEqual(["target chat-0"]);
+  });
+
   it("waits for the maintenance window with nodes in service, and with no others", () => {
     const fleet = settled(3);
     fleet.mayRestart = false;

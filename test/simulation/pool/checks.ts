@@ -122,7 +122,7 @@ function checkStep(
 
 /** Until a config has passed its trial, only the first nodes are told to move to it. */
 function checkTrial(
-  { pool, fleet, allowed }: PoolWorld,
+  { pool, fleet, allowed, truths }: PoolWorld,
   name: string,
   digest: string,
   status: PoolStatus,
@@ -141,13 +141,12 @@ function checkTrial(
   const others = eligible.some(
     ({ status: { config } = {} }) => ![undefined, digest].includes(config?.applied),
   );
-  // A new node takes what there is, if all else was withdrawn.
+  // Who serves nobody takes what there is, if all else was withdrawn.
   const elsewhere = [...fleet.children.values()].some(
     ({ status: { config } = {} }) =>
       config?.applied !== undefined && config.applied !== digest && allowed.has(config.applied),
   );
-  const isNew = fleet.children.get(name)?.status?.config?.target === undefined;
-  if (isNew && !elsewhere) return;
+  if (!truths.get(name)?.serving && !elsewhere) return;
   const rank = eligible.findIndex(({ metadata }) => metadata.name === name);
   // A node that is the first to run anything has nobody to be tried against; nor has one under the partition.
   if (!others || pool.spec.strategy.paused || ordinalOf({ metadata: { name } } as ResultityNode) < partition)
@@ -180,10 +179,17 @@ function checkStatus(world: PoolWorld, status: PoolStatus, staying: readonly Res
   if (rollout?.canary === "Passed" && bad && canary.jobs > 0)
     throw new Violation("canary", `a config with ${tried.errors * 100} % errors has passed`);
   if (rollout?.canary === "Failed" && !bad && !tried.broken && !someoneFailed(world))
-    throw new Violation("canary", "a config that is well has failed its trial");
+    throw new Violation(
+      "canary",
+      `a config that is well has failed its trial: ${status.rejected?.[0]?.reason ?? "no reason"}`,
+    );
   if (
     rollout?.canary === "Failed" &&
     autoRollback &&
+    staying.some(
+      ({ status: { config } = {} }) =>
+        world.allowed.has(config?.applied ?? "") && config?.applied !== rollout.target,
+    ) &&
     !status.rejected?.some(({ digest }) => digest === rollout.target)
   )
     throw new Violation("canary", "a config has failed its trial, and nothing says that the pool goes back");

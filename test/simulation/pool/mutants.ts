@@ -1,7 +1,13 @@
 import type { Mutant } from "../mutants.ts";
 
+/** A bug of the planner. */
+interface PoolMutant extends Mutant {
+  /** It shows in one history of a hundred. */
+  readonly rare?: boolean;
+}
+
 /** Bugs in the planner that a careful person could make. Each is planted to see that the simulator finds it. */
-export const poolMutants: readonly Mutant[] = [
+export const poolMutants: readonly PoolMutant[] = [
   {
     name: "budget off by one",
     file: "src/operator/pool/plan.ts",
@@ -53,11 +59,12 @@ export const poolMutants: readonly Mutant[] = [
   {
     name: "a new node given what is being tried",
     file: "src/operator/pool/plan.ts",
-    from: "return commonDigest(seen, tried) ?? commonDigest(seen);",
-    to: "return commonDigest(seen) ?? tried;",
+    from: "return commonDigest(seen, tried) ??",
+    to: "return commonDigest(seen) ??",
   },
   {
     name: "withdrawn configs told",
+    rare: true,
     file: "src/operator/pool/digest.ts",
     from: "([digest]) => allows(digest)",
     to: '([digest]) => allows(digest) || digest !== ""',
@@ -76,8 +83,9 @@ export const poolMutants: readonly Mutant[] = [
   },
   {
     name: "nobody looks again when a trial has ended",
+    rare: true,
     file: "src/operator/pool/next-look.ts",
     from: "return before === after ? undefined : settledMs;",
-    to: "return before === after || after === undefined ? undefined : undefined;",
+    to: "return before === after ? undefined : before === undefined ? settledMs : undefined;",
   },
 ];

@@ -126,6 +126,8 @@ class PoolController {
     const before = world.pool.status;
     if (canonical(status) === canonical(before ?? {})) return;
     this.#wrote = true;
+    const { reason, message } = status.conditions?.find(({ type }) => type === "Progressing") ?? {};
+    world.note(`  status ${reason}: ${message?.slice(0, 120)}`);
     if (this.#fails(0.02)) {
       world.reconcileIn(1000);
       return;
@@ -145,7 +147,7 @@ class PoolController {
     world.traffic = true;
     world.setPool({ strategy: { ...world.pool.spec.strategy, paused: false } });
     world.setStrategy({ partition: 0 });
-    const limit = 400;
+    const limit = 60;
     for (let hour = 0; !world.quiet; hour++) {
       if (hour === limit) throw new Violation("I8", `the pool does not come to rest within ${limit} hours`);
       world.runUntil(world.fleet.now + 3_600_000, this.reconcile);
@@ -161,7 +163,7 @@ class PoolController {
 
   #checkEnd(): void {
     const { pool, fleet, allowed, configs } = this.#world;
-    const { canary, autoRollback } = pool.spec.strategy.rollingUpdate;
+    const { autoRollback } = pool.spec.strategy.rollingUpdate;
     const { rejected = [], rollout } = pool.status ?? {};
     if (fleet.children.size !== pool.spec.replicas)
       throw new Violation(
@@ -184,11 +186,10 @@ class PoolController {
     }
     // A config that does not come up, and that nothing keeps the pool from, is where a person comes in.
     if (wanted === undefined || !allowed.has(wanted)) return;
-    const stuck = configs.get(wanted)?.broken === true;
+    if (configs.get(wanted)?.broken === true) return;
     for (const [name, { spec, status }] of fleet.children) {
       if (spec.replicas === 0) continue;
       const { target, applied } = status?.config ?? {};
-      if (stuck && (target === wanted || !canary)) continue;
       if (target !== wanted || applied !== wanted || !this.#world.truth(name).serving)
         throw new Violation(
           "I8",

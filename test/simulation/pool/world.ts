@@ -289,7 +289,7 @@ export class PoolWorld {
     this.fleet.pods.add(child.metadata.name);
     // It may have been told something else meanwhile: then that look is yet to come.
     const { target } = child.status?.config ?? {};
-    truth.interrupted &&= target !== digest || !this.#same(child, truth);
+    truth.interrupted &&= this.interrupts(digest, target ?? digest) || !this.#same(child, truth);
     this.#report(child.metadata.name, "AllWell", digest);
   }
 
