@@ -48,7 +48,7 @@ export const trialOf = once((seen: PoolObservation): Trial => {
   const { rollout } = pool.status ?? {};
   if (rollout?.target === wanted && rollout.canary === "Passed") return { state: "passed" };
   const nodes = censusOf(seen).staying.filter((child) => !isHeldBack(pool, child));
-  const begun = rollout?.target === wanted ? Date.parse(rollout.startedAt ?? "") || 0 : now;
+  const begun = (rollout?.target === wanted && Date.parse(rollout.startedAt ?? "")) || now;
   const trial = judge({ canary, wanted, nodes, work, begun, now });
   const failedBefore = rollout?.target === wanted && rollout.canary === "Failed";
   if (failedBefore && (trial.state === "running" || trial.state === "passed"))

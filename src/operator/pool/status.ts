@@ -112,8 +112,11 @@ function rolloutOf(
   const before = pool.status?.rollout;
   const canary = trialStates[trialOf(seen).state];
   const waiting = waitingOn(staying);
+  // Held by a pause, a window or a full budget, it has not begun.
+  const begun = staying.some(({ status }) => status?.config?.target === wanted);
   const startedAt =
-    before?.target === wanted ? before.startedAt : `${new Date(now).toISOString().slice(0, 19)}Z`;
+    (before?.target === wanted ? before.startedAt : undefined) ??
+    (begun ? `${new Date(now).toISOString().slice(0, 19)}Z` : undefined);
   return {
     target: wanted,
     updated,
