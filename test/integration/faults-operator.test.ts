@@ -58,6 +58,18 @@ const goneWatch: Fault = { do: "answer", status: 410, reason: "Expired" };
 const blind: Fault = { do: "answer", status: 503, reason: "ServiceUnavailable" };
 const byName = (a: string, b: string) => a.localeCompare(b);
 
+/** The operator sees nothing more, and will have to read everything again: resolves when it has noticed. */
+async function blindfold(): Promise<void> {
+  const from = mark();
+  scene.proxy.fault = ({ watch, initial }) => (watch ? (initial ? blind : goneWatch) : undefined);
+  scene.proxy.cutWatches();
+  const refused = () => scene.proxy.log.slice(from).filter(({ initial }) => initial);
+  await until(
+    "every watch to be refused",
+    () => new Set(refused().map(({ url }) => url.replace(/&timeout.*/, ""))).size >= 5,
+  );
+}
+
 /** Watches that have begun with everything there is. */
 const initialWatches = (from = 0) =>
   scene.proxy.log.slice(from).filter(({ initial, status }) => initial && status === 200).length;
@@ -246,8 +258,7 @@ describe("watches", () => {
     expect(writesSince(from).map(requestLine)).toEqual([]);
 
     // Once more, and something happens that only the new beginning shows.
-    scene.proxy.fault = ({ watch, initial }) => (watch ? (initial ? blind : goneWatch) : undefined);
-    scene.proxy.cutWatches();
+    await blindfold();
     await scene.scale("chat", 1);
     await stand.kube.delete(scene.core("pods", "chat-0"));
     scene.proxy.fault = () => undefined;
@@ -314,26 +325,24 @@ describe("watches", () => {
     await scene.createNode("solo");
     await scene.untilReady(2);
     const before = await scene.node("solo");
-    scene.proxy.fault = ({ watch, initial }) => (watch ? (initial ? blind : goneWatch) : undefined);
-    scene.proxy.cutWatches();
+    await blindfold();
     await stand.kube.delete(scene.path("resultitynodes", "solo"));
     await until("the pod to go with it", async () => (await scene.pod("solo")) === undefined);
     await scene.createNode("solo");
     scene.proxy.fault = () => undefined;
-    const pod = await until("the pod of the new one", () => scene.pod("solo"));
     await scene.untilReady(2);
     const after = await scene.node("solo");
+    const pod = await scene.pod("solo");
     expect(after?.metadata.uid).not.toBe(before?.metadata.uid);
-    expect(pod.metadata.ownerReferences?.map(({ uid }) => uid)).toEqual([after?.metadata.uid]);
+    expect(pod?.metadata.ownerReferences?.map(({ uid }) => uid)).toEqual([after?.metadata.uid]);
     expect(after?.status?.nodeId).not.toBe(before?.status?.nodeId);
   });
 
   it("F04 that never told of a scale-down and a scale-up: the pool ends at the last spec", async () => {
     await serving(2);
     const before = await uids();
-    scene.proxy.fault = ({ watch, initial }) => (watch ? (initial ? blind : goneWatch) : undefined);
-    scene.proxy.cutWatches();
     const from = mark();
+    await blindfold();
     await scene.scale("chat", 0);
     await scene.scale("chat", 3);
     scene.proxy.fault = () => undefined;
