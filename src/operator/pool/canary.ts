@@ -35,7 +35,7 @@ export interface TrialInputs {
   /** Nodes that the update is about, in the order in which they move. */
   readonly nodes: readonly ResultityNode[];
   readonly work: (node: ResultityNode) => Work | undefined;
-  /** Wall time, ms, at which the pool began to move to it. */
+  /** Wall time, ms, since when all its members are told to move to it. */
   readonly begun: number;
   /** Wall time, ms. */
   readonly now: number;
@@ -85,7 +85,7 @@ export function judge(inputs: TrialInputs): Trial {
   for (const node of serving.filter(isTold)) {
     const stuck = stuckReason(node);
     // It may have been out of service since long before, for another reason.
-    const borneMs = now - Math.max(stuck?.since ?? now, begun);
+    const borneMs = now - Math.max(stuck?.since ?? now, members.has(node.metadata.name) ? begun : 0);
     if (stuck && borneMs >= Math.max(canary.soakSeconds * 1000, leastBorneMs))
       return failed(`${node.metadata.name} does not come up: ${stuck.text}`);
   }

@@ -110,13 +110,17 @@ function rolloutOf(
   if (wanted === undefined) return undefined;
   const { pool, now } = seen;
   const before = pool.status?.rollout;
-  const canary = trialStates[trialOf(seen).state];
+  const trial = trialOf(seen);
+  const canary = trialStates[trial.state];
   const waiting = waitingOn(staying);
-  // Held by a pause, a window or a full budget, it has not begun.
-  const begun = staying.some(({ status }) => status?.config?.target === wanted);
+  // Held by a pause, a window or a full budget it has not begun, and a trial not before all its members are told.
+  const told = staying.filter(({ status }) => status?.config?.target === wanted);
+  const names = new Set(told.map(({ metadata }) => metadata.name));
+  const begun =
+    trial.state === "running" ? [...trial.members].every((name) => names.has(name)) : told.length > 0;
   const startedAt =
     (before?.target === wanted ? before.startedAt : undefined) ??
-    (begun ? `${new Date(now).toISOString().slice(0, 19)}Z` : undefined);
+    `${new Date(now).toISOString().slice(0, 19)}Z`;
   return {
     target: wanted,
     updated,
@@ -124,7 +128,7 @@ function rolloutOf(
     ...(waiting
       ? { waitingOn: { node: waiting.child.metadata.name, reason: waiting.reason, since: waiting.since } }
       : {}),
-    ...(startedAt === undefined ? {} : { startedAt }),
+    ...(begun ? { startedAt } : {}),
     ...(canary === undefined ? {} : { canary }),
   };
 }
