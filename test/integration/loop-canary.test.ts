@@ -14,6 +14,8 @@ import { bundle } from "../loop/paths.ts";
 import { until } from "../testbed/until.ts";
 
 const canary = { replicas: 1, jobs: 20, soakSeconds: 2, maxErrorRatePercent: 5 };
+/** Slots of a node: fewer than there are clients, so that a node which the service would rather leave out has jobs too. */
+const maxJobs = 2;
 const patience = { deadlineMs: 90_000, intervalMs: 200 };
 let loop: Loop;
 /** Digest that the pool runs when a test begins. */
@@ -21,7 +23,7 @@ let good: string;
 
 beforeAll(async () => {
   await buildBundles();
-  loop = await startLoop({ hosts: 1, gpusPerHost: 3, tokenDelayMs: 2 });
+  loop = await startLoop({ hosts: 1, gpusPerHost: 3, tokenDelayMs: 2, maxJobs });
   await loop.applySamples({ replicas: 3 });
   await kubectl("patch", "rpool", poolName, "--type=merge", "-p", patchOf({ canary }));
   await loop.untilReady(3);
@@ -40,7 +42,7 @@ const applied = async () => (await loop.nodes()).map(({ status: { config } = {} 
 
 /** A config like the first, under another version, with more flags for the engine. */
 function publish(version: string, flags: readonly string[] = []): Promise<string> {
-  const first = loopSnapshot(networkName, "v1", { tokenDelayMs: 2 });
+  const first = loopSnapshot(networkName, "v1", { tokenDelayMs: 2, maxJobs });
   const withFlags = ({ command, ...runtime }: Snapshot["runtimes"][number]) => ({
     ...runtime,
     command: [...command, "--version", version, ...flags],
@@ -53,7 +55,7 @@ const load = (total: number, signal?: AbortSignal) =>
     baseURL: loop.ioURL,
     apiKey: loop.apiKey,
     total,
-    concurrency: 6,
+    concurrency: 8,
     maxTokens: 6,
     ...(signal ? { signal } : {}),
   });
