@@ -35,7 +35,7 @@ export interface TrialInputs {
   /** Nodes that the update is about, in the order in which they move. */
   readonly nodes: readonly ResultityNode[];
   readonly work: (node: ResultityNode) => Work | undefined;
-  /** Wall time, ms, since when all its members are told to move to it. */
+  /** Wall time, ms, since when one of its members is told to move to it. */
   readonly begun: number;
   /** Wall time, ms. */
   readonly now: number;

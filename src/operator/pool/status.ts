@@ -113,11 +113,11 @@ function rolloutOf(
   const trial = trialOf(seen);
   const canary = trialStates[trial.state];
   const waiting = waitingOn(staying);
-  // Held by a pause, a window or a full budget it has not begun, and a trial not before all its members are told.
+  // Held by a pause, a window or a full budget it has not begun, and a trial not before one of its members is told.
   const told = staying.filter(({ status }) => status?.config?.target === wanted);
   const names = new Set(told.map(({ metadata }) => metadata.name));
   const begun =
-    trial.state === "running" ? [...trial.members].every((name) => names.has(name)) : told.length > 0;
+    trial.state === "running" ? [...trial.members].some((name) => names.has(name)) : told.length > 0;
   const startedAt =
     (before?.target === wanted ? before.startedAt : undefined) ??
     `${new Date(now).toISOString().slice(0, 19)}Z`;
