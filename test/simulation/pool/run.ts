@@ -149,6 +149,7 @@ class PoolController {
     world.setStrategy({ partition: 0 });
     const limit = 60;
     for (let hour = 0; !world.quiet; hour++) {
+      if (hour === limit && this.#needsPerson()) return;
       if (hour === limit) throw new Violation("I8", `the pool does not come to rest within ${limit} hours`);
       world.runUntil(world.fleet.now + 3_600_000, this.reconcile);
     }
@@ -159,6 +160,23 @@ class PoolController {
       this.reconcile();
     }
     if (this.#wrote) throw new Violation("I8", "the pool was at rest, and something was written");
+  }
+
+  /**
+   * So many nodes cannot run what the others run that the budget has no room for the trial: one may promote the config, or
+   * raise maxUnavailable. A node that is stuck on what is tried is none of these: it ends the trial.
+   */
+  #needsPerson(): boolean {
+    const { pool, fleet } = this.#world;
+    const { target, canary } = pool.status?.rollout ?? {};
+    const stuck = [...fleet.children.values()].filter(({ status }) =>
+      status?.conditions?.some(({ reason }) => reason === "EngineFailed"),
+    );
+    return (
+      canary === "Running" &&
+      stuck.length > 0 &&
+      stuck.every(({ status }) => status?.config?.target !== target)
+    );
   }
 
   #checkEnd(): void {
