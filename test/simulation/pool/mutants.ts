@@ -81,11 +81,4 @@ export const poolMutants: readonly PoolMutant[] = [
     from: "ordinalOf(pool, child) < partition",
     to: "ordinalOf(pool, child) < partition - 1",
   },
-  {
-    name: "nobody looks again when a trial has ended",
-    rare: true,
-    file: "src/operator/pool/next-look.ts",
-    from: "return before === after ? undefined : settledMs;",
-    to: "return before === after ? undefined : before === undefined ? settledMs : undefined;",
-  },
 ];

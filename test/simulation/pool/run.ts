@@ -51,7 +51,7 @@ export function runPool(seed: number, size?: number): Outcome {
     publish(world, dice);
     for (let step = large ? 6 : 40; step > 0; step--) {
       // Now and then nothing happens for so long that everything ends; else the next thing comes in the midst of it.
-      const wait = dice.chance(0.15) ? 3_600_000 : dice.gap(large ? 60_000 : 40_000);
+      const wait = dice.chance(0.15) ? 900_000 : dice.gap(large ? 60_000 : 40_000);
       world.runUntil(world.fleet.now + wait, controller.reconcile);
       happen(world, dice);
     }
@@ -147,7 +147,7 @@ class PoolController {
     world.traffic = true;
     world.setPool({ strategy: { ...world.pool.spec.strategy, paused: false } });
     world.setStrategy({ partition: 0 });
-    const limit = 60;
+    const limit = 8;
     for (let hour = 0; !world.quiet; hour++) {
       if (hour === limit && this.#needsPerson()) return;
       if (hour === limit) throw new Violation("I8", `the pool does not come to rest within ${limit} hours`);
