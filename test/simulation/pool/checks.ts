@@ -46,7 +46,10 @@ export function checkPlan(world: PoolWorld, actions: readonly PoolAction[], stat
 
   const left = staying.filter(({ metadata }) => !retired.has(metadata.name));
   checkBudget(world, actions, left);
-  for (const action of actions) checkStep(world, action, status, left);
+  if (told.size > 0) {
+    const mayTake = membersOf(world, status, left);
+    for (const action of actions) checkStep(world, action, status, mayTake);
+  }
   checkStatus(world, status, staying);
 }
 
@@ -95,7 +98,7 @@ function checkStep(
   world: PoolWorld,
   action: PoolAction,
   status: PoolStatus,
-  left: readonly ResultityNode[],
+  mayTake: ((name: string) => boolean) | undefined,
 ): void {
   if (action.type !== "update" && action.type !== "target") return;
   const { pool } = world;
@@ -117,45 +120,42 @@ function checkStep(
       "told",
       `${name} is on its way to ${short(before?.target)} and is told ${short(digest)}, though nothing else was asked for`,
     );
-  checkTrial(world, name, digest, status, left);
+  const asked = pool.spec.template.spec.config?.pin ?? world.fleet.current;
+  if (digest === asked && mayTake && !mayTake(name))
+    throw new Violation("canary", `${name} is told ${short(digest)}, which others try first`);
 }
 
-/** Until a config has passed its trial, only the first nodes are told to move to it. */
-function checkTrial(
+/**
+ * Until a config has passed its trial, only the first nodes are told to move to it: those that may be told the asked config,
+ * undefined while everybody may.
+ */
+function membersOf(
   { pool, fleet, allowed, truths }: PoolWorld,
-  name: string,
-  digest: string,
   status: PoolStatus,
   left: readonly ResultityNode[],
-): void {
+): ((name: string) => boolean) | undefined {
   const { canary, partition } = pool.spec.strategy.rollingUpdate;
   const asked = pool.spec.template.spec.config?.pin ?? fleet.current;
-  if (!canary || digest !== asked || pool.metadata.annotations?.[promote] === digest) return;
+  if (!canary || asked === undefined || pool.metadata.annotations?.[promote] === asked) return undefined;
   const { rollout } = status;
-  if (rollout?.target === digest && rollout.canary === "Passed") return;
-  const ordinalOf = ({ metadata }: ResultityNode) =>
-    Number(metadata.name.slice(pool.metadata.name.length + 1));
+  // While the pool stands still, and under the partition, new nodes alone are told anything.
+  if (pool.spec.strategy.paused || (rollout?.target === asked && rollout.canary === "Passed"))
+    return undefined;
+  const ordinalOf = (name: string) => Number(name.slice(pool.metadata.name.length + 1));
   const eligible = left
-    .filter((child) => child.spec.replicas !== 0 && ordinalOf(child) >= partition)
-    .sort((a, b) => ordinalOf(a) - ordinalOf(b));
-  const others = eligible.some(
-    ({ status: { config } = {} }) => ![undefined, digest].includes(config?.applied),
-  );
+    .filter(({ metadata, spec }) => spec.replicas !== 0 && ordinalOf(metadata.name) >= partition)
+    .sort((a, b) => ordinalOf(a.metadata.name) - ordinalOf(b.metadata.name));
+  const runs = ({ status: { config } = {} }: ResultityNode) => config?.applied;
+  // Who is the first to run anything has nobody to be tried against.
+  if (eligible.every((child) => [undefined, asked].includes(runs(child)))) return undefined;
+  const elsewhere = [...fleet.children.values()].some((child) => {
+    const applied = runs(child);
+    return applied !== undefined && applied !== asked && allowed.has(applied);
+  });
+  const first = new Set(eligible.slice(0, canary.replicas).map(({ metadata }) => metadata.name));
   // Who serves nobody takes what there is, if all else was withdrawn.
-  const elsewhere = [...fleet.children.values()].some(
-    ({ status: { config } = {} }) =>
-      config?.applied !== undefined && config.applied !== digest && allowed.has(config.applied),
-  );
-  if (!truths.get(name)?.serving && !elsewhere) return;
-  const rank = eligible.findIndex(({ metadata }) => metadata.name === name);
-  // A node that is the first to run anything has nobody to be tried against; nor has one under the partition.
-  if (!others || pool.spec.strategy.paused || ordinalOf({ metadata: { name } } as ResultityNode) < partition)
-    return;
-  if (rank < 0 || rank >= canary.replicas)
-    throw new Violation(
-      "canary",
-      `${name} is told ${short(digest)}, which ${canary.replicas} others try first`,
-    );
+  return (name) =>
+    first.has(name) || ordinalOf(name) < partition || (!elsewhere && !truths.get(name)?.serving);
 }
 
 /** The figures of the status are the figures of the world. */
