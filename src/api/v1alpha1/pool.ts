@@ -47,7 +47,9 @@ const canary = z.strictObject({
     .int()
     .min(0)
     .max(604_800)
-    .describe("How long they have to be in service first; also how long one that cannot come up is borne.")
+    .describe(
+      "How long they have to be in service first; also how long one that cannot come up is borne, which is at least 60 seconds.",
+    )
     .default(300),
 });
 export type Canary = z.output<typeof canary>;
