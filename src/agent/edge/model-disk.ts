@@ -1,6 +1,7 @@
 import { constants, createReadStream } from "node:fs";
 import { chmod, lstat, mkdir, open, readdir, rename, rm, stat, statfs, utimes } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { syncFolder } from "../../lib/folders.ts";
 import type { ModelDisk } from "../models/world.ts";
 
 const hasCode = (thrown: unknown, ...codes: readonly string[]): boolean =>
@@ -19,15 +20,6 @@ async function makeFolder(path: string): Promise<void> {
   if (first === undefined) return;
   // The umask may have taken what the engine's user needs.
   for (let at = path; at.length >= first.length; at = dirname(at)) await chmod(at, folderMode);
-}
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, "r");
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
 }
 
 /** Folders and files of the machine, for models. */

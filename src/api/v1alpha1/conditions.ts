@@ -247,8 +247,8 @@ export function isTrue<Type extends string>(
   return findCondition(list, type)?.status === "True";
 }
 
-/** Time in whole seconds, as Kubernetes writes it. */
-function rfc3339(ms: number): string {
+/** Wall time in ms as RFC 3339 in whole seconds, as Kubernetes writes it. */
+export function rfc3339(ms: number): string {
   return new Date(ms).toISOString().replace(/\.\d+Z$/, "Z");
 }
 

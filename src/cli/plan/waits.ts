@@ -1,4 +1,4 @@
-import { findCondition } from "../../api/v1alpha1/conditions.ts";
+import { findCondition, rfc3339 } from "../../api/v1alpha1/conditions.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import {
   isLeaving,
@@ -39,10 +39,7 @@ export function waitsOf(seen: PoolObservation, { held, unwell }: Forecast): read
       `updates are paused: ${listed(held)} ${held.length === 1 ? "has" : "have"} yet to move; to go on: kubectl resultity rollout resume ${name} -n ${namespace}`,
     );
   } else if (held.length > 0 && !seen.mayRestart) {
-    const opens =
-      seen.restartsUntil === undefined
-        ? ""
-        : `, which opens at ${new Date(seen.restartsUntil).toISOString().slice(0, 19)}Z`;
+    const opens = seen.restartsUntil === undefined ? "" : `, which opens at ${rfc3339(seen.restartsUntil)}`;
     waits.push(
       `${listed(held)} ${held.length === 1 ? "waits" : "wait"} for the network's maintenance window${opens}`,
     );

@@ -1,3 +1,4 @@
+import { rfc3339 } from "../../api/v1alpha1/conditions.ts";
 import type { Release } from "../../protocol/config/release.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import type { NodeUse } from "./observe.ts";
@@ -177,5 +178,5 @@ const latestTime = Date.UTC(9999, 11, 31);
 
 /** A wall time of a statement as RFC 3339 in whole seconds: what lies beyond the year 9999 is told as its end. */
 export function timeText(ms: number): string {
-  return new Date(Math.min(ms, latestTime)).toISOString().replace(/\.\d+Z$/, "Z");
+  return rfc3339(Math.min(ms, latestTime));
 }

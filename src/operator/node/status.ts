@@ -1,4 +1,4 @@
-import { nodeConditionTypes, setCondition } from "../../api/v1alpha1/conditions.ts";
+import { nodeConditionTypes, rfc3339, setCondition } from "../../api/v1alpha1/conditions.ts";
 import type { NodeStatus, ResultityNode } from "../../api/v1alpha1/node.ts";
 import { canonical } from "../hash.ts";
 import { conditionsOf } from "./conditions.ts";
@@ -85,7 +85,7 @@ function sessionOf({ node, feed }: NodeObservation, connected: string): NodeStat
   if (last?.connected === now) return last;
   return {
     connected: now,
-    since: feed ? new Date(feed.since).toISOString().replace(/\.\d+Z$/, "Z") : undefined,
+    since: feed ? rfc3339(feed.since) : undefined,
   };
 }
 

@@ -5,6 +5,7 @@ import {
   type PoolConditionType,
   type PoolReason,
   setCondition,
+  rfc3339,
 } from "../../api/v1alpha1/conditions.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { PoolStatus } from "../../api/v1alpha1/pool.ts";
@@ -94,7 +95,7 @@ function rejectedOf(seen: PoolObservation): NonNullable<PoolStatus["rejected"]> 
     return before;
   const instead = commonDigest(seen, digest);
   if (instead === undefined) return before;
-  const at = `${new Date(now).toISOString().slice(0, 19)}Z`;
+  const at = rfc3339(now);
   const others = before.filter((entry) => entry.digest !== digest);
   return [{ digest, instead, reason: trial.reason.slice(0, 512), at }, ...others].slice(0, keptRejections);
 }
@@ -118,9 +119,7 @@ function rolloutOf(
   const names = new Set(told.map(({ metadata }) => metadata.name));
   const begun =
     trial.state === "running" ? [...trial.members].some((name) => names.has(name)) : told.length > 0;
-  const startedAt =
-    (before?.target === wanted ? before.startedAt : undefined) ??
-    `${new Date(now).toISOString().slice(0, 19)}Z`;
+  const startedAt = (before?.target === wanted ? before.startedAt : undefined) ?? rfc3339(now);
   return {
     target: wanted,
     updated,
@@ -310,7 +309,7 @@ function progressOf(seen: PoolObservation, { staying, updated }: Counted): Verdi
     return say(
       "True",
       "MaintenanceWindow",
-      `${updated.length} of ${staying.length} nodes are updated; the others wait for the network's maintenance window${seen.restartsUntil === undefined ? ", and none is to come" : ` at ${new Date(seen.restartsUntil).toISOString().slice(0, 19)}Z`}`,
+      `${updated.length} of ${staying.length} nodes are updated; the others wait for the network's maintenance window${seen.restartsUntil === undefined ? ", and none is to come" : ` at ${rfc3339(seen.restartsUntil)}`}`,
     );
   return say(
     "True",
