@@ -200,6 +200,7 @@ export class Transport {
     this.#requests.inc({ code: answer.status, method, host });
     this.#warn(answer, context);
     const cancel = () => answer.cancel();
+    if (signal.aborted) cancel();
     signal.addEventListener("abort", cancel, { once: true });
     try {
       if (answer.status >= 200 && answer.status < 300) return await read(answer);

@@ -237,6 +237,8 @@ describe("a node dies", () => {
       .filter((event) => event.startsWith("data: "));
     expect(JSON.parse(events.at(-1)?.slice(6) ?? "")).toMatchObject({ error: { code: "node_lost" } });
     const relayed = text.slice(0, text.lastIndexOf("data: ")).replaceAll(/^:.*\n\n/gm, "");
+    // Of a synchronous job the client hears before the disk does.
+    await until("the end on disk", async () => (await job(id))["state"] === "INTERRUPTED");
     expect(await job(id)).toMatchObject({
       state: "INTERRUPTED",
       attempt: 1,

@@ -278,6 +278,7 @@ describe("controller, leader and events", () => {
       const ended = elector.run(async (leading) => {
         writes.push(identity);
         await make(writer, ns, `by-${identity}`);
+        if (leading.aborted) return;
         await new Promise<void>((resolve) => leading.addEventListener("abort", () => resolve()));
       }, stop.signal);
       closing.push(async () => {
