@@ -13,6 +13,7 @@ import {
   type NodeId,
   type SigningKey,
 } from "../protocol/keys.ts";
+import { maxFormerKeys } from "../protocol/rollover.ts";
 import { type FolderKeys, NodeKeys } from "./node-keys.ts";
 import type { Files } from "./ports.ts";
 
@@ -37,7 +38,7 @@ const privateJwk = z.object({
   d: z.string().check(z.refine(isBytes32)),
 });
 
-const formerSchema = z.array(publicJwkField).check(z.maxLength(1024));
+const formerSchema = z.array(publicJwkField).check(z.maxLength(maxFormerKeys));
 
 const secretHint =
   "the operator puts it into the node's identity Secret; on a host without one see docs/standalone.md";

@@ -4,7 +4,14 @@ import { keyIdField, nodeIdField, publicJwkField, timeField } from "./fields.ts"
 import { parsePayload } from "./frame.ts";
 import { sealRequest } from "./http.ts";
 import { signJws, splitJws, verifyJws } from "./jws.ts";
-import { importPublicKey, type KeyId, type NodeId, type SigningKey, type VerifyKey } from "./keys.ts";
+import {
+  importPublicKey,
+  type KeyId,
+  type NodeId,
+  type PublicJwk,
+  type SigningKey,
+  type VerifyKey,
+} from "./keys.ts";
 
 /**
  * Key rollover: the node says by HTTP that another key is its own from now on, as in ACME (RFC 8555 §7.3.5). The current
@@ -23,6 +30,19 @@ export const keyChangeSchema = z.object({
   new: z.string().check(z.maxLength(4096)),
 });
 const newKeySchema = z.object({ node_id: nodeIdField, old_kid: keyIdField, time: timeField });
+
+/** Longest list of former keys that an identity holds. */
+export const maxFormerKeys = 1024;
+
+/**
+ * The former keys of an identity, oldest first, once `key` is one of them. The first stays, since its thumbprint may be the
+ * node's id; of the others the newest {@link maxFormerKeys} stay.
+ */
+export function withFormer(former: readonly PublicJwk[], key: PublicJwk): readonly PublicJwk[] {
+  const all = [...former.filter(({ x }) => x !== key.x), key];
+  const [first = key] = all;
+  return all.length <= maxFormerKeys ? all : [first, ...all.slice(1 - maxFormerKeys)];
+}
 
 /** Signs a change of key. `url`: of the request, as dialled. */
 export function sealKeyChange(

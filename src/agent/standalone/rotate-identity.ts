@@ -6,6 +6,7 @@ import { CodedError, messageOf } from "../../lib/errors.ts";
 import { syncFolder } from "../../lib/folders.ts";
 import { decodeUtf8, splitJws } from "../../protocol/jws.ts";
 import { generateKey, type KeyId, type SigningKey } from "../../protocol/keys.ts";
+import { withFormer } from "../../protocol/rollover.ts";
 import { openStatus, statusTyp } from "../../protocol/status.ts";
 import { diskFiles } from "../edge/files.ts";
 import { requestBytes } from "../http-bytes.ts";
@@ -43,8 +44,11 @@ export async function rotateIdentity(rotation: Rotation): Promise<KeyId> {
   const folder = await readKeys(diskFiles, dir);
   const next = folder.next ?? (await makeNext(dir));
   await until(rotation, folder.key, next);
-  const former = [...folder.former.filter(({ kid }) => kid !== folder.key.kid), folder.key];
-  await put(dir, "former.json", JSON.stringify(former.map(({ jwk }) => jwk)));
+  const former = withFormer(
+    folder.former.map(({ jwk }) => jwk),
+    folder.key.jwk,
+  );
+  await put(dir, "former.json", JSON.stringify(former));
   try {
     // One step, so that there is a key at any time.
     await rename(join(dir, "next.jwk"), join(dir, "key.jwk"));

@@ -1,7 +1,8 @@
 import { type JsonPatchOperation, jsonPointer } from "../../kube/client.ts";
 import { mintGrant } from "../../protocol/binding.ts";
 import type { FeedNode } from "../../protocol/feed.ts";
-import { importPrivateKey, type PrivateJwk, type PublicJwk } from "../../protocol/keys.ts";
+import { importPrivateKey, type PrivateJwk } from "../../protocol/keys.ts";
+import { withFormer } from "../../protocol/rollover.ts";
 import type { NetworkConfig } from "../views.ts";
 import { encoded, entries, rotatedAnnotation, type SecretFacts } from "./identity-secret.ts";
 
@@ -53,7 +54,7 @@ export function rotationPatch(
   });
   const drop = (entry: string): readonly JsonPatchOperation[] =>
     held.has(entry) ? [{ op: "remove", path: jsonPointer("data", entry) }] : [];
-  const before: readonly PublicJwk[] = [...former.filter(({ x }) => x !== key.jwk.x), key.jwk];
+  const before = withFormer(former, key.jwk);
   switch (step.step) {
     case "settled":
     case "wait":
