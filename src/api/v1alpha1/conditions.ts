@@ -63,6 +63,11 @@ export const nodeReasons = [
   "PodNotCreated",
   "Unschedulable",
   "Parked",
+  "ResizeDeferred",
+  "ResizeInfeasible",
+  "ResizeFailed",
+  "ResizeRefused",
+  "NoCapacity",
   // ConfigApplied
   "Applied",
   "NetworkNotFound",
@@ -110,6 +115,8 @@ export const nodeReasons = [
   "IdentitySecretInvalid",
   "AgentUnreachable",
   "HostLost",
+  "GPUFault",
+  "EphemeralContainer",
   // Ready
   "AllWell",
   // any
@@ -124,6 +131,7 @@ export const poolReasons = [
   "MinimumAvailable",
   "MinimumUnavailable",
   "ScaledToZero",
+  "NoCapacity",
   // Progressing
   "NewestConfig",
   "RollingOut",

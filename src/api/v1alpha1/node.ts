@@ -186,8 +186,50 @@ const shared = {
     })
     .describe("How long jobs may run on when the node stops.")
     .prefault({}),
+  unreachable: z
+    .strictObject({
+      replaceAfterSeconds: z
+        .int()
+        .min(60)
+        .max(604_800)
+        .describe(
+          "How long its host may be lost to the cluster, and the node to its network, before the pod is given up and one is made on another host. The lost one may still run: it loses its session to the new one, and its jobs. Absent: never, a person decides.",
+        )
+        .optional(),
+    })
+    .describe("What to do when the host does not answer any more.")
+    .optional(),
   podOverrides: podOverrides.describe("What to add to the pod: a closed list.").optional(),
 };
+
+/** Whose GPUs a node has: those that it needs, or those that nobody else wants just now. */
+export const capacities = ["Guaranteed", "Opportunistic"] as const;
+
+/** The PriorityClass of pods on lent GPUs. It is installed with the operator (manifests/operator). */
+export const opportunisticPriorityClass = "resultity-opportunistic";
+
+interface Lent {
+  readonly capacity?: (typeof capacities)[number] | undefined;
+  readonly podOverrides?: { readonly priorityClassName?: string | undefined } | undefined;
+}
+
+/**
+ * The rule that GPUs are lent under our own PriorityClass alone: another might preempt those who lend them.
+ *
+ * @param pod path of the object with podOverrides, from that with capacity
+ */
+export function lentAtLowPriority<Spec extends Lent>(
+  pod: readonly string[],
+  podOf: (spec: Spec) => Pick<Lent, "podOverrides">,
+): Rule<Spec> {
+  const overrides = ["self", ...pod, "podOverrides"].join(".");
+  return {
+    cel: `!has(self.capacity) || self.capacity != "Opportunistic" || !has(${overrides}) || !has(${overrides}.priorityClassName)`,
+    message: `podOverrides.priorityClassName must not be set where capacity is Opportunistic, whose pods have the PriorityClass ${opportunisticPriorityClass}: remove it; for another priority put a PriorityClass of that name in its place`,
+    check: (spec) =>
+      spec.capacity !== "Opportunistic" || podOf(spec).podOverrides?.priorityClassName === undefined,
+  };
+}
 
 interface NodeLike {
   gpu: { resourceName: string };
@@ -220,6 +262,12 @@ export const nodeSpec = withRules(
       .max(1)
       .describe("1: the node runs. 0: it is drained and parked; its identity stays.")
       .default(1),
+    capacity: z
+      .enum(capacities)
+      .describe(
+        "Guaranteed: a node without GPUs is a fault. Opportunistic: it takes GPUs that nobody else wants, at a low priority that preempts nobody, and is parked while there are none. Absent: Guaranteed. A pool sets it for its nodes.",
+      )
+      .optional(),
     ...shared,
     identity: z
       .strictObject({
@@ -234,10 +282,54 @@ export const nodeSpec = withRules(
   }),
   gpuNotInResources,
   identityKept,
+  lentAtLowPriority([], (spec) => spec),
 ).describe("What the node should be.");
 
 /** A pool's children differ in identity and are parked one by one, so neither is in the template. */
 export const nodeTemplateSpec = withRules(z.strictObject(shared), gpuNotInResources);
+
+/** Steps of recovery that cost a pod, from the smallest: see src/operator/node/recovery. */
+export const recoverySteps = ["NewPod", "OtherHost", "AnyHost", "LostHost"] as const;
+/** Why a step that would be due is not taken. */
+export const recoveryHolds = ["BudgetSpent", "SharedCause", "ConfigUnproven", "NothingToRun"] as const;
+
+const recovery = z.strictObject({
+  cause: z
+    .string()
+    .max(64)
+    .describe("Reason of what is wrong now, as the condition Degraded has it. Absent: it was mended.")
+    .optional(),
+  since: time().describe("Since when.").optional(),
+  next: z
+    .strictObject({
+      step: z.enum(recoverySteps).describe("What is done."),
+      time: time().describe("When, if it is still wrong then."),
+    })
+    .describe("The next step.")
+    .optional(),
+  held: z
+    .enum(recoveryHolds)
+    .describe(
+      "Why no step is taken now. BudgetSpent: all of the last hours did not help. SharedCause: many nodes fail alike, which no new pod mends. ConfigUnproven: other nodes serve another config, and none this one. NothingToRun: no pod could be made in place of this one.",
+    )
+    .optional(),
+  steps: listAtomic(
+    z.strictObject({
+      step: z
+        .enum(recoverySteps)
+        .describe(
+          "NewPod: the pod was replaced. OtherHost: so that it comes to another host. AnyHost: no other host could take it. LostHost: it was given up with its host.",
+        ),
+      cause: z.string().max(64).describe("What it was taken for."),
+      time: time().describe("When."),
+      podUid: z.string().max(64).describe("UID of the pod that was replaced."),
+      host: objectName().describe("Host that it was on.").optional(),
+    }),
+    8,
+  )
+    .describe("What was done in the last six hours, oldest first. Hosts that were left are avoided as long.")
+    .optional(),
+});
 
 export const nodeStatus = z
   .strictObject({
@@ -302,6 +394,9 @@ export const nodeStatus = z
       })
       .describe("The GPUs of the node.")
       .optional(),
+    recovery: recovery
+      .describe("What is done about a node that does not come back by itself. Absent: nothing.")
+      .optional(),
     conditions: conditions(nodeConditionTypes, nodeReasons).optional(),
   })
   .describe("What the operator knows about the node. Load and running jobs are metrics, not status.");
@@ -309,6 +404,8 @@ export const nodeStatus = z
 export type NodeSpec = z.output<typeof nodeSpec>;
 export type NodeTemplateSpec = z.output<typeof nodeTemplateSpec>;
 export type NodeStatus = z.output<typeof nodeStatus>;
+export type Recovery = NonNullable<NodeStatus["recovery"]>;
+export type RecoveryStep = (typeof recoverySteps)[number];
 export type ModelState = NonNullable<NodeStatus["models"]>[number]["state"];
 export type ResultityNode = Resource<"ResultityNode", NodeSpec, NodeStatus>;
 export type NewResultityNode = NewResource<"ResultityNode", z.input<typeof nodeSpec>>;
