@@ -9,6 +9,7 @@ import type { Pod } from "../../src/kube/resources.ts";
 import { conditionOf, type Scene, type Stand, startScene, startStand } from "../faults/operator-scene.ts";
 import { createAuthority } from "../testbed/certificates.ts";
 import type { KubeObject } from "../testbed/kube-json.ts";
+import { buildingMs } from "../testbed/control-plane.ts";
 import { until } from "../testbed/until.ts";
 
 let stand: Stand;
@@ -16,7 +17,7 @@ const scenes: Scene[] = [];
 
 beforeAll(async () => {
   stand = await startStand();
-});
+}, buildingMs);
 afterAll(async () => {
   await stand?.[Symbol.asyncDispose]();
 });

@@ -10,6 +10,7 @@ import {
   startStand,
 } from "../faults/operator-scene.ts";
 import { type Asked, type Fault, lose } from "../testbed/fault-proxy.ts";
+import { buildingMs } from "../testbed/control-plane.ts";
 import { until } from "../testbed/until.ts";
 
 let stand: Stand;
@@ -18,7 +19,7 @@ let scenes = 0;
 
 beforeAll(async () => {
   stand = await startStand();
-});
+}, buildingMs);
 afterAll(async () => {
   await stand?.[Symbol.asyncDispose]();
 });
@@ -49,6 +50,28 @@ async function uids(): Promise<string[]> {
     .toSorted(byName);
 }
 
+/** Expects all of `before` to be there still; where it is not, says who deleted what. */
+async function expectStillThere(before: readonly string[]): Promise<void> {
+  const now = new Set(await uids());
+  const gone = before.filter((each) => !now.has(each));
+  if (gone.length === 0) return;
+  const deleted = (await stand.bed.audit.since()).filter(
+    ({ verb, namespace }) => verb.startsWith("delete") && namespace === scene.namespace,
+  );
+  const who = deleted.map(
+    ({ time, user, userAgent, resource, name, code }) =>
+      `${new Date(time).toISOString()} ${user} (${userAgent}): ${resource} ${name} ${code}`,
+  );
+  const asked = scene.proxy.log.filter(({ write, resource }) => write && resource !== "events");
+  expect(gone, [...who, "what the operator wrote:", ...asked.map(requestLine)].join("\n")).toEqual([]);
+}
+
+/** Expects nobody but `before` to be there. */
+async function expectSame(before: readonly string[]): Promise<void> {
+  await expectStillThere(before);
+  expect(await uids()).toEqual(before);
+}
+
 const requestLine = ({ method, resource, name, status }: Asked) => `${method} ${resource} ${name} ${status}`;
 /** Requests since `mark` that were to change something, Leases and events left out. */
 const writesSince = (mark: number) =>
@@ -63,10 +86,11 @@ async function blindfold(): Promise<void> {
   const from = mark();
   scene.proxy.fault = ({ watch, initial }) => (watch ? (initial ? blind : goneWatch) : undefined);
   scene.proxy.cutWatches();
+  // One that is not yet back would go on from where it was, and show what happened meanwhile step by step.
   const refused = () => scene.proxy.log.slice(from).filter(({ initial }) => initial);
   await until(
     "every watch to be refused",
-    () => new Set(refused().map(({ url }) => url.replace(/&timeout.*/, ""))).size >= 5,
+    () => new Set(refused().map(({ url }) => url.replace(/&timeout.*/, ""))).size === 6,
   );
 }
 
@@ -158,7 +182,7 @@ describe("an API server that shows the past", () => {
       view.catchUp();
       await scene.untilReady(2);
       await scene.untilQuiet();
-      expect(await uids()).toEqual(before);
+      await expectSame(before);
     }
     expect(writesSince(from).filter(({ method }) => method === "DELETE")).toEqual([]);
     expect(scene.madeTwice()).toEqual([]);
@@ -202,7 +226,7 @@ describe("an API server that shows the past", () => {
     view.catchUp();
     await scene.untilReady(3);
     await scene.untilQuiet();
-    expect(await uids()).toEqual(before);
+    await expectSame(before);
     const deleted = writesSince(from).filter(({ method, status }) => method === "DELETE" && status < 300);
     expect(deleted.map(requestLine)).toEqual([]);
   });
@@ -239,7 +263,7 @@ describe("an API server that shows the past", () => {
     view.catchUp();
     await scene.untilReady(2);
     await scene.untilQuiet();
-    expect(await uids()).toEqual(before);
+    await expectSame(before);
   });
 });
 
@@ -307,6 +331,35 @@ describe("watches", () => {
     await scene.untilReady(3);
   });
 
+  it("F06 of which one begins late: nobody says, or makes, what follows from its absence", async () => {
+    const first = await serving(1);
+    // A child without an identity is left behind.
+    scene.proxy.fault = ({ method, resource }) =>
+      method === "POST" && resource === "secrets" ? blind : undefined;
+    await scene.scale("chat", 2);
+    await until("the second child", async () => (await scene.nodes()).length === 2);
+    await first.stop();
+    for (const late of ["resultitynetworks", "resultitynodepools"]) {
+      const from = mark();
+      const { promise, resolve } = Promise.withResolvers<void>();
+      scene.proxy.fault = ({ initial, resource }) =>
+        initial && resource === late ? { do: "hold", until: promise } : undefined;
+      const operator = await scene.startOperator();
+      await until("the other watches", () => initialWatches(from) === 6);
+      const { networks, pools, ...others } = operator.context.caches;
+      const known = [...Object.values(others), late === "resultitynetworks" ? pools : networks];
+      await Promise.all(known.map((cache) => cache.synced()));
+      await scene.untilQuiet();
+      const early = writesSince(from).filter(({ resource }) => !resource.startsWith("resultitynetworks"));
+      expect(early.map(requestLine)).toEqual([]);
+      resolve();
+      if (late === "resultitynetworks") await operator.stop();
+    }
+    await scene.untilReady(2);
+    const secret = await stand.kube.get<Secret>(scene.core("secrets", "chat-1-identity"));
+    expect(secret?.metadata.ownerReferences?.map(({ kind }) => kind)).toEqual(["ResultityNodePool"]);
+  });
+
   it("F07 whose handler throws: it is counted and logged, and the others hear of all", async () => {
     const operator = await serving(1);
     const { nodes } = operator.context.caches;
@@ -347,7 +400,7 @@ describe("watches", () => {
     await scene.scale("chat", 3);
     scene.proxy.fault = () => undefined;
     await scene.untilReady(3);
-    expect(await uids()).toEqual(expect.arrayContaining(before));
+    await expectStillThere(before);
     expect(writesSince(from).filter(({ method }) => method === "DELETE")).toEqual([]);
   });
 
@@ -362,7 +415,7 @@ describe("watches", () => {
     await until("10 s", () => performance.now() - since > 10_000, { intervalMs: 200 });
     scene.proxy.away(false);
     await scene.untilReady(3, 45_000);
-    expect(await uids()).toEqual(expect.arrayContaining(before));
+    await expectStillThere(before);
     expect(writesSince(from).filter(({ method }) => method === "DELETE")).toEqual([]);
   });
 });
@@ -395,7 +448,7 @@ describe("what people do", () => {
     });
     await scene.untilReady(2);
     await scene.untilQuiet();
-    expect(await uids()).toEqual(before);
+    await expectSame(before);
   });
 
   it("F17 write a spec that cannot be, and put it right: a condition says why, running pods stay as they are", async () => {
@@ -444,7 +497,7 @@ describe("what people do", () => {
     });
     await scene.untilReady(3);
     await scene.untilQuiet();
-    expect(await uids()).toEqual(before);
+    await expectSame(before);
     expect(
       writesSince(from)
         .filter(({ resource }) => resource === "pods")

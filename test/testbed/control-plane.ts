@@ -48,6 +48,9 @@ import { until } from "./until.ts";
 export type { OptionalComponent } from "./components.ts";
 export { type AuditEntry, type AuditMark, isWrite } from "./audit.ts";
 
+/** Limit of a hook that starts a control plane: the first on a machine builds its binaries, about 14 minutes. Milliseconds. */
+export const buildingMs = 1_500_000;
+
 /** Any part of the control plane. */
 export type ComponentName = "etcd" | "apiserver" | OptionalComponent;
 

@@ -88,7 +88,8 @@ const isTroubled = (container: ContainerFacts): boolean =>
 function substanceOf(facts: PodFacts): PodFacts {
   const of = (container: ContainerFacts) =>
     isTroubled(container) ? container : { ...container, reason: "", message: "" };
-  return { ...facts, agent: of(facts.agent), runtime: of(facts.runtime) };
+  const since = { created: 0, ready: 0, scheduled: 0 };
+  return { ...facts, since, agent: of(facts.agent), runtime: of(facts.runtime) };
 }
 
 /** Nodes wait for an image that comes, fails or ends; nobody waits for it to be on its way, or gone. */
@@ -113,7 +114,9 @@ function twinsOf({ caches }: OperatorContext, node: ResultityNode): string[] {
 function configChanges(context: OperatorContext): Source {
   return {
     name: "network configs",
-    synced: () => context.caches.networks.synced(),
+    // The pool says whether an identity outlives its node: without it the Secret would go with the node.
+    synced: async () =>
+      void (await Promise.all([context.caches.networks.synced(), context.caches.pools.synced()])),
     attach: (add) =>
       context.configs.subscribe((networkKey) => {
         for (const key of nodesOf(context, networkKey))
@@ -154,5 +157,5 @@ function fleetChanges(context: OperatorContext, memories: NodeMemories, later: L
 }
 
 /** What the plan and the conditions go by. */
-const viewOf = ({ kid, connected, banned, revoked, generation, conflict }: FeedNode): string =>
-  canonical({ kid, connected, banned, revoked, generation, conflict });
+const viewOf = ({ kid, connected, banned, revoked, generation, conflict, xids }: FeedNode): string =>
+  canonical({ kid, connected, banned, revoked, generation, conflict, xids });

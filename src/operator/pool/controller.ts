@@ -116,7 +116,8 @@ function poolsOfPod({ caches }: OperatorContext, nodeUid: string | undefined): s
 function networkChanges({ configs, caches }: OperatorContext): Source {
   return {
     name: "network configs",
-    synced: () => caches.pools.synced(),
+    // A network that is not in the cache does not exist, and the pool would say so.
+    synced: async () => void (await Promise.all([caches.pools.synced(), caches.networks.synced()])),
     attach: (add) =>
       configs.subscribe((networkKey) => {
         for (const pool of caches.pools.store.byIndex("network", networkKey))
