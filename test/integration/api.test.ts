@@ -15,7 +15,7 @@ import {
   wrongCases,
 } from "../api/cases.ts";
 import { randomManifest } from "../api/random.ts";
-import { type ControlPlane, startControlPlane } from "../testbed/control-plane.ts";
+import { buildingMs, type ControlPlane, startControlPlane } from "../testbed/control-plane.ts";
 import { type KubeJson, kubeJson, type KubeObject } from "../testbed/kube-json.ts";
 import { until } from "../testbed/until.ts";
 
@@ -35,7 +35,7 @@ beforeAll(async () => {
     expect(stderr, "kubectl apply must give no warning").toBe("");
     expect(code).toBe(0);
   }
-});
+}, buildingMs);
 
 afterAll(async () => {
   await api?.close();

@@ -8,6 +8,7 @@ import type { ConfigDigest } from "../../src/protocol/fields.ts";
 import { condition } from "../cli/objects.ts";
 import { buildBundles } from "../loop/build.ts";
 import {
+  buildingMs,
   type CommandResult,
   type ControlPlane,
   isWrite,
@@ -93,7 +94,7 @@ beforeAll(async () => {
   await makeObjects();
   await makePod();
   await until("the viewer's rights", async () => (await resultity(["status", "-n", namespace])).code === 0);
-});
+}, buildingMs);
 
 afterAll(async () => {
   await kube?.close();

@@ -13,7 +13,7 @@ import { Transport } from "../../src/kube/transport.ts";
 import { systemClock } from "../../src/lib/clock.ts";
 import { Metrics } from "../../src/lib/metrics.ts";
 import { startFreezingProxy } from "../kube/freezing-proxy.ts";
-import { type ControlPlane, isWrite, startControlPlane } from "../testbed/control-plane.ts";
+import { buildingMs, type ControlPlane, isWrite, startControlPlane } from "../testbed/control-plane.ts";
 import { until } from "../testbed/until.ts";
 
 let bed: ControlPlane;
@@ -23,7 +23,7 @@ const closing: (() => unknown)[] = [];
 beforeAll(async () => {
   bed = await startControlPlane({ components: [] });
   connection = await fromKubeconfig(bed.adminKubeconfig);
-});
+}, buildingMs);
 afterEach(async () => {
   for (const close of closing.splice(0).toReversed()) await close();
 });

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { type ControlPlane, startControlPlane } from "../testbed/control-plane.ts";
+import { buildingMs, type ControlPlane, startControlPlane } from "../testbed/control-plane.ts";
 import { kubeJson, type KubeJson, type KubeObject } from "../testbed/kube-json.ts";
 import { freePort } from "../testbed/ports.ts";
 import type { Child } from "../testbed/processes.ts";
@@ -106,7 +106,7 @@ beforeAll(async () => {
       }),
     });
   }
-});
+}, buildingMs);
 
 afterAll(async () => {
   await api?.close();

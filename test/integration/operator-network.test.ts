@@ -20,7 +20,7 @@ import type { Statement } from "../../src/protocol/config/statement.ts";
 import { random32 } from "../protocol/network.ts";
 import { day, makeAuthority, type Signed, type TestAuthority } from "../operator/network/authority.ts";
 import { type ScriptedIo, startScriptedIo } from "../operator/network/scripted-io.ts";
-import { type ControlPlane, isWrite, startControlPlane } from "../testbed/control-plane.ts";
+import { buildingMs, type ControlPlane, isWrite, startControlPlane } from "../testbed/control-plane.ts";
 import { until } from "../testbed/until.ts";
 
 const repository = join(import.meta.dirname, "../..");
@@ -47,7 +47,7 @@ beforeAll(async () => {
     await bed.kubectlOk(["apply", "-f", join(repository, "manifests/operator", file)]);
   admin = await connect(bed.adminKubeconfig);
   operatorKubeconfig = await bed.serviceAccountKubeconfig("resultity-system", "resultity-operator");
-});
+}, buildingMs);
 
 afterAll(async () => {
   for (const transport of transports) transport.close();

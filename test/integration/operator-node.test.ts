@@ -19,7 +19,7 @@ import type { ConfigDigest } from "../../src/protocol/fields.ts";
 import { importPrivateKey, type PrivateJwk } from "../../src/protocol/keys.ts";
 import { type AgentStatus, sealStatus } from "../../src/protocol/status.ts";
 import { configOf, digestOfSnapshot, imageOf, networkOf, snapshotOf } from "../operator/node/network.ts";
-import { type ControlPlane, isWrite, startControlPlane } from "../testbed/control-plane.ts";
+import { buildingMs, type ControlPlane, isWrite, startControlPlane } from "../testbed/control-plane.ts";
 import { type KubeJson, type KubeObject, kubeJson } from "../testbed/kube-json.ts";
 import { until } from "../testbed/until.ts";
 
@@ -234,7 +234,7 @@ beforeAll(async () => {
   );
   networkUid = made.metadata.uid;
   kubeconfig = await bed.serviceAccountKubeconfig("resultity-system", "resultity-operator");
-});
+}, buildingMs);
 
 afterAll(async () => {
   await kube?.close();

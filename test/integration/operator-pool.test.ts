@@ -17,7 +17,7 @@ import { nodeManager } from "../../src/operator/names.ts";
 import { poolController } from "../../src/operator/pool/controller.ts";
 import { Fleet, NetworkConfigs } from "../../src/operator/views.ts";
 import { mintTestConfig } from "../operator/pool/network-config.ts";
-import { type ControlPlane, isWrite, startControlPlane } from "../testbed/control-plane.ts";
+import { buildingMs, type ControlPlane, isWrite, startControlPlane } from "../testbed/control-plane.ts";
 import { until } from "../testbed/until.ts";
 
 const root = join(import.meta.dirname, "../..");
@@ -72,7 +72,7 @@ beforeAll(async () => {
   ]);
   await bed.kubectlOk(["apply", "-f", "-"], { stdin: networkManifest });
   configs.set(networkKey, mintTestConfig(digest("a")));
-});
+}, buildingMs);
 
 afterAll(async () => {
   stop.abort();

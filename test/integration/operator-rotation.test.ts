@@ -26,7 +26,7 @@ import { NodeProcesses } from "../agent/fixture/process.ts";
 import { ScriptedAgent } from "../io/fixture/agent.ts";
 import { IoProcess, random16 } from "../io/fixture/network.ts";
 import { configOf, digestOfSnapshot, networkOf, snapshotOf } from "../operator/node/network.ts";
-import { type ControlPlane, startControlPlane } from "../testbed/control-plane.ts";
+import { buildingMs, type ControlPlane, startControlPlane } from "../testbed/control-plane.ts";
 import { type KubeJson, kubeJson } from "../testbed/kube-json.ts";
 import { supervise } from "../testbed/processes.ts";
 import { until } from "../testbed/until.ts";
@@ -211,7 +211,7 @@ beforeAll(async () => {
   agent.startAgent(io.url);
   await until("the first session", async () => (await view())?.connected);
   await operator.kill();
-});
+}, buildingMs);
 afterAll(async () => {
   stopKubelet();
   await processes.close();

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { identify, isAlive, processesWithEnv, type ProcessIdentity } from "../testbed/process-identity.ts";
-import { type ControlPlane, isWrite, startControlPlane } from "../testbed/control-plane.ts";
+import { buildingMs, type ControlPlane, isWrite, startControlPlane } from "../testbed/control-plane.ts";
 import { runVariable, sweepDeadRuns, testbedRoot } from "../testbed/runs.ts";
 import { until } from "../testbed/until.ts";
 
@@ -14,7 +14,7 @@ describe("a control plane", () => {
   let bed: ControlPlane;
   beforeAll(async () => {
     bed = await startControlPlane({ components: ["controller-manager", "scheduler", "kwok"], log });
-  });
+  }, buildingMs);
   afterAll(() => bed?.stop());
 
   test("takes a namespace and makes its default ServiceAccount", async () => {

@@ -4,6 +4,7 @@
  * timeline that the fixture writes.
  */
 import { afterAll, beforeAll, describe, test } from "vitest";
+import { buildingMs } from "../control-plane.ts";
 import { KubeAnswerError, type KubeJson, kubeJson } from "../kube-json.ts";
 import { supervise } from "../processes.ts";
 import { FixturePod, type FixturePodSpec, namespace } from "./fixture-pod.ts";
@@ -50,7 +51,7 @@ export async function kubeletSuite(kind: KubeletKind): Promise<void> {
       const opened = await open(kind);
       running = opened.suite;
       stop = opened.stop;
-    });
+    }, buildingMs);
     afterAll(() => stop());
     const suite = (): Suite => {
       if (!running) throw new Error("the kubelet is not running");

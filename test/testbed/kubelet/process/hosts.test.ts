@@ -5,7 +5,7 @@
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type ControlPlane, startControlPlane } from "../../control-plane.ts";
+import { buildingMs, type ControlPlane, startControlPlane } from "../../control-plane.ts";
 import { type KubeJson, kubeJson, type KubeObject } from "../../kube-json.ts";
 import { until } from "../../until.ts";
 import { type ProcessKubelet, startProcessKubelet } from "./kubelet.ts";
@@ -42,7 +42,7 @@ beforeAll(async () => {
   kubelet = await boot();
   await kube.create("/api/v1/namespaces", { metadata: { name: namespace } });
   await kube.create(`/api/v1/namespaces/${namespace}/serviceaccounts`, { metadata: { name: "default" } });
-});
+}, buildingMs);
 
 afterAll(async () => {
   await kubelet?.stop();
