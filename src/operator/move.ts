@@ -46,6 +46,7 @@ function inputsOf(
       participation: snapshot.participation,
       subclouds: snapshot.subclouds,
     },
+    size: "",
     podTemplateHash: "",
   };
 }

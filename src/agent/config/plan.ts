@@ -67,6 +67,7 @@ export function inputsOf({ snapshot, selection, args }: NodeConfig): NodeInputs 
       subclouds: snapshot.subclouds,
       limits: snapshot.limits,
     },
+    size: "",
     podTemplateHash: "",
   };
 }
@@ -87,6 +88,7 @@ export function planStep(
   }
   switch (first.action) {
     case "live":
+    case "resize":
     case "load-models":
       return { do: "live", reason: first.reason };
     case "restart-engine":

@@ -84,6 +84,8 @@ function told(action: Action): NextView {
       };
     case "patch-image":
       return { what: `patches the image of container ${action.container}`, why: action.reason };
+    case "resize":
+      return { what: "gives the running pod the CPU and memory of the spec", why: action.reason };
     case "delete-pod":
       return { what: "deletes the pod, whose running jobs end or go back first", why: action.reason };
     case "prefetch":

@@ -4,12 +4,15 @@ import {
   type NodeConditionType,
   nodeConditionTypes,
 } from "../../api/v1alpha1/conditions.ts";
+import type { ResultityNode } from "../../api/v1alpha1/node.ts";
+import { hasNoCapacity, isOpportunistic } from "../capacity.ts";
 import { identitySecretOf } from "../context.ts";
 import { rotateKeyAnnotation } from "./identity-secret.ts";
 import { type ContainerFacts, type PodFacts, pullFails, startFails } from "./facts.ts";
 import type { NodeObservation } from "./observation.ts";
 import type { Note, Notes, Plan } from "./plan.ts";
 import { patienceMs } from "./plan-stop.ts";
+import { resizeNote } from "./resize.ts";
 
 /** A session that is lost for less than this may be a restart of anything on the way; nothing is said of it. Milliseconds. */
 export const sessionDebounceMs = 90_000;
@@ -22,7 +25,7 @@ const unknown = (reason: Note["reason"], message: string): Note => ({ status: "U
 export function conditionsOf(o: NodeObservation, plan: Plan, failed: Notes): Record<NodeConditionType, Note> {
   const said: Notes = { ...plan.notes, ...failed };
   const notes = {
-    Scheduled: said.Scheduled ?? scheduled(o),
+    Scheduled: said.Scheduled ?? scheduled(o, plan),
     ConfigApplied: said.ConfigApplied ?? before(o, "ConfigApplied"),
     RuntimeReady: said.RuntimeReady ?? runtimeReady(o),
     Registered: said.Registered ?? registered(o),
@@ -36,8 +39,9 @@ export function conditionsOf(o: NodeObservation, plan: Plan, failed: Notes): Rec
 /** The first that is not well, in the order in which they depend on each other; what is broken comes before all. */
 function readyOf(o: NodeObservation, notes: Record<Exclude<NodeConditionType, "Ready">, Note>): Note {
   const others = nodeConditionTypes.filter((type) => type !== "Degraded" && type !== "Ready");
-  // That a pod ends explains all that fails in it.
-  const first = o.pod?.terminating ? (["Degraded", "Draining"] as const) : (["Degraded"] as const);
+  // That a pod ends explains all that fails in it; what it has to make room for explains the end.
+  const ends = o.pod?.terminating && notes.Scheduled.reason !== "NoCapacity";
+  const first = ends ? (["Degraded", "Draining"] as const) : (["Degraded"] as const);
   for (const type of [...first, ...others]) {
     const { status, reason, message } = notes[type];
     const well = type === "Degraded" || type === "Draining" ? "False" : "True";
@@ -49,15 +53,29 @@ function readyOf(o: NodeObservation, notes: Record<Exclude<NodeConditionType, "R
   // or a rollout would take the next node while this one gets no jobs yet.
   const wasReady = findCondition(o.node.status?.conditions, "Ready")?.status === "True";
   if (!wasReady && o.feed && !o.feed.connected) return no("SessionClosed", "the agent opens its session");
-  const { ConfigApplied } = notes;
-  return ConfigApplied.reason === "PrefetchFailed"
-    ? yes("PrefetchFailed", `the node serves, but ${ConfigApplied.message}`)
+  const { ConfigApplied, Scheduled } = notes;
+  const but = [ConfigApplied, Scheduled].find(({ reason }) => reasonsToServeOn.has(reason));
+  return but
+    ? yes(but.reason, `the node serves, but ${but.message}`)
     : yes("AllWell", "the node serves and is connected");
 }
 
-function scheduled({ pod, node }: NodeObservation): Note {
+/** What a node that serves on says in Ready too, where people look. */
+const reasonsToServeOn: ReadonlySet<string> = new Set([
+  "PrefetchFailed",
+  "ResizeDeferred",
+  "ResizeInfeasible",
+  "ResizeFailed",
+  "ResizeRefused",
+  "PermissionMissing",
+]);
+
+function scheduled(o: NodeObservation, plan: Plan): Note {
+  const { pod, node } = o;
+  if (lacksCapacity(o, plan)) return parkedNote(node);
   if (!pod) return no("PodNotCreated", `there is no pod ${node.metadata.name} yet`);
-  if (pod.scheduled.ok) return yes("PodScheduled", `the pod is on host ${pod.host ?? ""}`);
+  if (pod.scheduled.ok)
+    return resizeNote({ pod, node }) ?? yes("PodScheduled", `the pod is on host ${pod.host ?? ""}`);
   if (pod.scheduled.reason !== "Unschedulable") return no("PodPending", "the pod waits for the scheduler");
   const { gpu } = node.spec;
   return no(
@@ -66,8 +84,29 @@ function scheduled({ pod, node }: NodeObservation): Note {
   );
 }
 
+/**
+ * Whether a node on lent GPUs is parked: from the moment its pod makes room for another until one is on a host again. What the
+ * scheduler finds in between is left to the pod, for it changes with every other pod in the cluster, and each change here is a write.
+ */
+function lacksCapacity({ node, pod }: NodeObservation, { actions }: Plan): boolean {
+  if (!isOpportunistic(node) || node.spec.replicas === 0) return false;
+  if (pod?.terminating?.preempted) return true;
+  const waits = hasNoCapacity(node);
+  if (!pod) return waits && actions.some(({ type }) => type === "create-pod");
+  if (pod.scheduled.ok) return false;
+  return waits || pod.scheduled.reason === "Unschedulable" || pod.scheduled.reason === "SchedulingGated";
+}
+
+function parkedNote({ metadata, spec: { gpu } }: ResultityNode): Note {
+  const lacking = gpu.count === 0 ? "room" : `${gpu.count} ${gpu.resourceName}`;
+  return no(
+    "NoCapacity",
+    `parked: no host has ${lacking} to lend; the node comes back by itself when one does (what the scheduler says: kubectl -n ${metadata.namespace} describe pod ${metadata.name})`,
+  );
+}
+
 function runtimeReady({ pod, agent }: NodeObservation): Note {
-  if (!pod || pod.finished) return no("PodNotReady", "there is no running pod");
+  if (!pod || pod.finished || !pod.scheduled.ok) return no("PodNotReady", "there is no running pod");
   const trouble = containerTrouble(pod);
   if (trouble) return trouble;
   if (pod.agent.state === "terminated") return no("AgentFailed", endedMessage(pod.agent));
@@ -132,6 +171,7 @@ function connected(o: NodeObservation): Note {
     );
   }
   if (feed.connected) return yes("SessionOpen", "the node's session is open");
+  if (hasNoCapacity(node)) return no("SessionClosed", "the session ended when the node was parked");
   const last = findCondition(node.status?.conditions, "Connected");
   if (sessionRecheckMs(o) !== undefined && last) return before(o, "Connected");
   const error = o.agent.status?.session.last_error;

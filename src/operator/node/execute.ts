@@ -23,6 +23,7 @@ import type { Action, Notes } from "./plan.ts";
 import { agentContainer, identityHashAnnotation, runtimeContainer } from "./pod-parts.ts";
 import { podLabels, podOf } from "./pod.ts";
 import { dropPrefetch, startPrefetch } from "./prefetch/execute.ts";
+import { resizePod } from "./resize-execute.ts";
 import { groupOf } from "./turn.ts";
 
 /** What executing takes. */
@@ -135,6 +136,11 @@ async function execute(
       record(hands, o, "Normal", "ImageChanged", "Patch", action.reason);
       await patchImage(hands, o, action, false, signal);
       return undefined;
+    case "resize": {
+      const wait = await resizePod(hands, o, signal);
+      if (wait === undefined) record(hands, o, "Normal", "Resized", "Resize", action.reason);
+      return wait;
+    }
     case "prefetch":
       await startPrefetch(hands, o, action, signal);
       return undefined;
@@ -356,9 +362,12 @@ function refusalOf(o: NodeObservation, action: Action, error: unknown): Notes | 
   const about: NodeConditionType =
     action.type === "rehearse-image" || action.type === "patch-image" || action.type === "prefetch"
       ? "ConfigApplied"
-      : "Degraded";
+      : action.type === "resize"
+        ? "Scheduled"
+        : "Degraded";
+  // A pod that is not given another size serves on.
   const note = (reason: NodeReason, message: string): Notes => ({
-    [about]: { status: about === "Degraded" ? "True" : "False", reason, message },
+    [about]: { status: about === "ConfigApplied" ? "False" : "True", reason, message },
   });
   if (error instanceof IdentityError) return note("IdentitySecretInvalid", error.message);
   if (!isKubeError(error, "Forbidden", "Invalid", "BadRequest", "AlreadyExists")) return undefined;
@@ -378,7 +387,9 @@ function refusalOf(o: NodeObservation, action: Action, error: unknown): Notes | 
       ? "PodCreateRefused"
       : action.type === "prefetch"
         ? "PrefetchFailed"
-        : "SpecInvalid";
+        : action.type === "resize"
+          ? "ResizeRefused"
+          : "SpecInvalid";
   return note(
     reason,
     `${error.message} (node ${o.node.metadata.name}): change what the message names in the ResultityNode's spec or the namespace's policies`,

@@ -4,7 +4,12 @@ import type { Pod } from "../../kube/resources.ts";
 import { desiredAnnotation } from "../../protocol/desired.ts";
 import { inputsHashAnnotation } from "../names.ts";
 import { type ReadDesired, readDesired } from "./desired.ts";
-import { agentContainer, identityHashAnnotation, runtimeContainer } from "./pod-parts.ts";
+import {
+  agentContainer,
+  identityHashAnnotation,
+  resourcesAnnotation,
+  runtimeContainer,
+} from "./pod-parts.ts";
 
 /** One container, as far as it matters here. */
 export interface ContainerFacts {
@@ -34,7 +39,14 @@ export interface PodFacts {
   readonly ip: string | undefined;
   readonly host: string | undefined;
   readonly finished: { readonly reason: string; readonly message: string } | undefined;
-  readonly terminating: { readonly deadline: number; readonly disruption: string | undefined } | undefined;
+  readonly terminating:
+    | {
+        readonly deadline: number;
+        readonly disruption: string | undefined;
+        /** The scheduler ends it in favour of a pod of higher priority. */
+        readonly preempted: boolean;
+      }
+    | undefined;
   readonly ready: boolean;
   readonly scheduled: { readonly ok: boolean; readonly reason: string; readonly message: string };
   /** The kubelet has seen the newest spec, where it says so (1.34 on). */
@@ -42,8 +54,33 @@ export interface PodFacts {
   readonly desired: ReadDesired;
   readonly inputsHash: string | undefined;
   readonly identityHash: string | undefined;
+  /** `spec.runtime.resources` that it was given, as JSON; undefined for a pod that does not say. */
+  readonly resources: string | undefined;
+  /** Why it has not the size that its spec asks for; undefined = it has, or is about to. */
+  readonly resize:
+    | { readonly state: "deferred" | "infeasible" | "failed"; readonly message: string }
+    | undefined;
   readonly agent: ContainerFacts;
   readonly runtime: ContainerFacts;
+  /** Wall times, ms: of its creation, since when it is (not) ready, since when it is (not) scheduled. */
+  readonly since: { readonly created: number; readonly ready: number; readonly scheduled: number };
+  /** Devices of the runtime that their plugin or driver calls unhealthy (KEP-4680: Kubernetes 1.36 on). */
+  readonly deviceFaults: readonly DeviceFault[];
+  /** Containers that somebody has put into the running pod; the API server never takes one out again. */
+  readonly ephemeral: readonly {
+    readonly name: string;
+    readonly image: string;
+    readonly volumes: readonly string[];
+  }[];
+}
+
+/** A device that is not well. */
+export interface DeviceFault {
+  /** As the pod asks for it: `nvidia.com/gpu`, or `claim:<claim>/<request>`. */
+  readonly resource: string;
+  /** As its plugin names it: the UUID of a GPU. */
+  readonly id: string;
+  readonly message: string;
 }
 
 /** Reasons of a waiting container that no patience mends. */
@@ -114,6 +151,7 @@ export function podFacts(pod: Pod, node: ResultityNode): PodFacts {
             deadline: Date.parse(metadata.deletionTimestamp),
             disruption:
               disruption?.status === "True" ? (disruption.message ?? disruption.reason ?? "") : undefined,
+            preempted: disruption?.status === "True" && disruption.reason === "PreemptionByScheduler",
           },
     ready: condition("Ready")?.status === "True",
     scheduled: {
@@ -125,6 +163,8 @@ export function podFacts(pod: Pod, node: ResultityNode): PodFacts {
     desired: readDesired(annotations?.[desiredAnnotation]),
     inputsHash: annotations?.[inputsHashAnnotation],
     identityHash: annotations?.[identityHashAnnotation],
+    resources: annotations?.[resourcesAnnotation],
+    resize: readResize(pod),
     agent: containerFacts(
       spec?.initContainers?.find(({ name }) => name === agentContainer)?.image,
       status?.initContainerStatuses?.find(({ name }) => name === agentContainer),
@@ -133,7 +173,46 @@ export function podFacts(pod: Pod, node: ResultityNode): PodFacts {
       spec?.containers.find(({ name }) => name === runtimeContainer)?.image,
       status?.containerStatuses?.find(({ name }) => name === runtimeContainer),
     ),
+    since: {
+      created: timeOf(metadata.creationTimestamp),
+      ready: timeOf(condition("Ready")?.lastTransitionTime ?? metadata.creationTimestamp),
+      scheduled: timeOf(scheduled?.lastTransitionTime ?? metadata.creationTimestamp),
+    },
+    deviceFaults: deviceFaultsOf(status?.containerStatuses?.find(({ name }) => name === runtimeContainer)),
+    ephemeral: (spec?.ephemeralContainers ?? []).map(({ name, image, volumeMounts }) => ({
+      name,
+      image: image ?? "",
+      volumes: (volumeMounts ?? []).map((mount) => mount.name),
+    })),
   };
+}
+
+const timeOf = (text: string | undefined): number => (text === undefined ? 0 : Date.parse(text));
+
+/** `Unknown` is no fault: a plugin that is being updated has no word of its devices for a while. */
+function deviceFaultsOf(status: ContainerStatus | undefined): readonly DeviceFault[] {
+  return (status?.allocatedResourcesStatus ?? []).flatMap(({ name, resources }) =>
+    (resources ?? [])
+      .filter(({ health }) => health === "Unhealthy")
+      .map((device) => ({
+        resource: name,
+        id: device.resourceID,
+        // Newer than the generated types (ResourceHealthStatusMessage).
+        message: "message" in device && typeof device.message === "string" ? device.message : "",
+      })),
+  );
+}
+
+/** What the kubelet says of a new size (1.33 on) that it has not given; what it said of the size before does not count. */
+function readResize({ metadata, status }: Pod): PodFacts["resize"] {
+  const newest = metadata.generation ?? 0;
+  for (const { type, status: held, reason, message = "", observedGeneration } of status?.conditions ?? []) {
+    if (held !== "True" || (observedGeneration ?? newest) < newest) continue;
+    if (type === "PodResizePending")
+      return { state: reason === "Infeasible" ? "infeasible" : "deferred", message };
+    if (type === "PodResizeInProgress" && reason === "Error") return { state: "failed", message };
+  }
+  return undefined;
 }
 
 type ContainerStatus = NonNullable<NonNullable<Pod["status"]>["containerStatuses"]>[number];

@@ -1,6 +1,7 @@
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import { mintBinding } from "../../protocol/binding.ts";
 import type { NodeId } from "../../protocol/keys.ts";
+import { isOpportunistic } from "../capacity.ts";
 import { identitySecretOf } from "../context.ts";
 import { hashOf } from "../hash.ts";
 import { poolLabel } from "../names.ts";
@@ -23,6 +24,8 @@ export function podInputsHash(node: ResultityNode, config: NetworkConfig): strin
     identity: identitySecretOf(node),
     network: spec.networkRef.name,
     pool: metadata.labels?.[poolLabel] ?? null,
+    // Absent otherwise: the pods of those who never lent need no new hash.
+    ...(isOpportunistic(node) ? { capacity: spec.capacity } : {}),
   });
   const shared = hashOf({ id: config.root.network, endpoints: config.endpoints });
   return `${own}-${shared}`;
@@ -30,8 +33,11 @@ export function podInputsHash(node: ResultityNode, config: NetworkConfig): strin
 
 /** True if the two hashes differ in the half that all nodes of a network share, and in that alone. */
 export function onlySharedDiffers(a: string | undefined, b: string): boolean {
-  return a !== undefined && a !== b && a.split("-")[0] === b.split("-")[0];
+  return a !== undefined && a !== b && ownHalf(a) === ownHalf(b);
 }
+
+/** The half of a {@link podInputsHash} that says what the node's own spec does. */
+export const ownHalf = (hash: string): string => hash.split("-")[0] ?? hash;
 
 const nobody = Buffer.alloc(32).toString("base64url") as NodeId;
 

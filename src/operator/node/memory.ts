@@ -11,6 +11,8 @@ export interface NodeMemory {
   unwrittenSince: number | undefined;
   /** The network's view of the node when it last queued it. */
   view: string;
+  /** The pod and the size that the API server would not give it, and why. */
+  resizeRefused: { readonly podUid: string; readonly size: string; readonly why: string } | undefined;
 }
 
 /** Back-off of pods that ended: the n-th failure waits this · 2ⁿ⁻¹, in milliseconds. */
@@ -47,6 +49,7 @@ export class NodeMemories {
         recreateAt: 0,
         unwrittenSince: undefined,
         view: "",
+        resizeRefused: undefined,
       };
       this.#nodes.set(nodeKey, memory);
     }
@@ -105,6 +108,17 @@ export class NodeMemories {
     const now = this.#clock.monotonic();
     memory.unwrittenSince ??= now;
     return Math.max(0, memory.unwrittenSince + settleMs - now);
+  }
+
+  /** The API server does not give a running pod this size. */
+  refuseResize(nodeKey: string, podUid: string, size: string, why: string): void {
+    this.of(nodeKey).resizeRefused = { podUid, size, why };
+  }
+
+  /** Why it did not, if this was the pod and the size. */
+  resizeRefused(nodeKey: string, podUid: string, size: string): string | undefined {
+    const last = this.of(nodeKey).resizeRefused;
+    return last?.podUid === podUid && last.size === size ? last.why : undefined;
   }
 
   /** Counts a prefetch of a network before the caches show it. */

@@ -39,4 +39,6 @@ export interface NodeObservation {
   readonly recreateInMs: number;
   /** Whether this node may be disturbed for what all nodes of its pool or network share: one at a time. */
   readonly turn: boolean;
+  /** Why the API server does not give the pod the CPU and memory that the spec asks for. */
+  readonly resizeRefused?: string | undefined;
 }

@@ -2,6 +2,7 @@ import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import { controllerOf, keyOf } from "../../kube/object.ts";
 import { poolKind } from "../../api/v1alpha1/kinds.ts";
 import { identitySecretOf, networkKeyOf, type OperatorContext } from "../context.ts";
+import { sizeText } from "../size.ts";
 import type { AgentStatuses } from "./agent-status.ts";
 import { podFacts } from "./facts.ts";
 import type { NodeMemories } from "./memory.ts";
@@ -55,6 +56,8 @@ export function observeNode(
       !pod || !config || !network
         ? true
         : hasTurn(caches, memories, node, pod, config, network.spec.agent.image),
+    resizeRefused:
+      pod && memories.resizeRefused(nodeKey, pod.uid, sizeText(node.spec.runtime.resources ?? {})),
   };
 }
 

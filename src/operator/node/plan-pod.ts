@@ -6,12 +6,13 @@ import { type Aim, noteOf } from "./aim.ts";
 import { asksFor, type Moves, revise, type Wish, wishOf } from "./desired.ts";
 import { type PodFacts, pullFails, runs } from "./facts.ts";
 import { rotateKeyAnnotation } from "./identity-secret.ts";
-import { identityInputsHash, onlySharedDiffers, podInputsHash } from "./inputs.ts";
+import { identityInputsHash } from "./inputs.ts";
 import type { NodeObservation } from "./observation.ts";
 import { nextPlace } from "./places.ts";
 import type { Action, Note, Notes, Plan } from "./plan.ts";
 import { echoed, isIdle, patienceMs, revisionOf, stopPod } from "./plan-stop.ts";
 import { type Fetched, fetchImage } from "./prefetch/plan.ts";
+import { isEdited } from "./resize.ts";
 import { sameImage, type Scene, sceneOf } from "./scene.ts";
 
 /** When to look again whether it is this node's turn, if nobody who had it has called. */
@@ -30,11 +31,19 @@ export function planPod(o: NodeObservation, pod: PodFacts, aim: Aim): Plan {
   const scene = sceneOf(o, pod, pod.desired.desired, aim);
   const { actions, note } = decide(scene);
   const identity = refreshIdentity(o, pod);
+  const resize = resizing(scene, actions);
   return {
     target: aim.digest,
-    actions: [...identity, ...actions],
+    actions: [...identity, ...actions, ...resize],
     notes: note ? { ConfigApplied: note, ...blocked } : blocked,
   };
+}
+
+/** A new size waits for nothing and holds up nothing: it comes when nothing else is written. */
+function resizing({ steps }: Scene, others: readonly Action[]): readonly Action[] {
+  const step = steps.find(({ action }) => action === "resize");
+  const busy = others.some(({ type }) => type !== "ask-agent" && type !== "wait");
+  return step && !busy ? [{ type: "resize", reason: step.reason }] : [];
 }
 
 interface Decision {
@@ -47,7 +56,8 @@ function decide(scene: Scene): Decision {
   const first = steps.find(({ action }) => action !== "live" && action !== "load-models");
   const moving = isMoving(scene);
   const onlyPod = steps.find(({ action }) => action === "recreate");
-  if (isIdle(pod) && (first?.action.startsWith("patch") || onlyPod || moving)) {
+  const patched = first?.action === "resize" || first?.action.startsWith("patch");
+  if (isIdle(pod) && (patched || onlyPod || moving)) {
     const reason = onlyPod?.reason ?? first?.reason ?? `config ${scene.goal.digest}`;
     const remove: Action = {
       type: "delete-pod",
@@ -357,8 +367,7 @@ function mayDisturb({ o, pod, desired, steps }: Scene): boolean {
   const begun = desired.plannedStop === "agent-image" || desired.plannedStop === "recreate";
   if (begun || !pod.ready || !o.config) return true;
   if (o.turn && o.config.mayRestart) return true;
-  const recreate = steps.some(({ action }) => action === "recreate");
-  return recreate && !onlySharedDiffers(pod.inputsHash, podInputsHash(o.node, o.config));
+  return steps.some(({ action }) => action === "recreate") && isEdited(o.node, pod, o.config);
 }
 
 function awaitTurn(scene: Scene, step: ChangeStep): Decision {

@@ -39,6 +39,8 @@ export type Action = { readonly reason: string } & (
   /** Lets the API server check the patch without doing it. */
   | { readonly type: "rehearse-image"; readonly container: "agent" | "runtime"; readonly image: string }
   | { readonly type: "patch-image"; readonly container: "agent" | "runtime"; readonly image: string }
+  /** Gives the running pod the CPU and memory of the spec. */
+  | { readonly type: "resize" }
   /** `finished`: the pod has ended already, so that the deletion counts as a failure and the next creation waits. */
   | { readonly type: "delete-pod"; readonly uid: string; readonly finished: boolean }
   | { readonly type: "ask-agent" }

@@ -7,6 +7,9 @@ export const runtimeContainer = "runtime";
 /** Hash of what the identity Secret was made from, as of the last time that it was looked at. */
 export const identityHashAnnotation = `${keyPrefix}identity-hash`;
 
+/** `spec.runtime.resources` as the pod was last given them: with it the hash of the inputs tells whether more than a size differs. */
+export const resourcesAnnotation = `${keyPrefix}resources`;
+
 /** Folders in the containers. */
 export const folders = {
   identity: "/etc/resultity/identity",

@@ -3,11 +3,20 @@ import { type Draft, ownedBy } from "../../kube/object.ts";
 import type { Pod } from "../../kube/resources.ts";
 import { type Desired, desiredAnnotation } from "../../protocol/desired.ts";
 import { agentPort } from "../../protocol/status.ts";
+import { priorityClassOf } from "../capacity.ts";
 import { identitySecretOf } from "../context.ts";
+import { canonical } from "../hash.ts";
 import { inputsHashAnnotation, networkConfigMapName, networkLabel, nodeLabel, poolLabel } from "../names.ts";
+import { bytesOf } from "../quantity.ts";
 import type { NetworkConfig } from "../views.ts";
 import { identityInputsHash, podInputsHash } from "./inputs.ts";
-import { agentContainer, folders, identityHashAnnotation, runtimeContainer } from "./pod-parts.ts";
+import {
+  agentContainer,
+  folders,
+  identityHashAnnotation,
+  resourcesAnnotation,
+  runtimeContainer,
+} from "./pod-parts.ts";
 
 type PodSpec = NonNullable<Pod["spec"]>;
 type Container = PodSpec["containers"][number];
@@ -67,6 +76,7 @@ export function podOf(inputs: PodInputs): Draft<Pod> {
         "linkerd.io/inject": "disabled",
         [desiredAnnotation]: JSON.stringify(desired),
         [inputsHashAnnotation]: podInputsHash(node, config),
+        [resourcesAnnotation]: canonical(spec.runtime.resources ?? {}),
         // Whether the key is what the node's annotation wants is looked at next.
         [identityHashAnnotation]: identityInputsHash(config, undefined),
       },
@@ -97,13 +107,13 @@ export function podLabels(node: ResultityNode): Record<string, string> {
   return { [nodeLabel]: node.metadata.name, [networkLabel]: node.spec.networkRef.name };
 }
 
-function scheduling({ spec }: ResultityNode): Partial<PodSpec> {
+function scheduling(node: ResultityNode): Partial<PodSpec> {
+  const { spec } = node;
   const {
     nodeSelector,
     affinity,
     tolerations,
     topologySpreadConstraints,
-    priorityClassName,
     runtimeClassName,
     schedulerName,
     imagePullSecrets,
@@ -114,7 +124,7 @@ function scheduling({ spec }: ResultityNode): Partial<PodSpec> {
     affinity,
     tolerations,
     topologySpreadConstraints,
-    priorityClassName,
+    priorityClassName: priorityClassOf(node),
     runtimeClassName,
     schedulerName,
     imagePullSecrets,
@@ -204,6 +214,11 @@ function runtimeOf({ node, runtimeImage, drainToken }: PodInputs): Container {
       requests: { ...quantities(runtime.resources?.requests), ...gpus },
       limits: { ...quantities(runtime.resources?.limits), ...gpus },
     },
+    // A new size is for the engine to use, not to be restarted for: it learns of none that it could take only at its start.
+    resizePolicy: [
+      { resourceName: "cpu", restartPolicy: "NotRequired" },
+      { resourceName: "memory", restartPolicy: "NotRequired" },
+    ],
     // Both reach the agent: readiness is config, engine and models; preStop drains. No liveness: the agent replaces a
     // hung engine, and a broken agent must not kill a healthy one.
     readinessProbe: {
@@ -281,31 +296,6 @@ function modelVolume({ spec }: ResultityNode): Volume {
 function modelsBound({ spec }: ResultityNode): { name: string; value: string }[] {
   const limit = spec.modelCache?.emptyDir?.sizeLimit;
   return limit === undefined ? [] : [{ name: "RESULTITY_MODELS_MAX_BYTES", value: String(bytesOf(limit)) }];
-}
-
-const unitBytes: Readonly<Record<string, number>> = {
-  n: 1e-9,
-  u: 1e-6,
-  m: 1e-3,
-  k: 1e3,
-  M: 1e6,
-  G: 1e9,
-  T: 1e12,
-  P: 1e15,
-  E: 1e18,
-  Ki: 2 ** 10,
-  Mi: 2 ** 20,
-  Gi: 2 ** 30,
-  Ti: 2 ** 40,
-  Pi: 2 ** 50,
-  Ei: 2 ** 60,
-};
-
-/** Whole bytes of a Kubernetes quantity, whose form the CRD has checked. */
-export function bytesOf(quantity: string | number): number {
-  const [, amount = "", unit = ""] = /^([0-9.]+)(.*)$/.exec(String(quantity)) ?? [];
-  const scale = unit === "" ? 1 : (unitBytes[unit] ?? 10 ** Number(unit.slice(1)));
-  return Math.min(Number.MAX_SAFE_INTEGER, Math.floor(Number(amount) * scale));
 }
 
 /** The kubelet replaces `$(NAME)` in values and reads `$$` as `$`; a value of the user's is to arrive as it is. */

@@ -2,10 +2,12 @@ import { type ChangeStep, type NodeInputs, planChange } from "../../protocol/con
 import { abilitiesOf } from "../../protocol/config/engines.ts";
 import { modelIdentities } from "../../protocol/config/weights.ts";
 import type { Desired } from "../../protocol/desired.ts";
+import { sizeText } from "../size.ts";
 import type { NetworkConfig } from "../views.ts";
 import { type Aim, aimAt, aimOf } from "./aim.ts";
 import { digestOfImage, type PodFacts, pullFails, runs } from "./facts.ts";
 import { podInputsHash } from "./inputs.ts";
+import { resizeOf } from "./resize.ts";
 import type { NodeObservation } from "./observation.ts";
 
 /** What decides where a node goes: parts of the observation. */
@@ -67,6 +69,9 @@ function stepsOf(
       : aimAt(desired.target, { node, inPool: o.inPool, config, running: undefined, now: o.now });
   const runtimeImage = goal.ok ? goal.selection.runtime.image : pod.runtime.image;
   const podTemplateHash = podInputsHash(node, config);
+  // Where there is nothing to go to, no pod could be made in the place of this one.
+  const resize = goal.ok ? resizeOf(node, pod, config, o.resizeRefused) : undefined;
+  if (resize?.how === "new-pod") return [{ action: "recreate", reason: resize.reason }];
   const to: NodeInputs = {
     runtimeImage,
     launcher: "shell",
@@ -76,6 +81,7 @@ function stepsOf(
     args: node.spec.runtime.args ?? [],
     models: modelsOf(goal, config),
     live: {},
+    size: sizeText(node.spec.runtime.resources ?? {}),
     podTemplateHash,
   };
   const from: NodeInputs = {
@@ -85,8 +91,8 @@ function stepsOf(
     command: before?.ok ? before.selection.runtime.command : to.command,
     args: desired.args,
     models: before?.ok ? modelsOf(before, config) : to.models,
-    // Where there is nothing to go to, no pod could be made in the place of this one.
-    podTemplateHash: goal.ok ? (pod.inputsHash ?? podTemplateHash) : podTemplateHash,
+    size: resize ? `${sizeText(resize.from)}, as it was written` : to.size,
+    podTemplateHash: goal.ok && !resize ? (pod.inputsHash ?? podTemplateHash) : podTemplateHash,
   };
   return planChange(from, to, abilitiesOf(to.engine));
 }

@@ -3,10 +3,12 @@ import type { NodeStatus, ResultityNode } from "../../api/v1alpha1/node.ts";
 import { controllerOf, keyOf } from "../../kube/object.ts";
 import type { Pod } from "../../kube/resources.ts";
 import type { ReadStore } from "../../kube/store.ts";
+import { hasNoCapacity } from "../capacity.ts";
 import { networkKeyOf } from "../context.ts";
 import type { NetworkConfig } from "../views.ts";
 import { digestOfImage, type PodFacts, podFacts } from "./facts.ts";
-import { onlySharedDiffers, podInputsHash } from "./inputs.ts";
+import { podInputsHash } from "./inputs.ts";
+import { isEdited } from "./resize.ts";
 import type { NodeMemories } from "./memory.ts";
 import type { NodeObservation } from "./observation.ts";
 
@@ -16,11 +18,14 @@ export function groupOf(node: ResultityNode): string {
   return owner ? `owner ${owner.uid}` : `network ${networkKeyOf(node)}`;
 }
 
-/** True if the pod differs from its inputs in something that all nodes of the network share. */
+/** True if the pod is to be stopped for something that nobody made room for: what all nodes share, or a size that its host refuses. */
 function isBehind(node: ResultityNode, pod: PodFacts, config: NetworkConfig, agentImage: string): boolean {
   return (
     digestOfImage(pod.agent.image) !== digestOfImage(agentImage) ||
-    onlySharedDiffers(pod.inputsHash, podInputsHash(node, config))
+    pod.resize?.state === "infeasible" ||
+    (pod.inputsHash !== undefined &&
+      pod.inputsHash !== podInputsHash(node, config) &&
+      !isEdited(node, pod, config))
   );
 }
 
@@ -89,7 +94,7 @@ function isInTheWay(
   config: NetworkConfig,
   agentImage: string,
 ): boolean {
-  if (node.spec.replicas === 0) return false;
+  if (node.spec.replicas === 0 || hasNoCapacity(node)) return false;
   const live = caches.pods.store.get(keyOf(node));
   if (!live) return false;
   const facts = podFacts(live, node);

@@ -16,6 +16,8 @@ export interface NodeInputs {
   readonly models: readonly string[];
   /** What the agent applies live: participation, subclouds, limits, drain timeouts. */
   readonly live: Readonly<Record<string, unknown>>;
+  /** CPU and memory of the runtime as one text, where a running pod can be given another size; else equal on both sides. */
+  readonly size: string;
   /** Hash of everything that only a new pod can change: env, GPU, volumes, scheduling. */
   readonly podTemplateHash: string;
 }
@@ -26,10 +28,11 @@ export interface EngineAbilities {
   readonly modelsLive: boolean;
 }
 
-/** In order of cost. `recreate` = drain, delete, create; `patch-*` = drain, image patched in the same pod. */
+/** In order of cost. `resize` = CPU and memory changed in the running pod, which goes on; `recreate` = drain, delete, create; `patch-*` = drain, image patched in the same pod. */
 export const changeActions = [
   "none",
   "live",
+  "resize",
   "load-models",
   "restart-engine",
   "patch-agent",
@@ -46,7 +49,7 @@ export interface ChangeStep {
 
 /** True when the steps interrupt jobs, so that they need the budget and a drain. */
 export function interrupts(steps: readonly ChangeStep[]): boolean {
-  return steps.some(({ action }) => action !== "live" && action !== "load-models");
+  return steps.some(({ action }) => !["live", "resize", "load-models"].includes(action));
 }
 
 /**
@@ -95,6 +98,7 @@ export function planChange(
   if (steps.length === 0 && JSON.stringify(from.live) !== JSON.stringify(to.live)) {
     steps.push({ action: "live", reason: "participation, subclouds or limits changed" });
   }
+  if (from.size !== to.size) steps.push({ action: "resize", reason: `size: ${from.size} → ${to.size}` });
   return steps;
 }
 

@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest";
 import type { NodeSpec } from "../../../src/api/v1alpha1/node.ts";
 import { podInputsHash } from "../../../src/operator/node/inputs.ts";
-import { bytesOf, podOf } from "../../../src/operator/node/pod.ts";
+import { podOf } from "../../../src/operator/node/pod.ts";
+import { bytesOf } from "../../../src/operator/quantity.ts";
 import { revise, wishOf } from "../../../src/operator/node/desired.ts";
 import { configOf, imageOf, snapshotOf } from "./network.ts";
 import { nodeOf } from "./world.ts";

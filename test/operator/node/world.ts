@@ -2,10 +2,11 @@ import type { NodeSpec, ResultityNode } from "../../../src/api/v1alpha1/node.ts"
 import { ownedBy } from "../../../src/kube/object.ts";
 import type { Pod } from "../../../src/kube/resources.ts";
 import { podFacts } from "../../../src/operator/node/facts.ts";
-import { identityInputsHash } from "../../../src/operator/node/inputs.ts";
+import { inputsHashAnnotation } from "../../../src/operator/names.ts";
+import { identityInputsHash, podInputsHash } from "../../../src/operator/node/inputs.ts";
 import type { AgentView, NodeObservation } from "../../../src/operator/node/observation.ts";
 import { type Action, type Plan, planNode } from "../../../src/operator/node/plan.ts";
-import { identityHashAnnotation } from "../../../src/operator/node/pod-parts.ts";
+import { identityHashAnnotation, resourcesAnnotation } from "../../../src/operator/node/pod-parts.ts";
 import { podOf } from "../../../src/operator/node/pod.ts";
 import { emptyHost, type HostView } from "../../../src/operator/node/prefetch/plan.ts";
 import type { PrefetchFacts } from "../../../src/operator/node/prefetch/facts.ts";
@@ -66,6 +67,7 @@ export class World {
   pod: DraftPod | undefined;
   agent: AgentView = { status: undefined, silentMs: 0, problem: "" };
   turn = true;
+  resizeRefused: string | undefined;
   host: HostView = emptyHost;
   /** Pods that bring images to the host; by themselves they bring them at once. */
   prefetches: readonly PrefetchFacts[] = [];
@@ -101,6 +103,7 @@ export class World {
       feedLive: this.feedLive,
       recreateInMs: this.recreateInMs,
       turn: this.turn,
+      resizeRefused: this.resizeRefused,
     };
   }
 
@@ -170,6 +173,10 @@ export class World {
         this.log.push("drop-prefetch");
         this.prefetches = this.prefetches.filter(({ uid }) => uid !== action.uid);
         break;
+      case "resize":
+        this.log.push("resize");
+        this.#resize();
+        break;
       case "rehearse-image":
       case "ask-agent":
       case "wait":
@@ -223,6 +230,13 @@ export class World {
       for (const one of [...(spec?.initContainers ?? []), ...(spec?.containers ?? [])])
         if (one.name === container) one.image = image;
     });
+  }
+
+  #resize(): void {
+    const { resources = {} } = this.node.spec.runtime;
+    const hash = this.config ? podInputsHash(this.node, this.config) : "";
+    this.#annotation(inputsHashAnnotation, hash);
+    this.#annotation(resourcesAnnotation, JSON.stringify(resources));
   }
 
   #prefetch({ name, image, host }: Action & { type: "prefetch" }): void {

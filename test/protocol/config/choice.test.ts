@@ -69,6 +69,7 @@ const base: NodeInputs = {
   args: [],
   models: ["m1"],
   live: { accept: true },
+  size: "limits cpu 1",
   podTemplateHash: "h1",
 };
 
@@ -76,6 +77,13 @@ describe("planChange: the smallest action wins", () => {
   const table: readonly [string, Partial<NodeInputs>, { modelsLive: boolean }, readonly ChangeAction[]][] = [
     ["nothing", {}, { modelsLive: false }, []],
     ["participation", { live: { accept: false } }, { modelsLive: false }, ["live"]],
+    ["CPU and memory", { size: "limits cpu 2" }, { modelsLive: false }, ["resize"]],
+    [
+      "CPU and memory, and arguments: both, in the same pod",
+      { size: "limits cpu 2", args: ["--x"] },
+      { modelsLive: false },
+      ["restart-engine", "resize"],
+    ],
     ["models, engine loads them live", { models: ["m1", "m2"] }, { modelsLive: true }, ["load-models"]],
     ["models, engine cannot", { models: ["m1", "m2"] }, { modelsLive: false }, ["restart-engine"]],
     ["order of models, engine cannot", { models: [] }, { modelsLive: false }, ["restart-engine"]],
@@ -129,6 +137,7 @@ describe("planChange: the smallest action wins", () => {
       args: list,
       models: list,
       live: fc.record({ accept: fc.boolean() }),
+      size: fc.constantFrom("1", "2"),
       podTemplateHash: fc.constantFrom("h1", "h2"),
     });
     fc.assert(
