@@ -1,9 +1,11 @@
-import type { NodeSpec } from "../api/v1alpha1/node.ts";
+import type { NodeSpec, NodeTemplateSpec } from "../api/v1alpha1/node.ts";
 import { interrupts, type NodeInputs, planChange } from "../protocol/config/change.ts";
 import { abilitiesOf } from "../protocol/config/engines.ts";
 import { selectRuntime } from "../protocol/config/select.ts";
 import type { Snapshot } from "../protocol/config/snapshot.ts";
 import { modelIdentities } from "../protocol/config/weights.ts";
+import { hashOf } from "./hash.ts";
+import { isResizable, sizeText } from "./size.ts";
 
 /**
  * Whether jobs of a node are interrupted when it moves from one config to another, its own spec unchanged. True also
@@ -20,6 +22,46 @@ export function moveInterrupts(
   } catch {
     return true;
   }
+}
+
+/**
+ * Whether jobs of a node are interrupted when its spec becomes another: not by what the agent applies live, by models where
+ * the engine loads them while it serves, nor by CPU and memory that a running pod can be given. Should its host refuse them,
+ * the node controller makes a new pod when it is the node's turn.
+ */
+export function editInterrupts(from: EditedSpec, to: EditedSpec): boolean {
+  const resized = isResizable(from.runtime.resources ?? {}, to.runtime.resources ?? {});
+  return interrupts(
+    planChange(wishesOf(from, resized), wishesOf(to, resized), abilitiesOf(to.runtime.engine)),
+  );
+}
+
+/** A node's spec, or a pool's template of it. */
+type EditedSpec = NodeTemplateSpec & Partial<Omit<NodeSpec, keyof NodeTemplateSpec>>;
+
+/** What a spec asks for by itself, whatever the config. */
+function wishesOf(spec: EditedSpec, resizable: boolean): NodeInputs {
+  // A child has fields of its own that the template has not.
+  const { replicas: _replicas, identity: _identity, ...ours } = spec;
+  const { runtime, models = [], participation, drain, unreachable, capacity, ...pod } = ours;
+  const { engine, image, args = [], env = [], resources = {} } = runtime;
+  return {
+    runtimeImage: image ?? "",
+    launcher: "shell",
+    agentImage: "",
+    engine,
+    command: [],
+    args,
+    models,
+    live: { participation, drain, unreachable },
+    size: sizeText(resources),
+    podTemplateHash: hashOf({
+      ...pod,
+      capacity: capacity ?? "Guaranteed",
+      env,
+      resources: resizable ? {} : resources,
+    }),
+  };
 }
 
 function inputsOf(

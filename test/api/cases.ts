@@ -91,6 +91,15 @@ export const rightCases: readonly { readonly name: string; readonly object: Mani
   { name: "B27 a node whose name has 63 characters", object: node({}, "n".repeat(63)) },
   { name: "B27 a pool whose name has 58 characters", object: pool({}, {}, "p".repeat(58)) },
   { name: "B26 a pool of no nodes", object: pool({ replicas: 0 }, {}, "none") },
+  {
+    name: "a pool on lent GPUs",
+    object: pool({ capacity: "Opportunistic" }, { podOverrides: { runtimeClassName: "nvidia" } }, "lent"),
+  },
+  {
+    name: "a pool with a PriorityClass of its own",
+    object: pool({}, { podOverrides: { priorityClassName: "batch" } }, "prior"),
+  },
+  { name: "a node on lent GPUs", object: node({ capacity: "Opportunistic" }, "lent") },
   { name: "B26 a pool of 10000 nodes", object: pool({ replicas: 10_000 }, {}, "many") },
   {
     name: "a pool updated by percentage",
@@ -516,6 +525,25 @@ export const wrongCases: readonly WrongCase[] = [
     object: pool({}, { identity: { secretName: "x" } }),
     field: "spec.template.spec.identity",
     says: "unknown field",
+  },
+  {
+    name: "B29 a pool on lent GPUs with another PriorityClass",
+    object: pool({ capacity: "Opportunistic" }, { podOverrides: { priorityClassName: "high" } }),
+    field: "spec",
+    says: "PriorityClass resultity-opportunistic: remove it",
+  },
+  {
+    name: "B29 a node on lent GPUs with another PriorityClass",
+    object: node({ capacity: "Opportunistic", podOverrides: { priorityClassName: "high" } }),
+    field: "spec",
+    says: "PriorityClass resultity-opportunistic: remove it",
+  },
+  {
+    name: "a template that says whose GPUs they are",
+    object: pool({}, { capacity: "Opportunistic" }),
+    field: "spec.template.spec.capacity",
+    says: "unknown field",
+    unknownField: true,
   },
   {
     name: "a template with replicas",

@@ -51,6 +51,7 @@ test("defaults are those of the CRD, in nested objects too", () => {
   });
   expect(parsed).toEqual({
     replicas: 1,
+    capacity: "Guaranteed",
     template: {
       spec: {
         networkRef: { name: "a" },

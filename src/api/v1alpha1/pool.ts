@@ -1,9 +1,9 @@
 /** `ResultityNodePool`: equal nodes, counted and rolled together. */
 import { z } from "zod";
 import { conditions, poolConditionTypes, poolReasons } from "./conditions.ts";
-import { count, dnsLabel, listMap, observedDigest, observedGeneration, time } from "./fields.ts";
+import { count, dnsLabel, listMap, observedDigest, observedGeneration, time, withRules } from "./fields.ts";
 import type { NewResource, Resource } from "./meta.ts";
-import { nodeTemplateSpec } from "./node.ts";
+import { capacities, lentAtLowPriority, nodeTemplateSpec } from "./node.ts";
 import { annotations, labels } from "./pod-overrides.ts";
 
 /** Children are `<pool>-<n>` with n from 0 to this less one. */
@@ -54,9 +54,15 @@ const canary = z.strictObject({
 });
 export type Canary = z.output<typeof canary>;
 
-export const poolSpec = z
-  .strictObject({
+export const poolSpec = withRules(
+  z.strictObject({
     replicas: z.int().min(0).max(maxPoolReplicas).describe("How many nodes the pool has.").default(1),
+    capacity: z
+      .enum(capacities)
+      .describe(
+        "Guaranteed: replicas is how many nodes there should be. Opportunistic: replicas is how many there may be. They take GPUs that nobody else wants, at a low priority that preempts nobody; a node for which there are none is parked (reason NoCapacity) and counts in no budget.",
+      )
+      .default("Guaranteed"),
     template: z
       .strictObject({
         metadata: z
@@ -130,8 +136,9 @@ export const poolSpec = z
         "What becomes of a node's identity when the pool is made smaller. Retain: its Secret stays, and a node of the same number takes it up again with its reputation. Delete: it goes.",
       )
       .default("Retain"),
-  })
-  .describe("How many nodes there are, what they are and how they are updated.");
+  }),
+  lentAtLowPriority(["template", "spec"], ({ template }) => template.spec),
+).describe("How many nodes there are, what they are and how they are updated.");
 
 export const poolStatus = z
   .strictObject({
@@ -141,6 +148,11 @@ export const poolStatus = z
     availableReplicas: count().describe("Nodes that are ready and connected to the network.").optional(),
     updatedReplicas: count()
       .describe("Nodes that have the newest template and applied the target config.")
+      .optional(),
+    parkedReplicas: count()
+      .describe(
+        "Nodes that count in no budget: a person has parked them, or no host has GPUs to lend them (reason NoCapacity).",
+      )
       .optional(),
     selector: z.string().max(512).describe("Label selector of the nodes' pods, for autoscalers.").optional(),
     rollout: z

@@ -4,6 +4,7 @@ import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
 import {
   budgetSize,
   childLabels,
+  childSpec,
   hasSpec,
   isLeaving,
   isMoving,
@@ -221,7 +222,7 @@ function changed(
       };
     }
     case "update": {
-      const { metadata: meta = {}, spec: wanted } = pool.spec.template;
+      const { metadata: meta = {} } = pool.spec.template;
       return {
         ...child,
         metadata: {
@@ -232,7 +233,7 @@ function changed(
           annotations: { ...metadata.annotations, ...meta.annotations },
         },
         spec: {
-          ...wanted,
+          ...childSpec(pool.spec),
           replicas: spec.replicas,
           ...(spec.identity ? { identity: spec.identity } : {}),
         },
@@ -243,7 +244,7 @@ function changed(
 
 function newChild(pool: ResultityNodePool, name: string): ResultityNode {
   const { namespace } = pool.metadata;
-  const { spec, metadata } = pool.spec.template;
+  const { metadata } = pool.spec.template;
   return {
     apiVersion: pool.apiVersion,
     kind: "ResultityNode",
@@ -257,7 +258,7 @@ function newChild(pool: ResultityNodePool, name: string): ResultityNode {
       labels: childLabels(pool),
       ...(metadata?.annotations ? { annotations: metadata.annotations } : {}),
     },
-    spec: { ...spec, replicas: 1 },
+    spec: { ...childSpec(pool.spec), replicas: 1 },
   };
 }
 

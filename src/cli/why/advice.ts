@@ -11,6 +11,7 @@ export const nodeAdvice: Readonly<Partial<Record<NodeReason, Advice>>> = {
     `it is made once the config is there (see ConfigApplied); if nothing else is wrong: kubectl -n ${namespace} get events --field-selector regarding.name=${name}`,
   Unschedulable: ({ namespace, name }) => `kubectl -n ${namespace} describe pod ${name}`,
   Parked: ({ namespace, name }) => `to run it: kubectl resultity unpark ${name} -n ${namespace}`,
+  NoCapacity: () => "nothing: it is parked until GPUs are lent to it, and comes back by itself",
   StageFailed: ({ namespace, name }) => `kubectl -n ${namespace} logs ${name} -c agent`,
   PrefetchFailed: ({ namespace }) => `kubectl -n ${namespace} describe pods -l resultity.com/prefetch`,
   ImagePullFailed: ({ namespace, name }) => `kubectl -n ${namespace} describe pod ${name}`,

@@ -2,7 +2,7 @@ import { nodeConditionTypes } from "../../api/v1alpha1/conditions.ts";
 import type { ResultityNetwork } from "../../api/v1alpha1/network.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { Pod } from "../../kube/resources.ts";
-import { type ContainerFacts, type PodFacts, podFacts } from "../../operator/node/observe.ts";
+import { type ContainerFacts, hasNoCapacity, type PodFacts, podFacts } from "../../operator/node/observe.ts";
 import type { MaybeRead } from "../read.ts";
 import type { AnyEvent } from "../resources.ts";
 import { shortRef } from "../subject.ts";
@@ -41,7 +41,11 @@ export function whyNode({ node, network, pod, events, now }: NodeReading): WhyVi
       node.status?.conditions,
       nodeConditionTypes,
       ["Draining", "Degraded"],
-      ({ reason }) => adviceOf(nodeAdvice, reason, { namespace, name }),
+      // What is off with it is the parking's doing.
+      ({ reason }) =>
+        hasNoCapacity(node) && reason !== "NoCapacity"
+          ? undefined
+          : adviceOf(nodeAdvice, reason, { namespace, name }),
     ),
     facts: [...nodeFacts(node, pool), ...(known ? podLines(facts) : [])],
     next: ahead?.next ?? [],

@@ -4,6 +4,7 @@ import { isTrue } from "../../api/v1alpha1/conditions.ts";
 import type { Client } from "../../kube/client.ts";
 import { controllerOf } from "../../kube/object.ts";
 import { type ConfigMap, configMaps, secrets } from "../../kube/resources.ts";
+import { hasNoCapacity } from "../capacity.ts";
 import { networkConfigMapName } from "../names.ts";
 import type { StoredConfigMap } from "./knowledge.ts";
 import { Refusal } from "./refusal.ts";
@@ -106,10 +107,13 @@ export interface NodeUse {
 }
 
 /** One node of the network, from the cache. */
-export function observeNode({ status }: ResultityNode): NodeUse {
+export function observeNode(node: ResultityNode): NodeUse {
+  const { status } = node;
+  const { target, applied } = status?.config ?? {};
   return {
-    target: status?.config?.target,
-    applied: status?.config?.applied,
+    target,
+    // Without capacity it runs nothing, and begins with its target: what it ran last need not be kept for it.
+    applied: target !== undefined && hasNoCapacity(node) ? undefined : applied,
     ready: isTrue(status?.conditions, "Ready"),
     connected: status?.session?.connected === true,
   };

@@ -3,6 +3,7 @@ import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import { batched, exceptStatus, mapped, own, type Source } from "../../kube/sources.ts";
 import type { Change } from "../../kube/store.ts";
 import type { Clock } from "../../lib/clock.ts";
+import { hasNoCapacity } from "../capacity.ts";
 import { type Caches, networkKeyOf } from "../context.ts";
 
 /** Least time between two wakes of a network by its nodes, ms: their churn becomes one status write of it a second at most. */
@@ -27,6 +28,7 @@ function facts(node: ResultityNode): string {
     networkKeyOf(node),
     status?.config?.target,
     status?.config?.applied,
+    hasNoCapacity(node),
     isTrue(status?.conditions, "Ready"),
     status?.session?.connected === true,
   ]);

@@ -11,6 +11,7 @@ import { hostView } from "./prefetch/observe.ts";
 import { emptyHost } from "./prefetch/plan.ts";
 import { hasTurn } from "./turn.ts";
 
+export { hasNoCapacity } from "../capacity.ts";
 export { type ContainerFacts, type PodFacts, podFacts } from "./facts.ts";
 export type { NodeObservation } from "./observation.ts";
 

@@ -25,7 +25,7 @@ export const censusOf = once(({ pool, children }: PoolObservation): Census => {
   return { staying, leaving: inOrder.filter(isLeaving), size, minAvailable: minAvailableOf(pool, size) };
 });
 
-/** Nodes that the budget is about: those wanted, less those that a person has parked. */
+/** Nodes that the budget is about: those wanted, less those that are parked. */
 export function budgetSize(pool: ResultityNodePool, children: readonly ResultityNode[]): number {
   return sizeOf(
     pool,

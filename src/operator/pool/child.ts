@@ -2,6 +2,7 @@ import { findCondition, isTrue } from "../../api/v1alpha1/conditions.ts";
 import { keyPrefix } from "../../api/v1alpha1/meta.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
+import { hasNoCapacity } from "../capacity.ts";
 import { canonical } from "../hash.ts";
 import { poolLabel } from "../names.ts";
 import { sameJson } from "../same.ts";
@@ -31,9 +32,9 @@ export function isLeaving(child: ResultityNode): boolean {
   );
 }
 
-/** Parked by a person: it stays so, and counts neither for nor against the budget. */
+/** Parked by a person, or for want of capacity: it stays so, and counts neither for nor against the budget. */
 export function isParked(child: ResultityNode): boolean {
-  return child.spec.replicas === 0;
+  return child.spec.replicas === 0 || hasNoCapacity(child);
 }
 
 /** In service: serves models and is connected, as far as its controller has seen the newest spec. */
@@ -46,20 +47,25 @@ export function childLabels(pool: ResultityNodePool): Record<string, string> {
   return { ...pool.spec.template.metadata?.labels, [poolLabel]: pool.metadata.name };
 }
 
-type TemplateSpec = ResultityNodePool["spec"]["template"]["spec"];
+/** The spec of a child, as the pool has it. `replicas` is left out: who parks a child owns that field. */
+export const childSpec = once(({ template, capacity }: ResultityNodePool["spec"]) => ({
+  ...template.spec,
+  capacity,
+}));
 
-const textOf = once((template: TemplateSpec): string => canonical(template));
+const textOf = once((spec: ResultityNodePool["spec"]): string => canonical(childSpec(spec)));
 
 /** What a child's spec was last compared with, and whether it was the same: specs of 10,000 children are long to compare. */
 const compared = new WeakMap<ResultityNode["spec"], { readonly template: string; readonly same: boolean }>();
 
 /** True when the child's spec is the template's; what each child has of its own is left out. */
 export function hasSpec(pool: ResultityNodePool, child: ResultityNode): boolean {
-  const template = textOf(pool.spec.template.spec);
+  const template = textOf(pool.spec);
   const before = compared.get(child.spec);
   if (before?.template === template) return before.same;
-  const { replicas: _replicas, identity: _identity, ...spec } = child.spec;
-  const same = sameJson(spec, pool.spec.template.spec);
+  const { replicas: _replicas, identity: _identity, ...own } = child.spec;
+  const spec = { ...own, capacity: own.capacity ?? "Guaranteed" };
+  const same = sameJson(spec, childSpec(pool.spec));
   compared.set(child.spec, { template, same });
   return same;
 }

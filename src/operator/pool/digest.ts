@@ -1,6 +1,7 @@
 import { keyPrefix } from "../../api/v1alpha1/meta.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { PoolStatus, ResultityNodePool } from "../../api/v1alpha1/pool.ts";
+import { hasNoCapacity } from "../capacity.ts";
 import { judge, type Trial } from "./canary.ts";
 import { censusOf } from "./census.ts";
 import { ordinalOf } from "./child.ts";
@@ -65,7 +66,8 @@ export function isHeldBack(pool: ResultityNodePool, child: ResultityNode): boole
 /** Allowed digests by how many nodes run them, most first. */
 const commonDigests = once(({ children, allows }: PoolObservation): readonly string[] => {
   const counts = new Map<string, number>();
-  for (const { status } of children) {
+  // One without capacity runs nothing, and what it last ran may be long gone.
+  for (const { status } of children.filter((child) => !hasNoCapacity(child))) {
     const applied = status?.config?.applied;
     if (applied !== undefined) counts.set(applied, (counts.get(applied) ?? 0) + 1);
   }

@@ -8,7 +8,7 @@ import { keyOf, type OwnerReference } from "../../kube/object.ts";
 import { podDisruptionBudgets, secrets } from "../../kube/resources.ts";
 import { identitySecretOf, nodes, type OperatorContext } from "../context.ts";
 import { poolLabel, poolManager } from "../names.ts";
-import { childLabels, removingAnnotation } from "./child.ts";
+import { childLabels, childSpec, removingAnnotation } from "./child.ts";
 import { refusalOf } from "./refusal.ts";
 import type { PoolAction } from "./plan.ts";
 
@@ -153,7 +153,7 @@ async function execute(
   }
 }
 
-/** A child as the template has it. `replicas` is left out: who parks a child owns that field. */
+/** A child as the pool has it. */
 function childDraft(pool: ResultityNodePool, name: string) {
   const { template } = pool.spec;
   return {
@@ -164,7 +164,7 @@ function childDraft(pool: ResultityNodePool, name: string) {
       ...(template.metadata?.annotations ? { annotations: template.metadata.annotations } : {}),
       ownerReferences: [ownerOf(pool)],
     },
-    spec: template.spec,
+    spec: childSpec(pool.spec),
   };
 }
 

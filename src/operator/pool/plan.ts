@@ -1,7 +1,9 @@
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
+import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
+import { editInterrupts } from "../move.ts";
 import type { Trial } from "./canary.ts";
 import { censusOf, hostOf, sizeOf } from "./census.ts";
-import { hasMetadata, hasSpec, isMoving, isParked, isReady, stuckReason } from "./child.ts";
+import { childSpec, hasMetadata, hasSpec, isMoving, isParked, isReady, stuckReason } from "./child.ts";
 import { commonDigest, isHeldBack, trialOf, wantedDigest } from "./digest.ts";
 import type { PoolAction, PoolObservation } from "./observation.ts";
 import { planScale } from "./scale.ts";
@@ -9,7 +11,16 @@ import { minAvailableOf } from "./window.ts";
 
 // With them a plan can be carried forward on paper, as `kubectl resultity plan` does.
 export type { PoolAction, PoolObservation } from "./observation.ts";
-export { childLabels, hasSpec, isLeaving, isMoving, isParked, isReady, removingAnnotation } from "./child.ts";
+export {
+  childLabels,
+  childSpec,
+  hasSpec,
+  isLeaving,
+  isMoving,
+  isParked,
+  isReady,
+  removingAnnotation,
+} from "./child.ts";
 export { budgetSize } from "./census.ts";
 export { promoteAnnotation, wantedDigest } from "./digest.ts";
 export { minAvailableOf } from "./window.ts";
@@ -55,8 +66,9 @@ function planUpdate(
   let room = serving - minAvailable;
   const actions: PoolAction[] = [];
   for (const { child, inService, outdated, digest } of hostByHost(due, staying)) {
-    // Labels and annotations interrupt nothing, nor do configs that differ in what is applied live.
-    const edited = inService && outdated && !hasSpec(seen.pool, child);
+    // Labels and annotations interrupt nothing, nor does what is applied to the running pod.
+    const edited =
+      inService && outdated && !hasSpec(seen.pool, child) && editOf(seen.pool, child) === "interrupts";
     const restarted = inService && digest !== undefined && seen.interrupts(child, digest);
     // An edit of the pool is somebody's wish for now; a config that the network brings can wait.
     const waits = (edited || restarted) && (room <= 0 || !(edited || seen.mayRestart));
@@ -84,6 +96,21 @@ function isInService(seen: PoolObservation, child: ResultityNode): boolean {
     target !== undefined &&
     !seen.interrupts(child, target)
   );
+}
+
+const edits = new WeakMap<
+  ResultityNode["spec"],
+  { readonly template: unknown; readonly interrupts: boolean }
+>();
+
+/** Whether the template's spec interrupts the child's jobs; worked out once for both, as thousands of children wait for it. */
+function editOf(pool: ResultityNodePool, { spec }: ResultityNode): "interrupts" | "live" {
+  const template = childSpec(pool.spec);
+  const before = edits.get(spec);
+  const known =
+    before?.template === template ? before : { template, interrupts: editInterrupts(spec, template) };
+  edits.set(spec, known);
+  return known.interrupts ? "interrupts" : "live";
 }
 
 /** What an update has for a child. */

@@ -9,6 +9,7 @@ import {
 } from "../../api/v1alpha1/conditions.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { PoolStatus } from "../../api/v1alpha1/pool.ts";
+import { hasNoCapacity } from "../capacity.ts";
 import { poolLabel } from "../names.ts";
 import { censusOf } from "./census.ts";
 import { hasSpec, isMoving, isParked, isReady, stuckReasons } from "./child.ts";
@@ -25,21 +26,25 @@ export function poolStatus(seen: PoolObservation, refused?: Refused): PoolStatus
   const { pool, children, now } = seen;
   const wanted = wantedDigest(seen);
   const { staying } = censusOf(seen);
+  // An update neither waits for those that are parked nor counts them: they come back with what is wanted by then.
+  const present = staying.filter((child) => !isParked(child));
   const ready = staying.filter(isReady);
-  const updated = staying.filter((child) => isUpdated(seen, child, wanted));
+  const allUpdated = staying.filter((child) => isUpdated(seen, child, wanted));
+  const updated = allUpdated.filter((child) => !isParked(child));
   const podReady = staying.filter((child) => isTrueNow(child, "RuntimeReady"));
   const before = pool.status ?? {};
   let list: readonly Condition<PoolConditionType>[] = before.conditions ?? [];
-  for (const condition of conditionsOf(seen, { staying, ready, updated }, refused))
+  for (const condition of conditionsOf(seen, { staying: present, ready, updated }, refused))
     list = setCondition(list, condition, now);
-  const rollout = rolloutOf(seen, wanted, staying, updated.length);
+  const rollout = rolloutOf(seen, wanted, present, updated.length);
   const rejected = rejectedOf(seen);
   return {
     observedGeneration: pool.metadata.generation,
     replicas: children.length,
     readyReplicas: podReady.length,
     availableReplicas: ready.length,
-    updatedReplicas: updated.length,
+    updatedReplicas: allUpdated.length,
+    parkedReplicas: staying.length - present.length,
     selector: `${poolLabel}=${pool.metadata.name}`,
     ...(rollout ? { rollout } : {}),
     ...(rejected.length > 0 ? { rejected } : {}),
@@ -133,6 +138,7 @@ function rolloutOf(
 }
 
 interface Counted {
+  /** Those that are not parked; `updated` are among them. */
   readonly staying: readonly ResultityNode[];
   readonly ready: readonly ResultityNode[];
   readonly updated: readonly ResultityNode[];
@@ -155,21 +161,28 @@ function conditionsOf(
   const unwell = (refused ? [progressing] : [available, progressing]).find(({ status }) => status !== "True");
   const allReady =
     counted.ready.length >= censusOf(seen).size && counted.updated.length === counted.staying.length;
+  const well =
+    available.reason === "NoCapacity"
+      ? { reason: available.reason, message: available.message }
+      : {
+          reason: "AllWell" as const,
+          message: `${counted.ready.length} nodes are in service${withoutCapacity(seen)}`,
+        };
   const ready: PoolCondition = unwell
     ? { type: "Ready", status: "False", reason: unwell.reason, message: unwell.message, observedGeneration }
     : allReady
-      ? {
-          type: "Ready",
-          status: "True",
-          reason: "AllWell",
-          message: `${counted.ready.length} nodes are in service`,
-          observedGeneration,
-        }
+      ? { ...well, type: "Ready", status: "True", observedGeneration }
       : { ...unready(seen, counted, progressing), type: "Ready", status: "False", observedGeneration };
   return [available, progressing, ready];
 }
 
 type Verdict = Omit<PoolCondition, "observedGeneration">;
+
+/** How many nodes wait for GPUs to be lent to them, as the end of a sentence; empty where none does. */
+function withoutCapacity(seen: PoolObservation): string {
+  const count = censusOf(seen).staying.filter(hasNoCapacity).length;
+  return count === 0 ? "" : `; ${count} more ${count === 1 ? "is" : "are"} parked for want of capacity`;
+}
 
 /** What a trial, or one that has failed, has to say about the update. */
 function trialProgress(seen: PoolObservation): readonly [Verdict["status"], PoolReason, string] | undefined {
@@ -229,6 +242,14 @@ function worstOf(staying: readonly ResultityNode[]): ResultityNode | undefined {
 
 function availableOf(seen: PoolObservation, { ready, staying }: Counted): Verdict {
   const { size, minAvailable: needed } = censusOf(seen);
+  const parked = withoutCapacity(seen);
+  if (size === 0 && parked !== "")
+    return {
+      type: "Available",
+      status: "True",
+      reason: "NoCapacity",
+      message: `no node is in service${parked}; they come back by themselves`,
+    };
   if (size === 0)
     return { type: "Available", status: "True", reason: "ScaledToZero", message: "no nodes are wanted" };
   if (ready.length >= needed) {
@@ -236,7 +257,7 @@ function availableOf(seen: PoolObservation, { ready, staying }: Counted): Verdic
       type: "Available",
       status: "True",
       reason: "MinimumAvailable",
-      message: `${ready.length} of ${size} nodes are in service, ${needed} are needed`,
+      message: `${ready.length} of ${size} nodes are in service, ${needed} are needed${parked}`,
     };
   }
   const worst = worstOf(staying);
@@ -283,7 +304,11 @@ function progressOf(seen: PoolObservation, { staying, updated }: Counted): Verdi
       `config ${asked} is not allowed by the network's newest release, so that no node is told to move to it: ${pool.spec.template.spec.config?.pin === asked ? "remove spec.template.spec.config.pin, or name one that is allowed" : "the network must publish a new release"}`,
     );
   if (updated.length === staying.length)
-    return say("True", "NewestConfig", `all ${staying.length} nodes have the newest template and config`);
+    return say(
+      "True",
+      "NewestConfig",
+      `all ${staying.length} nodes have the newest template and config${withoutCapacity(seen)}`,
+    );
   const waiting = waitingOn(staying);
   if (waiting?.stuck)
     return say(

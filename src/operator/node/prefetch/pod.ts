@@ -2,6 +2,7 @@ import type { ResultityNetwork } from "../../../api/v1alpha1/network.ts";
 import type { ResultityNode } from "../../../api/v1alpha1/node.ts";
 import { type Draft, ownedBy } from "../../../kube/object.ts";
 import type { Pod } from "../../../kube/resources.ts";
+import { priorityClassOf } from "../../capacity.ts";
 import { hashOf } from "../../hash.ts";
 import { networkLabel, prefetchImageAnnotation, prefetchLabel } from "../../names.ts";
 import { compact } from "../pod.ts";
@@ -44,7 +45,8 @@ const holdOn = "trap 'exit 0' TERM; sleep 2147483647 & wait";
  */
 export function prefetchPod(inputs: PrefetchInputs): Draft<Pod> {
   const { node, network, host, role, image, base } = inputs;
-  const { tolerations, runtimeClassName, imagePullSecrets, priorityClassName } = node.spec.podOverrides ?? {};
+  const { tolerations, runtimeClassName, imagePullSecrets } = node.spec.podOverrides ?? {};
+  const priorityClassName = priorityClassOf(node);
   const copied = { tolerations, runtimeClassName, imagePullSecrets, priorityClassName };
   return {
     metadata: {
