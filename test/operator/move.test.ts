@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { nodeTemplateSpec } from "../../src/api/v1alpha1/node.ts";
-import { moveInterrupts } from "../../src/operator/move.ts";
+import { editInterrupts, moveInterrupts } from "../../src/operator/move.ts";
 import type { Snapshot } from "../../src/protocol/config/snapshot.ts";
 import { makeSnapshot } from "../protocol/config/difference-fixture.ts";
 
@@ -46,5 +46,38 @@ describe("whether a move interrupts jobs", () => {
     ];
     for (const to of others) expect(moveInterrupts(specOf("vllm"), from, to)).toBe(true);
     expect(moveInterrupts(specOf("vllm"), undefined, from)).toBe(true);
+  });
+});
+
+describe("whether an edit of the spec interrupts jobs", () => {
+  const base = nodeTemplateSpec.parse({
+    networkRef: { name: "testnet" },
+    runtime: { engine: "vllm", args: ["--a"], resources: { limits: { cpu: "2", memory: "4Gi" } } },
+  });
+  type Spec = typeof base;
+  const runtime = (change: Partial<Spec["runtime"]>): Spec => ({
+    ...base,
+    runtime: { ...base.runtime, ...change },
+  });
+  const ollama = (models: string[]): Spec => ({ ...runtime({ engine: "ollama" }), models });
+  const rows: readonly [string, Spec, Spec, boolean][] = [
+    ["more CPU and memory", base, runtime({ resources: { limits: { cpu: "4", memory: "8Gi" } } }), false],
+    ["no memory limit any more", base, runtime({ resources: { limits: { cpu: "4" } } }), true],
+    ["participation", base, { ...base, participation: { accept: false } }, false],
+    ["drain timeouts", base, { ...base, drain: { timeoutSeconds: 1, evictionTimeoutSeconds: 1 } }, false],
+    ["models of vLLM", base, { ...base, models: ["a"] }, true],
+    ["models of Ollama", ollama(["a"]), ollama(["a", "b"]), false],
+    ["arguments", base, runtime({ args: ["--b"] }), true],
+    ["environment", base, runtime({ env: [{ name: "A", value: "1" }] }), true],
+    ["another engine", base, runtime({ engine: "sglang" }), true],
+    ["GPUs", base, { ...base, gpu: { ...base.gpu, count: 2 } }, true],
+    ["a cache for the weights", base, { ...base, modelCache: { emptyDir: {} } }, true],
+    ["labels of the pod", base, { ...base, podOverrides: { labels: { a: "b" } } }, true],
+  ];
+  test.each(rows)("%s", (_name, from, to, interrupts) => {
+    expect(editInterrupts(from, to)).toBe(interrupts);
+    expect(editInterrupts({ ...from, replicas: 1, identity: { secretName: "x" } } as Spec, to)).toBe(
+      interrupts,
+    );
   });
 });
