@@ -96,11 +96,14 @@ export interface RunningOperator {
 
 /** Makes a namespace with a network that is published at version `v1`, and plays hosts and agents there. */
 export async function startScene(stand: Stand, name: string): Promise<Scene> {
-  const io = await startScriptedIo();
-  const proxy = await startFaultProxy(stand.bed.server, stand.bed.ca);
-  const scene = new Scene(stand, name, io, proxy);
+  const scene = await emptyScene(stand, name, await startScriptedIo());
   await scene.begin();
   return scene;
+}
+
+/** A scene in which nothing is yet, nor played: {@link Scene.begin} or {@link Scene.play} comes next. */
+export async function emptyScene(stand: Stand, name: string, io: ScriptedIo): Promise<Scene> {
+  return new Scene(stand, name, io, await startFaultProxy(stand.bed.server, stand.bed.ca));
 }
 
 /** The operator as a process of its own. */
@@ -179,10 +182,21 @@ export class Scene implements AsyncDisposable {
         agent: { image: `registry.test/agent@sha256:${"1".repeat(64)}` },
       },
     });
+    await this.play();
+  }
+
+  /** Plays hosts and agents from now on. @param told what the network says of its nodes from the beginning. */
+  async play(told: readonly FeedNode[] = []): Promise<void> {
+    for (const line of told) this.#feedLines.set(line.node_id, line);
     await until("the default ServiceAccount", () =>
       this.#kube.get(`${this.core("serviceaccounts")}/default`),
     );
     this.#playing = this.#play();
+  }
+
+  /** What the network says of its nodes. */
+  get told(): readonly FeedNode[] {
+    return [...this.#feedLines.values()];
   }
 
   /** Path of a kind of ours in the namespace, or of one object. */
@@ -549,7 +563,8 @@ export class Scene implements AsyncDisposable {
   }
 
   async #keyOf(node: string): Promise<SigningKey> {
-    const secret = await this.#kube.get<Secret>(this.core("secrets", `${node}-identity`));
+    const name = (await this.node(node))?.spec.identity?.secretName ?? `${node}-identity`;
+    const secret = await this.#kube.get<Secret>(this.core("secrets", name));
     const jwk: PrivateJwk = JSON.parse(Buffer.from(secret?.data?.["key.jwk"] ?? "", "base64").toString());
     return importPrivateKey(jwk);
   }

@@ -32,7 +32,8 @@ export interface ScriptedIo {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-export async function startScriptedIo(): Promise<ScriptedIo> {
+/** @param where it listens: port 0 is a free one. */
+export async function startScriptedIo(where = { host: "127.0.0.1", port: 0 }): Promise<ScriptedIo> {
   const server = createServer((request, response) => {
     response.on("finish", () => io.log.push(`GET ${request.url} ${response.statusCode}`));
     if (io.intercept?.(request, response)) return;
@@ -59,8 +60,12 @@ export async function startScriptedIo(): Promise<ScriptedIo> {
       end: () => response.end(),
     });
   };
-  const listen = (port: number) => new Promise<void>((resolve) => server.listen(port, "127.0.0.1", resolve));
-  await listen(0);
+  const listen = (port: number) =>
+    new Promise<void>((resolve, reject) => {
+      server.once("error", reject);
+      server.listen(port, where.host, resolve);
+    });
+  await listen(where.port);
   const { port } = server.address() as AddressInfo;
   const stop = () =>
     new Promise<void>((resolve) => {
@@ -68,7 +73,7 @@ export async function startScriptedIo(): Promise<ScriptedIo> {
       server.closeAllConnections();
     });
   const io: ScriptedIo = {
-    url: `http://127.0.0.1:${port}`,
+    url: `http://${where.host}:${port}`,
     log: [],
     root: undefined,
     release: undefined,
