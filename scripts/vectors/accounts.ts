@@ -335,6 +335,11 @@ export function feedVectors(): object {
       generation: 2,
       conflict: now,
     }),
+    say("a node of whose GPUs the driver has said something", "valid", {
+      ...line,
+      xids: [{ code: 79, since: now }],
+    }),
+    say("a node with an XID of 0", "schema", { ...line, xids: [{ code: 0, since: now }] }),
     say("synced", "valid", { type: "synced" }),
     say("a ping", "valid", { type: "ping", time: now }),
     say("a ping without time", "schema", { type: "ping" }),

@@ -98,8 +98,13 @@ export const examples: { readonly [K in Kind]: Payload<K> } = {
         image: `registry.test/vllm@sha256:${"a".repeat(64)}`,
         health: "healthy",
         reason: "serves org/small",
+        crashes: 1,
       },
-      hardware: { cpus: 16, memory_mib: 131_072, gpus: [{ product: "NVIDIA-L4", memory_mib: null }] },
+      hardware: {
+        cpus: 16,
+        memory_mib: 131_072,
+        gpus: [{ product: "NVIDIA-L4", memory_mib: null, xid: { code: 63, since: now } }],
+      },
       config: { applied: digest, target: digest, staged: null, release_sequence: 5 },
       models: {
         installed: ["org/small"],
@@ -127,6 +132,8 @@ export const examples: { readonly [K in Kind]: Payload<K> } = {
 /** Members that may be missing. */
 const optional: ReadonlySet<string> = new Set([
   "report.engine.reason",
+  "report.engine.crashes",
+  "report.hardware.gpus.0.xid",
   "report.load.reason",
   "report.models.states",
   "report.models.states.1.reason",
@@ -150,7 +157,7 @@ function* places(value: unknown, path: readonly (string | number)[] = []): Gener
 
 /** Fields whose example may also be null. */
 const nullable =
-  /(latest\.digest|engine\.(version|image)|gpus\.\d+\.(product|memory_mib)|config\.(applied|target|staged))$/;
+  /(latest\.digest|engine\.(version|image)|gpus\.\d+\.(product|memory_mib|xid\.since)|config\.(applied|target|staged))$/;
 
 function* systematic(kind: Kind): Generator<Case> {
   for (const { path, value } of places(examples[kind])) {
@@ -254,6 +261,7 @@ export function messageVectors(): object {
     set("ack", "valid", ["upto"], 0, "0"),
     set("heartbeat", "schema", ["report", "engine", "health"], "fine", "off the list"),
     setMany("heartbeat", "schema", ["report", "hardware", "gpus"], 65, { product: null, memory_mib: null }),
+    set("heartbeat", "schema", ["report", "hardware", "gpus", 0, "xid", "code"], 0, "0, which is none"),
     set("heartbeat", "valid", ["leases"], [], "empty"),
     set("goodbye", "schema", ["reason"], "bored", "off the list"),
   );

@@ -107,6 +107,7 @@ export class Agent {
       new LaunchDir(ports.files, options.launchDir),
       this.#watch,
       (event) => this.#runtime(event),
+      options.podDir !== undefined,
     );
     const { stateDir, modelsDir = "/models", modelsMaxBytes } = options;
     this.#models = new Models(ports, options.models, { stateDir, modelsDir, modelsMaxBytes }, () => {
@@ -314,14 +315,16 @@ export class Agent {
         image: applied?.selection.runtime.image ?? null,
         health: engine.health,
         ...(engine.reason !== undefined && { reason: engine.reason.slice(0, 500) }),
+        ...(this.#control.crashes > 0 && { crashes: this.#control.crashes }),
       },
       hardware: {
         cpus,
         memory_mib: memoryMib,
-        gpus: reportedGpus(this.#gpus.readings, {
-          count: desired?.gpuCount ?? 0,
-          product: desired?.gpuProduct ?? null,
-        }),
+        gpus: reportedGpus(
+          this.#gpus.readings,
+          { count: desired?.gpuCount ?? 0, product: desired?.gpuProduct ?? null },
+          this.#gpus.xids,
+        ),
       },
       config: {
         applied: applied?.digest ?? null,

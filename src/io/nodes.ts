@@ -1,6 +1,6 @@
 import type { ConfigDigest } from "../protocol/fields.ts";
 import { importPublicKey, type KeyId, type NodeId, type VerifyKey } from "../protocol/keys.ts";
-import type { Report } from "../protocol/messages.ts";
+import type { Report, Xid } from "../protocol/messages.ts";
 import { Instances } from "./instances.ts";
 import type { NodeRow } from "./store/port.ts";
 
@@ -36,6 +36,8 @@ export interface KnownNode {
   agentVersion: string | null;
   configApplied: ConfigDigest | null;
   modelsActive: readonly string[];
+  /** What the drivers of its GPUs have said since its agent began. */
+  xids: readonly Xid[];
   /** Of its present config, since this run of the service has known it to have it. */
   work: { config: ConfigDigest | null; completed: number; failed: number; durationMs: number };
   /** Wall time of the last thing heard, ms; 0 = nothing since the service started. */
@@ -45,13 +47,20 @@ export interface KnownNode {
   conflictAt: number | null;
 }
 
-/** A node tells of itself: what the service shows of it. Its work counts from 0 under another config. */
-export function nodeReported(node: KnownNode, report: Report): void {
+/**
+ * A node tells of itself: what the service shows of it. Its work counts from 0 under another config. Returns whether its GPUs have
+ * something new to be told.
+ */
+export function nodeReported(node: KnownNode, report: Report): boolean {
   node.agentVersion = report.agent_version;
   node.configApplied = report.config.applied;
   node.modelsActive = report.models.active;
+  const xids = report.hardware.gpus.flatMap(({ xid }) => (xid && xid.since !== null ? [xid] : []));
+  const isNews = JSON.stringify(xids) !== JSON.stringify(node.xids);
+  node.xids = xids;
   if (node.work.config !== report.config.applied)
     node.work = { config: report.config.applied, completed: 0, failed: 0, durationMs: 0 };
+  return isNews;
 }
 
 /** A job of the node ended: completed after `durationMs`, or it failed (undefined). */
@@ -107,6 +116,7 @@ export class Nodes {
       agentVersion: null,
       configApplied: null,
       modelsActive: [],
+      xids: [],
       work: { config: null, completed: 0, failed: 0, durationMs: 0 },
       heardAt: 0,
       instances: new Instances(),

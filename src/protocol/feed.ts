@@ -9,6 +9,7 @@ import {
   timeField,
 } from "./fields.ts";
 import { parsePayload } from "./frame.ts";
+import { xidField } from "./messages.ts";
 
 /**
  * The fleet feed: the network's view of an account's nodes, one JSON object a line (`application/x-ndjson`) for as long
@@ -35,6 +36,8 @@ export const feedNode = z.object({
   conflict: z.nullable(timeField),
   config_applied: z.nullable(digestField),
   models_active: z.array(modelField).check(z.maxLength(256)),
+  /** What the drivers of its GPUs have said since its agent began, as its newest report has it. Absent: nothing. */
+  xids: z.optional(z.array(xidField).check(z.maxLength(64))),
   /** Totals since registration. */
   jobs_committed: countField,
   /**

@@ -221,6 +221,16 @@ export const modelStates = ["pending", "downloading", "verifying", "inactive", "
 
 export const engineHealth = ["starting", "healthy", "unhealthy", "stopped"] as const;
 
+/**
+ * What the driver last said of a GPU (an XID of NVIDIA's). It says it once and it stays, so `since` tells whether it is news: null = it
+ * was so when the agent began, and says nothing of what runs now.
+ */
+export const xidField = z.object({
+  code: z.int().check(z.minimum(1), z.maximum(65_535)),
+  since: z.nullable(timeField),
+});
+export type Xid = z.infer<typeof xidField>;
+
 /** What a node says of itself; the same in a heartbeat on the socket and by HTTP. */
 export const report = z.object({
   agent_version: versionField,
@@ -230,13 +240,22 @@ export const report = z.object({
     image: z.nullable(z.string().check(z.maxLength(512))),
     health: z.enum(engineHealth),
     reason: z.optional(textField),
+    /** Times that it has ended by itself since it last served; absent = none. */
+    crashes: z.optional(countField),
   }),
   hardware: z.object({
     cpus: countField,
     memory_mib: countField,
     /** `product` and `memory_mib` are null where unknown, never 0. */
     gpus: z
-      .array(z.object({ product: z.nullable(textField), memory_mib: z.nullable(countField) }))
+      .array(
+        z.object({
+          product: z.nullable(textField),
+          memory_mib: z.nullable(countField),
+          /** Absent: none, or nobody tells. */
+          xid: z.optional(xidField),
+        }),
+      )
       .check(z.maxLength(64)),
   }),
   config: z.object({

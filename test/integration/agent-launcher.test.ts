@@ -131,6 +131,25 @@ describe.each(shells)("launch.sh in %s", (shell) => {
     await launcher.stop();
   });
 
+  it("leaves when asked by its number, whatever its engine does, and the next one does not", async () => {
+    await generation(1, engine(log));
+    await launch.point(1, true);
+    const first = start();
+    await state("a running engine", ({ phase, starts }) => phase === "running" && starts === 1);
+    await until("the engine to say that it runs", () => lines().includes("start"));
+    await launch.leave(1);
+    expect((await first.exited).code).toBe(75);
+    expect(lines()).toContain("term");
+    const second = start();
+    await state("the next one", ({ phase, starts }) => phase === "running" && starts === 2);
+    // While an engine that crashed waits to be started again, too.
+    await generation(2, ["/bin/false"]);
+    await launch.point(2, true);
+    await state("a crash", ({ phase, crashes }) => phase === "backoff" && crashes > 0);
+    await launch.leave(2);
+    expect((await second.exited).code).toBe(75);
+  });
+
   it("ends at once when told so while it waits to start a crashed engine again", async () => {
     await generation(1, ["/no/such/engine"]);
     await launch.point(1, true);

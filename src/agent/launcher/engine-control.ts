@@ -4,6 +4,7 @@ import type { NodeConfig } from "../config/plan.ts";
 import { adapterOf } from "../engine/adapters.ts";
 import type { EngineWatch } from "../engine/watch.ts";
 import type { Ports } from "../ports.ts";
+import { EngineCrashes } from "./crashes.ts";
 import type { Generation, LaunchDir, LauncherState } from "./launch-dir.ts";
 
 /** What happens to the runtime container. */
@@ -37,6 +38,8 @@ export class EngineControl {
   readonly #dir: LaunchDir;
   readonly #watch: EngineWatch;
   readonly #event: (event: RuntimeEvent) => void;
+  readonly #restartable: boolean;
+  readonly #crashes = new EngineCrashes();
   #current: Generation | undefined;
   #previous: Generation | undefined;
   #state: LauncherState | undefined;
@@ -46,7 +49,15 @@ export class EngineControl {
   #timer: Timer | undefined;
   #stopped = false;
 
-  constructor(ports: Ports, dir: LaunchDir, watch: EngineWatch, event: (event: RuntimeEvent) => void) {
+  /** @param restartable whether somebody begins the launcher's container anew when it ends, as the kubelet does. */
+  constructor(
+    ports: Ports,
+    dir: LaunchDir,
+    watch: EngineWatch,
+    event: (event: RuntimeEvent) => void,
+    restartable = false,
+  ) {
+    this.#restartable = restartable;
     this.#ports = ports;
     this.#dir = dir;
     this.#watch = watch;
@@ -67,6 +78,11 @@ export class EngineControl {
 
   get current(): Generation | undefined {
     return this.#current;
+  }
+
+  /** Times that the engine has ended by itself since it last served. */
+  get crashes(): number {
+    return this.#crashes.count;
   }
 
   get launcher(): LauncherState | undefined {
@@ -151,6 +167,9 @@ export class EngineControl {
       const state = await this.#dir.state();
       if (state) {
         this.#state = state;
+        this.#crashes.see(state);
+        if (this.#watch.view.health === "healthy") this.#crashes.served();
+        await this.#escalate(state);
         if (before) this.#tellChange(before, state);
         await this.#gather(state);
       }
@@ -174,6 +193,16 @@ export class EngineControl {
       );
       this.#watch.restarted();
     }
+  }
+
+  /** The launcher starts a crashed engine again and again; what is left of the one before ends with its container. */
+  async #escalate({ starts }: LauncherState): Promise<void> {
+    if (!this.#restartable || !this.#crashes.wantsContainer()) return;
+    this.#ports.log.error(
+      { crashes: this.#crashes.count },
+      "the engine ends again and again; its container is begun anew",
+    );
+    await this.#dir.leave(starts);
   }
 
   /** An agent that died between rendering for a stop and the stop leaves an engine that nobody points at. */

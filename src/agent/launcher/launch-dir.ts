@@ -84,6 +84,11 @@ export class LaunchDir {
     await this.#files.write(join(this.#dir, "generation"), now ? `${number} now\n` : `${number}\n`, 0o644);
   }
 
+  /** Has a launcher end, and its container with it, for whoever runs the container to begin it anew. @param starts which one. */
+  async leave(starts: number): Promise<void> {
+    await this.#files.write(join(this.#dir, "leave"), `${starts}\n`, 0o644);
+  }
+
   /** Highest number in use, so that the next one is new. */
   async lastNumber(): Promise<number> {
     const names = await this.#files.list(join(this.#dir, "gen"));

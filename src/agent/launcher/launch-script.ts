@@ -6,6 +6,7 @@
  * - `generation`: `<n>`, or `<n> now`. A launcher that begins takes n; one whose engine runs moves to n only on `now`
  *   (an engine about to be replaced with its container must not be started anew in the old image).
  * - `gen/<n>/start`: shell text that ends in `exec <engine> …`.
+ * - `leave`: `<starts>`, the launcher that is to end with exit code 75, so that its container is begun anew.
  *
  * It writes `run/state`: `<starts> <n> <pid> <crashes> <exit> <phase>`, where starts counts launchers, n and pid are those
  * of the engine (0 = none), crashes those of this launcher's engines, exit is the last exit code (-1 = none) and
@@ -22,6 +23,7 @@ crashes=0
 code=-1
 phase=waiting
 stopping=
+leaving=
 delay=1
 
 tell() {
@@ -55,6 +57,9 @@ look() {
   case $want in
     '' | *[!0-9]*) want= ;;
   esac
+  leave=
+  if [ -r "$dir/leave" ]; then read -r leave < "$dir/leave"; fi
+  if [ "$leave" = "$starts" ]; then leaving=1; fi
 }
 
 begin() {
@@ -93,8 +98,9 @@ starts=$((starts + 1))
 trap term TERM INT
 tell
 
-while [ -z "$stopping" ]; do
+while [ -z "$stopping$leaving" ]; do
   look
+  if [ -n "$leaving" ]; then break; fi
   if [ -z "$want" ]; then
     tick
     continue
@@ -108,6 +114,7 @@ while [ -z "$stopping" ]; do
     # Two minutes without a crash forgive the crashes before.
     if [ "$ran" -eq 240 ]; then delay=1; fi
     look
+    if [ -n "$leaving" ]; then break; fi
     if [ -n "$want" ] && [ "$want" != "$generation" ] && [ "$when" = now ]; then break; fi
   done
   if [ -n "$stopping" ]; then break; fi
@@ -127,6 +134,7 @@ while [ -z "$stopping" ]; do
     wait $! 2>/dev/null
     ticks=$((ticks + 1))
     look
+    if [ -n "$leaving" ]; then break; fi
     # A new generation may well be the cure: no need to wait longer.
     if [ -n "$want" ] && [ "$want" != "$crashed" ] && [ "$when" = now ]; then
       delay=0
@@ -138,6 +146,7 @@ while [ -z "$stopping" ]; do
   if [ "$delay" -gt 30 ]; then delay=30; fi
 done
 
+if [ -n "$leaving" ] && [ -z "$stopping" ]; then exit 75; fi
 phase=stopping
 tell
 if [ "$child" -ne 0 ]; then

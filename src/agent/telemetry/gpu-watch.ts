@@ -1,7 +1,7 @@
 import type { Clock, Timer } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
 import type { Logger } from "../../lib/logger.ts";
-import type { Report } from "../../protocol/messages.ts";
+import type { Report, Xid } from "../../protocol/messages.ts";
 import type { GpuReading, GpuSource } from "./gpu.ts";
 
 /** dcgm-exporter collects every 30 s unless told otherwise. */
@@ -18,6 +18,8 @@ export class GpuWatch {
   #readings: readonly GpuReading[] = [];
   #readAt = Number.NEGATIVE_INFINITY;
   #problem: string | undefined;
+  /** What the driver last said of each GPU that was ever read; undefined = nothing. */
+  readonly #xids = new Map<string, Xid | undefined>();
   #timer: Timer | undefined;
   #stopped = false;
 
@@ -34,6 +36,11 @@ export class GpuWatch {
     return this.#clock.monotonic() - this.#readAt <= staleMs ? this.#readings : [];
   }
 
+  /** What the driver last said of each GPU, by {@link gpuKey}. */
+  get xids(): ReadonlyMap<string, Xid | undefined> {
+    return this.#xids;
+  }
+
   start(): void {
     if (this.#source) void this.#poll(this.#source);
   }
@@ -47,6 +54,7 @@ export class GpuWatch {
     try {
       this.#readings = await source();
       this.#readAt = this.#clock.monotonic();
+      this.#readings.forEach((gpu, at) => this.#learnXid(gpuKey(gpu, at), gpu.xid));
       this.#say(undefined);
     } catch (thrown) {
       this.#say(messageOf(thrown));
@@ -56,12 +64,24 @@ export class GpuWatch {
     this.#timer = this.#clock.setTimer(() => void this.#poll(source), pollMs);
   }
 
+  /** DCGM shows the last one until the driver is loaded anew: what a first reading shows may be years old. */
+  #learnXid(key: string, code: number | null): void {
+    if (code === null) return;
+    const known = this.#xids.has(key);
+    if (code <= 0) this.#xids.set(key, undefined);
+    else if (this.#xids.get(key)?.code !== code)
+      this.#xids.set(key, { code, since: known ? this.#clock.now() : null });
+  }
+
   #say(problem: string | undefined): void {
     if (problem !== undefined && problem !== this.#problem)
       this.#log.warn({ why: problem }, "GPUs cannot be read; their telemetry is unknown, tried again");
     this.#problem = problem;
   }
 }
+
+/** What a GPU is known by between two readings: its UUID, else its place. */
+export const gpuKey = ({ uuid }: GpuReading, at: number): string => uuid ?? `#${at}`;
 
 /**
  * The GPUs of a report: those that were read, and as many more as the spec says there are, of which only the product is
@@ -70,12 +90,17 @@ export class GpuWatch {
 export function reportedGpus(
   readings: readonly GpuReading[],
   specified: { readonly count: number; readonly product: string | null },
+  xids: ReadonlyMap<string, Xid | undefined> = new Map(),
 ): Report["hardware"]["gpus"] {
   const { product } = specified;
-  const read = readings.map((gpu) => ({
-    product: (gpu.product ?? product)?.slice(0, 512) ?? null,
-    memory_mib: gpu.memoryMib === null || gpu.memoryMib < 0 ? null : Math.round(gpu.memoryMib),
-  }));
+  const read = readings.map((gpu, at) => {
+    const xid = xids.get(gpuKey(gpu, at));
+    return {
+      product: (gpu.product ?? product)?.slice(0, 512) ?? null,
+      memory_mib: gpu.memoryMib === null || gpu.memoryMib < 0 ? null : Math.round(gpu.memoryMib),
+      ...(xid && { xid }),
+    };
+  });
   const unread = Math.max(0, specified.count - read.length);
   return [...read, ...Array.from({ length: unread }, () => ({ product, memory_mib: null }))].slice(0, 64);
 }

@@ -104,6 +104,7 @@ class FeedReader {
       conflict: node.conflictAt,
       config_applied: node.configApplied,
       models_active: [...node.modelsActive],
+      ...(node.xids.length > 0 && { xids: [...node.xids] }),
       jobs_committed: node.jobsCommitted,
       work: {
         config: node.work.config,

@@ -196,7 +196,7 @@ export class Sessions implements SessionHost {
     { report, leases }: Payload<"heartbeat">,
   ): readonly { readonly job: JobId; readonly attempt: number }[] {
     node.heardAt = this.clock.now();
-    nodeReported(node, report);
+    if (nodeReported(node, report)) this.nodes.changed(node);
     const desk = this.#desk();
     // A node that claims more slots than the config gives would look the least loaded, and get every job.
     const slots = Math.min(report.load.slots, this.config.maxJobs(report.config.applied));

@@ -61,3 +61,33 @@ describe("reportedGpus", () => {
     expect(reportedGpus(readings, { count, product: "H100" })).toEqual(expected);
   });
 });
+
+describe("an XID", () => {
+  const report = (watch: GpuWatch) => reportedGpus(watch.readings, { count: 1, product: null }, watch.xids);
+
+  it("is told with its time when it is new, without when it was there before the agent", async () => {
+    const clock = new FakeClock();
+    let xid: number | null = 31;
+    const source = () => Promise.resolve([{ ...reading, xid }]);
+    const watch = new GpuWatch(clock, silentLogger, source, () => {});
+    watch.start();
+    await clock.advanceAsync(1_000, 1_000);
+    expect(report(watch)[0]?.xid).toEqual({ code: 31, since: null });
+    xid = 79;
+    await clock.advanceAsync(20_000, 1_000);
+    const [told] = report(watch);
+    expect(told?.xid?.code).toBe(79);
+    const since = told?.xid?.since;
+    expect(since).toBeGreaterThan(0);
+    await clock.advanceAsync(40_000, 1_000);
+    expect(report(watch)[0]?.xid).toEqual({ code: 79, since });
+    xid = 0;
+    await clock.advanceAsync(20_000, 1_000);
+    expect(report(watch)[0]).not.toHaveProperty("xid");
+    // The same one again is news: the GPU was well in between.
+    xid = 79;
+    await clock.advanceAsync(20_000, 1_000);
+    expect(report(watch)[0]?.xid?.since).toBeGreaterThan(since ?? 0);
+    watch.stop();
+  });
+});
