@@ -151,7 +151,7 @@ export const poolStatus = z
       .optional(),
     parkedReplicas: count()
       .describe(
-        "Nodes that count in no budget: a person has parked them, or no host has GPUs to lend them (reason NoCapacity).",
+        "Nodes that count in no budget: a person has parked them, or no host has GPUs to lend them (reason NoCapacity). Absent: none.",
       )
       .optional(),
     selector: z.string().max(512).describe("Label selector of the nodes' pods, for autoscalers.").optional(),

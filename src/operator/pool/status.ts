@@ -44,7 +44,8 @@ export function poolStatus(seen: PoolObservation, refused?: Refused): PoolStatus
     readyReplicas: podReady.length,
     availableReplicas: ready.length,
     updatedReplicas: allUpdated.length,
-    parkedReplicas: staying.length - present.length,
+    // Absent where there are none: an operator that learns to say more writes nothing to a fleet that is as it was.
+    ...(present.length < staying.length ? { parkedReplicas: staying.length - present.length } : {}),
     selector: `${poolLabel}=${pool.metadata.name}`,
     ...(rollout ? { rollout } : {}),
     ...(rejected.length > 0 ? { rejected } : {}),
