@@ -15,14 +15,17 @@ import { parseAllDocuments } from "yaml";
 import type { ResultityNetwork } from "../../src/api/v1alpha1/network.ts";
 import type { ResultityNode } from "../../src/api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../src/api/v1alpha1/pool.ts";
-import { type ControlPlane, startControlPlane } from "../testbed/control-plane.ts";
+import { type ControlPlane, type ControlPlaneOptions, startControlPlane } from "../testbed/control-plane.ts";
 import { type KubeJson, kubeJson, type KubeObject } from "../testbed/kube-json.ts";
+import type { EngineBehaviour } from "../testbed/kubelet/memory/engine-program.ts";
+import { hostNames, type MemoryFleet, startMemoryFleet } from "../testbed/kubelet/memory/fleet.ts";
+import type { MemoryPod } from "../testbed/kubelet/memory/pod.ts";
 import { type ProcessKubelet, startProcessKubelet } from "../testbed/kubelet/process/kubelet.ts";
 import { freePort } from "../testbed/ports.ts";
 import { type Child, logTail } from "../testbed/processes.ts";
 import { until } from "../testbed/until.ts";
 import { Authority, io, loopSnapshot } from "./authority.ts";
-import { agentImage, resolveImage } from "./images.ts";
+import { agentImage, memoryImages, resolveImage } from "./images.ts";
 import { bundle, repository } from "./paths.ts";
 
 export const namespace = "inference";
@@ -33,15 +36,30 @@ export const account = "my-account";
 const gpuProduct = "NVIDIA-H100-80GB-HBM3";
 
 export interface LoopOptions {
-  /** Virtual hosts. Default 2. */
+  /** Virtual hosts. Default 2; 0 for who brings hosts of another kind. */
   readonly hosts?: number;
+  /** More flags of the control plane. */
+  readonly extraArgs?: NonNullable<ControlPlaneOptions["extraArgs"]>;
   /** GPUs of each host. Default 4. */
   readonly gpusPerHost?: number;
+  /** What the hosts say that they have beside GPUs. Default: what this machine has. */
+  readonly hostCapacity?: Readonly<Record<string, string>>;
   /** Milliseconds between two tokens of the engine. Default 20. */
   readonly tokenDelayMs?: number;
   /** Jobs at once on a node. Default 8. */
   readonly maxJobs?: number;
+  /**
+   * Hosts with containers in memory, for pods by the hundred: then `hosts` of the loop is empty and `fleet` is there.
+   * `behaviour` says how engines do, anew at each start and request.
+   */
+  readonly inMemory?: { readonly behaviour?: (pod: MemoryPod) => EngineBehaviour };
   readonly log?: (line: string) => void;
+}
+
+/** What a test wants of the samples. */
+export interface SampleOptions {
+  readonly replicas: number;
+  readonly pool?: Readonly<Record<string, unknown>>;
 }
 
 /** The running system. */
@@ -56,10 +74,15 @@ export interface Loop extends AsyncDisposable {
   /** Digest of the config that is published at the start. */
   readonly firstDigest: string;
   readonly hosts: readonly VirtualHost[];
+  /** The hosts, when they are in memory. */
+  readonly fleet: MemoryFleet | undefined;
   readonly io: Service;
   readonly operator: Service;
-  /** Applies `manifests/samples` with this machine's endpoint, root, account and images, and `replicas` nodes in the pool. */
-  applySamples(options: { replicas: number }): Promise<void>;
+  /**
+   * Applies `manifests/samples` with this machine's endpoint, root, account and images, and `replicas` nodes in the pool, of
+   * whose spec `pool` sets further fields by their paths with dots.
+   */
+  applySamples(options: SampleOptions): Promise<void>;
   scale(replicas: number): Promise<void>;
   pool(): Promise<ResultityNodePool | undefined>;
   network(): Promise<ResultityNetwork | undefined>;
@@ -154,7 +177,11 @@ export async function startLoop(options: LoopOptions = {}): Promise<Loop> {
       throw new Error(`dist/${name}.mjs is missing: run \`npm run build\` first`);
   }
   const { log = () => {} } = options;
-  const bed = await startControlPlane({ components: ["scheduler", "controller-manager"], log });
+  const bed = await startControlPlane({
+    components: ["scheduler", "controller-manager"],
+    log,
+    extraArgs: options.extraArgs ?? {},
+  });
   try {
     return await startParts(bed, options, log);
   } catch (thrown) {
@@ -219,7 +246,7 @@ async function startParts(
   log("CRDs and the operator");
   await bed.kubectlOk(["apply", "-f", join(repository, "crds")]);
   await bed.kubectlOk(["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]);
-  for (const file of ["10-namespace.yaml", "20-rbac.yaml"]) {
+  for (const file of ["10-namespace.yaml", "15-priority-class.yaml", "20-rbac.yaml"]) {
     await bed.kubectlOk(["apply", "-f", join(repository, "manifests/operator", file)]);
   }
   const kubeconfig = await bed.serviceAccountKubeconfig("resultity-system", "resultity-operator");
@@ -231,9 +258,20 @@ async function startParts(
   ]);
 
   log("hosts");
+  const names = hostNames("gpu-host", options.hosts ?? 2);
+  const gpus = { count: options.gpusPerHost ?? 4, product: gpuProduct };
+  const behaviour = (pod: MemoryPod) => ({ tokenDelayMs, ...options.inMemory?.behaviour?.(pod) });
+  const fleet = options.inMemory
+    ? await startMemoryFleet({
+        kubeconfig: bed.adminKubeconfig,
+        hosts: names,
+        images: memoryImages(behaviour),
+        gpus,
+      })
+    : undefined;
+  if (fleet) processes.onClose(() => fleet.stop());
   const hosts = await Promise.all(
-    Array.from({ length: options.hosts ?? 2 }, async (_, at) => {
-      const name = `gpu-host-${at + 1}`;
+    (fleet ? [] : names).map(async (name) => {
       const dir = join(folder, name);
       mkdirSync(dir);
       const boot = () =>
@@ -242,7 +280,8 @@ async function startParts(
           hostName: name,
           dir,
           images: resolveImage,
-          gpus: { count: options.gpusPerHost ?? 4, product: gpuProduct },
+          gpus,
+          capacity: options.hostCapacity ?? {},
         });
       return new VirtualHost(name, dir, boot, await boot());
     }),
@@ -265,10 +304,11 @@ async function startParts(
     ioData,
     firstDigest,
     hosts,
+    fleet,
     io: service,
     operator,
     publish,
-    applySamples: ({ replicas }) => applySamples(bed, { replicas, ioURL, accountKey, root: authority.root }),
+    applySamples: (samples) => applySamples(bed, { ...samples, ioURL, accountKey, root: authority.root }),
     async scale(replicas) {
       await bed.kubectlOk(["-n", namespace, "scale", "rpool", poolName, `--replicas=${replicas}`]);
     },
@@ -325,10 +365,11 @@ async function applySamples(
   bed: ControlPlane,
   {
     replicas,
+    pool: fields = {},
     ioURL,
     accountKey,
     root,
-  }: { replicas: number; ioURL: string; accountKey: string; root: string },
+  }: SampleOptions & { readonly ioURL: string; readonly accountKey: string; readonly root: string },
 ): Promise<void> {
   const sample = (name: string) => readFileSync(join(repository, "manifests/samples", name), "utf8");
   const apply = (text: string) => bed.kubectlOk(["apply", "-f", "-"], { stdin: text });
@@ -358,5 +399,7 @@ async function applySamples(
   pool?.setIn(["spec", "replicas"], replicas);
   pool?.setIn(["spec", "template", "spec", "runtime"], { engine: "openai" });
   pool?.deleteIn(["spec", "template", "spec", "modelCache"]);
+  if (rollingUpdate) pool?.setIn(["spec", "strategy", "rollingUpdate"], rollingUpdate);
+  for (const [path, value] of Object.entries(fields)) pool?.setIn(["spec", ...path.split(".")], value);
   await apply(String(pool));
 }
