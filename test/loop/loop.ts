@@ -399,7 +399,6 @@ async function applySamples(
   pool?.setIn(["spec", "replicas"], replicas);
   pool?.setIn(["spec", "template", "spec", "runtime"], { engine: "openai" });
   pool?.deleteIn(["spec", "template", "spec", "modelCache"]);
-  if (rollingUpdate) pool?.setIn(["spec", "strategy", "rollingUpdate"], rollingUpdate);
   for (const [path, value] of Object.entries(fields)) pool?.setIn(["spec", ...path.split(".")], value);
   await apply(String(pool));
 }
