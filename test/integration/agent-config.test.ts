@@ -81,13 +81,13 @@ describe("what an agent refuses", () => {
 
   it("B24 a digest whose time is over: no jobs, but the engine stays loaded", async () => {
     const config = configOf();
-    const allowed = [{ digest: config.digest, expires: Date.now() + 4_000 }];
+    const allowed = [{ digest: config.digest, expires: Date.now() + 10_000 }];
     const release = network.release(1, config, Date.now(), { allowed });
     node.mount(release, config);
     node.desire({ target: config.digest });
     node.startAgent(service.url);
     await node.startLauncher();
-    await service.ready(4_000);
+    await service.ready(10_000);
     const status = await node.sees("the end of the config", (seen) =>
       seen.config_error?.code === "expired" && !seen.report.load.accepting ? seen : undefined,
     );

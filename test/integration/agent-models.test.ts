@@ -88,8 +88,7 @@ const bytesIn = (dir: string): number =>
 const stateOf = async (name = "m1") =>
   (await node.status()).report.models.states?.find(({ model: each }) => each === name);
 
-const active = (deadlineMs = 20_000) =>
-  until("an active model", async () => (await stateOf())?.state === "active", { deadlineMs });
+const active = () => until("an active model", async () => (await stateOf())?.state === "active");
 
 const startsOf = (of = node) =>
   existsSync(of.engineLog) ? of.engineEvents().filter(({ event }) => event === "start") : [];

@@ -249,7 +249,12 @@ describe("a large body", () => {
     expect([answer.status, text.length > 20 * mib]).toEqual([200, true]);
     const engineSaw = () => engineLines(id).find(({ event }) => event === "begin");
     expect(engineSaw()).toMatchObject({ bytes: body.length, sha256: sha256(body) });
-    expect(receiptOf(await io.job(id))).toMatchObject({
+    // Of a synchronous job the client hears before the disk does.
+    const row = await until("the receipt", async () => {
+      const seen = await io.job(id);
+      return seen["receipt"] ? seen : undefined;
+    });
+    expect(receiptOf(row)).toMatchObject({
       input_sha256: sha256(body),
       output_sha256: sha256(text),
       outcome: "completed",
@@ -289,7 +294,7 @@ describe("a service that does not read", () => {
         await new Promise((resolve) => setTimeout(resolve, 300));
         return before > 0 && before === (await bytesOf(made)) ? before : undefined;
       },
-      { intervalMs: 10, deadlineMs: 30_000 },
+      { intervalMs: 10 },
     );
     expect(sent).toBeLessThan(16 * mib);
     expect(readFileSync(made.agentLog, "utf8")).not.toContain("larger than");
@@ -297,7 +302,7 @@ describe("a service that does not read", () => {
     await answer;
     way.lose();
     await made.switchEngine({ mode: "ok" });
-  }, 60_000);
+  });
 });
 
 /** Bytes that the engine has sent of an answer without end. */

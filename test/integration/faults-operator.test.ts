@@ -414,7 +414,7 @@ describe("watches", () => {
     // Time itself is what is tested here.
     await until("10 s", () => performance.now() - since > 10_000, { intervalMs: 200 });
     scene.proxy.away(false);
-    await scene.untilReady(3, 45_000);
+    await scene.untilReady(3);
     await expectStillThere(before);
     expect(writesSince(from).filter(({ method }) => method === "DELETE")).toEqual([]);
   });

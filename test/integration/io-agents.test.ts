@@ -97,11 +97,19 @@ interface Answered {
   readonly error: string | undefined;
 }
 
+/** Both nodes serve, whatever the test before has left. */
+async function twoServe(): Promise<void> {
+  if (!io.child?.running()) await io.serve();
+  for (const [at, node] of nodes.entries())
+    if (!node.agent?.running()) node.startAgent(at === 0 ? io.url : proxy.url);
+  await ready(2);
+}
+
 /** One streamed request to its end, however that is. */
-async function stream(onText: () => void = () => {}): Promise<Answered> {
+async function stream(onText: () => void = () => {}, maxTokens = 60): Promise<Answered> {
   const messages = [{ role: "user" as const, content: "tell me" }];
   const { data, response } = await client.chat.completions
-    .create({ model, messages, stream: true, max_tokens: 60 })
+    .create({ model, messages, stream: true, max_tokens: maxTokens })
     .withResponse();
   const id = response.headers.get("x-request-id") ?? "";
   let text = "";
@@ -141,6 +149,7 @@ describe("real agents and engines", () => {
   });
 
   it("F40 a session that is cut in mid-stream comes back, and the client reads one unbroken stream", async () => {
+    await twoServe();
     const whole = (await stream()).text;
     let cuts = 0;
     const answers = await Promise.all(
@@ -158,6 +167,7 @@ describe("real agents and engines", () => {
   });
 
   it("F39 an agent killed with SIGKILL: plain requests are answered elsewhere, its streams end as node_lost", async () => {
+    await twoServe();
     const [, victim] = nodes;
     let killed = false;
     const asked = Array.from({ length: 8 }, (_, at) =>
@@ -170,7 +180,12 @@ describe("real agents and engines", () => {
         : plain(),
     );
     const answers = await Promise.all(asked);
-    const states = await io.states();
+    // Of a synchronous job the client hears before the disk does.
+    const states = await until("their ends on disk", async () => {
+      const seen = await io.states();
+      const over = new Set(["COMMITTED", "CONFIRMED", "INTERRUPTED"]);
+      return answers.every(({ id }) => over.has(seen.get(id) ?? "")) && seen;
+    });
     for (const [at, { id, error, text }] of answers.entries()) {
       if (at % 2 === 1) expect(text.length).toBeGreaterThan(0);
       expect([undefined, "node_lost"]).toContain(error);
@@ -181,11 +196,15 @@ describe("real agents and engines", () => {
   });
 
   it("the service killed with SIGKILL: agents come back, and what is asked then is answered", async () => {
+    await twoServe();
     const offered = () => io.metric("resultity_io_offers_total");
     const before = await offered();
     let pieces = 0;
-    const asked = Promise.allSettled(Array.from({ length: 6 }, () => stream(() => pieces++)));
-    await until("streams under way", async () => pieces > 0 && (await offered()) === before + 6);
+    const known = (await io.states()).size;
+    // Long enough not to end before the service does.
+    const asked = Promise.allSettled(Array.from({ length: 6 }, () => stream(() => pieces++, 2_000)));
+    await until("streams under way", async () => pieces > 0 && (await offered()) >= before + 6);
+    await until("all of them on disk", async () => (await io.states()).size === known + 6);
     await io.kill();
     // The connection was cut: no client was told that its answer is complete.
     for (const outcome of await asked)

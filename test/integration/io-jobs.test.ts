@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { ConfigDigest } from "../../src/protocol/fields.ts";
 import { type AgentSession, leaseOf, plainOf, ScriptedAgent } from "../io/fixture/agent.ts";
 import { JobsClient, type ShownJob } from "../io/fixture/jobs-client.ts";
@@ -29,9 +29,20 @@ beforeAll(async () => {
 });
 afterAll(() => processes.close());
 
+const sessions: AgentSession[] = [];
+// A test that fails leaves no node that would take the next one's jobs, and no jobs.
+afterEach(async ({ task }) => {
+  for (const session of sessions.splice(0)) session.drop();
+  if (task.result?.state !== "fail" || !io.child?.running()) return;
+  for (const { id, finished_at } of (await client.list("?limit=100")).body.data)
+    if (finished_at === null) await client.cancel(id);
+});
+
 async function connected(agent = newAgent()): Promise<AgentSession> {
   await agent.register();
-  return agent.connect();
+  const session = await agent.connect();
+  sessions.push(session);
+  return session;
 }
 
 const ask = (content: string) => ({ model, messages: [{ role: "user", content }] });

@@ -161,14 +161,15 @@ describe("F42 an agent image that is broken", () => {
     const [other] = nodes.filter((name) => name !== node);
     expect((await loop.nodes()).filter(isNodeReady).map(({ metadata }) => metadata.name)).toEqual([other]);
     await expectService();
-    expect(await wide(`rnode/${node}`)).toMatch(/False\s+AgentFailed .*container agent does not stay up/);
-    expect(await wide("rpool")).toMatch(
+    await untilWide(`rnode/${node}`, /False\s+AgentFailed .*container agent does not stay up/);
+    await untilWide(
+      "rpool",
       new RegExp(
         `False\\s+WaitingForNode .*1 of 2 nodes are in service; ${node}: AgentFailed: container agent`,
       ),
     );
     // The network itself is well; its columns count the nodes that are Ready.
-    expect(await wide("rnet")).toMatch(/True\s+AllWell\s+2\s+1\s/);
+    await untilWide("rnet", /True\s+AllWell\s+2\s+1\s/);
 
     await setAgentImage(agentImage());
     await loop.untilReady(nodes.length);
@@ -187,7 +188,7 @@ describe("F42 an agent image that is broken", () => {
       );
       return stuck?.metadata.name;
     });
-    expect(await wide(`rnode/${node}`)).toMatch(new RegExp(`True\\s+PrefetchFailed .*${unknownImage}`));
+    await untilWide(`rnode/${node}`, new RegExp(`True\\s+PrefetchFailed .*${unknownImage}`));
     await expectService();
     expect((await loop.nodes()).filter(isNodeReady)).toHaveLength(nodes.length);
     expect([runtimes(), agents()]).toEqual([before, running]);
@@ -256,5 +257,10 @@ async function expectService(): Promise<void> {
   expect(entries.filter(({ ok }) => !ok)).toEqual([]);
 }
 
-const wide = (what: string) =>
-  loop.bed.kubectlOk(["-n", namespace, "get", what, "-o", "wide", "--no-headers"]);
+/** Pools and networks tell a little after their nodes do. */
+const untilWide = (what: string, line: RegExp) =>
+  until(`${what} to say ${line}`, async () => {
+    const args = ["-n", namespace, "get", what, "-o", "wide", "--no-headers"];
+    expect(await loop.bed.kubectlOk(args)).toMatch(line);
+    return true;
+  });

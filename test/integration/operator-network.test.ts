@@ -125,16 +125,12 @@ class Scene {
   /** Waits until a condition has this reason, and answers it. */
   async says(type: NetworkConditionType, reason: string) {
     let last = "";
-    return until(
-      `${type} to say ${reason}`,
-      async () => {
-        const found = findCondition((await this.network()).status?.conditions, type);
-        last = `${found?.reason}: ${found?.message}`;
-        if (found?.reason !== reason) throw new Error(last);
-        return found;
-      },
-      { deadlineMs: 20_000 },
-    );
+    return until(`${type} to say ${reason}`, async () => {
+      const found = findCondition((await this.network()).status?.conditions, type);
+      last = `${found?.reason}: ${found?.message}`;
+      if (found?.reason !== reason) throw new Error(last);
+      return found;
+    });
   }
   async node(name: string): Promise<void> {
     await admin.create(nodes, {
@@ -257,11 +253,10 @@ describe("a network that is well", () => {
     await scene.node("one");
     await scene.nodeSays("one", { applied: first.digest }, true);
     await scene.publish(second, scene.authority.release(second));
-    await until(
-      "the new digest",
-      async () => (await scene.network()).status?.config?.digest === second.digest,
-    );
-    const { status } = await scene.network();
+    const { status } = await until("the new digest, and the node", async () => {
+      const seen = await scene.network();
+      return seen.status?.config?.digest === second.digest && seen.status.nodes?.connected === 1 && seen;
+    });
     expect(status?.history?.map(({ digest }) => digest)).toEqual([second.digest, first.digest]);
     expect(status).toMatchObject({
       config: { releaseSequence: 2 },
@@ -298,6 +293,10 @@ describe("a network that is well", () => {
     expect(status?.config?.digest).toBe(third.digest);
     await patch({ apply: "Automatic", approved: null, pin: second.digest });
     await until("the pin", () => scene.config?.current === second.digest);
+    await until(
+      "the pin in the status",
+      async () => (await scene.network()).status?.config?.digest === second.digest,
+    );
   });
 
   test("writes nothing and lists nothing in 10 s of steady state, in which IO answers that nothing changed", async () => {

@@ -342,7 +342,7 @@ describe("the node controller on a real API server", () => {
     const secret = await kube.get<Secret>(secretPath("gpu-3-identity"));
     // As if it had been killed after the Secret's creation: no pod, and a status that knows nothing.
     await kube.delete(podPath("gpu-3"), 0);
-    await kube.patch(`${nodePath("gpu-3")}/status`, "json", [{ op: "replace", path: "/status", value: {} }]);
+    await kube.patch(`${nodePath("gpu-3")}/status`, "json", [{ op: "add", path: "/status", value: {} }]);
     const second = await startOperator();
     try {
       const again = await until("another pod", async () => {

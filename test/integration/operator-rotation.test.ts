@@ -213,7 +213,7 @@ beforeAll(async () => {
   await operator.kill();
 }, buildingMs);
 afterAll(async () => {
-  stopKubelet();
+  stopKubelet?.();
   await processes.close();
   await kube?.close();
   await bed?.stop();
@@ -228,7 +228,7 @@ describe("the key of a node", () => {
       const second = await rotated(first);
       const now = await entries();
       expect(JSON.parse(now["former.json"] ?? "")).toEqual([first?.jwk]);
-      expect(await condition("Registered")).toBe("True AccountBound");
+      await until("the condition", async () => (await condition("Registered")) === "True AccountBound");
       const before = await secret();
       await kube.patch(nodePath, "merge", { metadata: { labels: { some: "label" } } });
       await rotate("1");

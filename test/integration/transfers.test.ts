@@ -200,7 +200,7 @@ describe("a large job", () => {
     expect((await node.session.next("ack")).payload.results).toMatchObject([{ status: "committed" }]);
     await until("memory to be free again", async () => (await bytesInFlight()) === 0);
     node.session.drop();
-  }, 60_000);
+  });
 
   it("whose text is small but whose JSON would not fit into a frame is fetched too", async () => {
     const node = await Node.connect();
@@ -369,7 +369,7 @@ describe("B19 a body over its limit", () => {
       { error: { code: "invalid_json" } },
     ]);
     await until("memory to be free again", async () => (await bytesInFlight()) === 0);
-  }, 60_000);
+  });
 
   it("of a node is refused: envelope, and output", async () => {
     const node = await Node.connect();
@@ -430,7 +430,7 @@ describe("B19 a body over its limit", () => {
     node.session.send("result", node.session.agent.result(offer, output.toString()));
     expect(sha256((await answer).body)).toBe(sha256(output));
     node.session.drop();
-  }, 60_000);
+  });
 
   it("of one node at half of the memory is 429: the rest is for others", async () => {
     const node = await Node.connect();
@@ -451,7 +451,7 @@ describe("B19 a body over its limit", () => {
       expect((await answer).status).toBe(200);
     }
     node.session.drop();
-  }, 30_000);
+  });
 
   it("of a stranger costs nothing: it is refused before its body", async () => {
     const sent = asking(30 * mib, "rk-nobody");

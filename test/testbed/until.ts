@@ -4,7 +4,7 @@ import { TestbedError } from "./errors.ts";
 
 /** How long and how often {@link until} looks. Milliseconds. */
 export interface UntilOptions {
-  /** Longest time to wait. Default 30,000. */
+  /** Longest time to wait. Default 60,000: machines that test are slow, and only a failure takes that long. */
   readonly deadlineMs?: number;
   /** Pause between two looks. Default 50. */
   readonly intervalMs?: number;
@@ -16,13 +16,13 @@ export interface UntilOptions {
  * Polls `look` until it returns something other than `undefined`, `null` or `false`, and returns that. A `look`
  * that throws counts as "not yet"; its last message is part of the error.
  *
- * @param what what is waited for, as the end of "waited 30 s for …"
+ * @param what what is waited for, as the end of "waited 60 s for …"
  * @throws TestbedError `NotReady` when the deadline passes
  */
 export async function until<T>(
   what: string,
   look: () => T | Promise<T>,
-  { deadlineMs = 30_000, intervalMs = 50, giveUp }: UntilOptions = {},
+  { deadlineMs = 60_000, intervalMs = 50, giveUp }: UntilOptions = {},
 ): Promise<Exclude<T, undefined | null | false>> {
   const deadline = performance.now() + deadlineMs;
   let last = "";
