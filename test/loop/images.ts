@@ -1,6 +1,12 @@
 import { dirname } from "node:path";
 import { createHash } from "node:crypto";
-import type { ContainerImage } from "../testbed/kubelet/process/images.ts";
+import { agentProgram } from "../testbed/kubelet/memory/agent-program.ts";
+import {
+  type EngineBehaviour,
+  engineProgram as engineInMemory,
+} from "../testbed/kubelet/memory/engine-program.ts";
+import type { MemoryPod } from "../testbed/kubelet/memory/pod.ts";
+import type { ContainerImage, MemoryImage } from "../testbed/kubelet/process/images.ts";
 import { bundle, engineProgram } from "./paths.ts";
 
 /**
@@ -17,6 +23,8 @@ export const agentImage = (release = "v1"): string => reference(`agent-${release
 export const engineImage = (release: string): string => reference(`engine-${release}`);
 /** An agent image whose program ends at once. */
 export const brokenAgentImage = reference("agent-broken");
+/** What others run on the GPUs: it does nothing, and ends when it is told to. */
+export const tenantImage = reference("tenant");
 /** A reference that no resolver knows: the pull fails. */
 export const unknownImage = reference("nowhere");
 
@@ -38,9 +46,32 @@ export function resolveImage(image: string): ContainerImage | undefined {
       return { command: [node, engineInImage], env: { ENGINE_VERSION: release }, readOnlyPaths: engineFiles };
     }
   }
+  if (image === tenantImage) {
+    const rest = "process.on('SIGTERM', () => process.exit(0)); setInterval(() => {}, 1e6)";
+    return { command: [node, "-e", rest], readOnlyPaths: [nodeFiles] };
+  }
   if (image === brokenAgentImage)
     return { command: [node, "-e", "process.exit(1)"], readOnlyPaths: agentFiles };
   return undefined;
+}
+
+/** The same images as programs in memory. `behaviour` is that of the engines. */
+export function memoryImages(
+  behaviour: (pod: MemoryPod) => EngineBehaviour,
+): (reference: string) => MemoryImage | undefined {
+  const agents = agentProgram();
+  const images = new Map<string, MemoryImage>();
+  for (const release of ["v1", "v2", "v3"]) {
+    images.set(agentImage(release), { program: agents });
+    images.set(engineImage(release), { program: engineInMemory({ version: release, behaviour }) });
+  }
+  images.set(brokenAgentImage, {
+    program: (container) => {
+      container.exit(1);
+      return { term: () => {} };
+    },
+  });
+  return (reference) => images.get(reference);
 }
 
 /** `runtimes[].command` of a snapshot: how the launcher starts the test engine in its image. */

@@ -1,5 +1,5 @@
 import { readdirSync, readFileSync } from "node:fs";
-import type { RunningContainer } from "../testbed/kubelet/process/kubelet.ts";
+import type { RunningContainer } from "../testbed/kubelet/process/host-pods.ts";
 import type { Loop, VirtualHost } from "./loop.ts";
 import { containerLines } from "./pod-logs.ts";
 import { engineInImage } from "./images.ts";

@@ -3,7 +3,7 @@
  * do is a test. It takes the kubelet as an argument, and says only what it sees from outside: pod status, and the
  * timeline that the fixture writes.
  */
-import { afterAll, beforeAll, describe, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, test } from "vitest";
 import { buildingMs } from "../control-plane.ts";
 import { KubeAnswerError, type KubeJson, kubeJson } from "../kube-json.ts";
 import { supervise } from "../processes.ts";
@@ -53,6 +53,10 @@ export async function kubeletSuite(kind: KubeletKind): Promise<void> {
       stop = opened.stop;
     }, buildingMs);
     afterAll(() => stop());
+    beforeEach(({ task, skip }) => {
+      const why = kind.cannot?.[task.name];
+      if (why !== undefined) skip(why);
+    });
     const suite = (): Suite => {
       if (!running) throw new Error("the kubelet is not running");
       return running;

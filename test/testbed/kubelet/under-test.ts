@@ -1,6 +1,6 @@
 /**
- * What the kubelet suite asks of a kubelet. Both kubelets of the test bed are started to this one shape, so that a
- * row of the suite cannot tell which it runs on: what the process kubelet claims is checked against the real one.
+ * What the kubelet suite asks of a kubelet. The kubelets of the test bed are all started to this one shape, so that a
+ * row of the suite cannot tell which it runs on: what those of processes and memory claim is checked against the real one.
  *
  * The suite leans on nothing beyond a pod's spec and status. Two things are asked of every kubelet because the rows
  * are read from outside the pod: `hostPath` volumes (the fixture writes its timeline into one, which the test reads
@@ -8,7 +8,7 @@
  */
 
 /** The kubelets that the suite knows. */
-export const kubeletNames = ["process", "real"] as const;
+export const kubeletNames = ["process", "memory", "real"] as const;
 export type KubeletName = (typeof kubeletNames)[number];
 
 /**
@@ -43,5 +43,7 @@ export type Missing = string | undefined;
 export interface KubeletKind {
   readonly name: KubeletName;
   missing(): Missing | Promise<Missing>;
+  /** Rows, by their title, that it is not made for, and why. */
+  readonly cannot?: Readonly<Record<string, string>>;
   start(): Promise<KubeletUnderTest>;
 }

@@ -2,6 +2,13 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Random } from "../../../../src/lib/backoff.ts";
 
+/** The addresses of one host. */
+export interface Addresses {
+  readonly hostIP: string;
+  /** An address that no other pod has. */
+  podIP(): string;
+}
+
 /** Second octets in use by the hosts of this process. */
 const taken = new Set<number>();
 
@@ -10,7 +17,7 @@ const taken = new Set<number>();
  * `127.<host>.0.1`, pods get `127.<host>.x.y` in turn from a random start, so that runs side by side on one machine
  * hardly ever meet. A host keeps its octet in its folder, as a machine keeps its address over a reboot.
  */
-export class HostAddresses {
+export class HostAddresses implements Addresses {
   readonly hostIP: string;
   readonly #octet: number;
   #next: number;

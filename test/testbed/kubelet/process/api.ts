@@ -49,11 +49,17 @@ export class Api {
   readonly #base: URL;
   readonly #agent: Agent;
 
-  /** @param kubeconfig path of a kubeconfig file, whose current context is used */
-  constructor(kubeconfig: string) {
+  /**
+   * @param kubeconfig path of a kubeconfig file, whose current context is used
+   * @param maxConnections beside which requests wait; default: none do
+   */
+  constructor(
+    kubeconfig: string,
+    { maxConnections = Number.POSITIVE_INFINITY }: { readonly maxConnections?: number } = {},
+  ) {
     const { server, token, ...tls } = readKubeconfig(kubeconfig);
     this.#base = new URL(server);
-    this.#agent = new Agent({ keepAlive: true, ...tls });
+    this.#agent = new Agent({ keepAlive: true, maxSockets: maxConnections, ...tls });
     this.#headers = { accept: "application/json", ...(token ? { authorization: `Bearer ${token}` } : {}) };
   }
 
@@ -63,10 +69,6 @@ export class Api {
 
   create<T>(path: string, body: object, options: CallOptions = {}): Promise<T> {
     return this.#call("POST", path, { ...options, body });
-  }
-
-  put<T>(path: string, body: object, options: CallOptions = {}): Promise<T> {
-    return this.#call("PUT", path, { ...options, body });
   }
 
   /** Strategic merge patch. */

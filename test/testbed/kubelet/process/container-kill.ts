@@ -48,7 +48,7 @@ async function preStop({ host, pod, podIP, run, graceMs, signal }: KillInput): P
   if (!hook || graceMs <= 0) return;
   const late = new AbortController();
   const timer = host.clock.setTimer(() => late.abort(), graceMs);
-  const target = handlerTarget(host, run.container, podIP, run.process.pid, run.env);
+  const target = handlerTarget(host, run.container, podIP, run.process);
   try {
     await runHook(hook, target, host.clock, AbortSignal.any([late.signal, signal]));
   } catch (thrown) {

@@ -1,5 +1,5 @@
 import type { Prober } from "./prober.ts";
-import type { ContainerProcess } from "./container-process.ts";
+import type { Program } from "./backend.ts";
 import type { ContainerReport } from "./status.ts";
 import { type Container, type ContainerStatus, type TerminatedState, wireTime } from "./types.ts";
 
@@ -10,11 +10,10 @@ export interface Run {
   readonly image: string;
   /** Wall time, milliseconds. */
   readonly startedAt: number;
-  readonly process: ContainerProcess;
+  readonly process: Program;
   /** Resolves when the program has ended. */
   readonly ended: Promise<Ended>;
   readonly prober: Prober;
-  readonly env: Readonly<Record<string, string>>;
   /** The spec that it was started from: its hooks are the ones that count. */
   readonly container: Container;
 }

@@ -1,11 +1,11 @@
 import { mkdirSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import type { Logger } from "../../../../src/lib/logger.ts";
 import type { Bind, RootPlan } from "./root-script.ts";
 import { expand, type Env } from "./env.ts";
 import { FieldError } from "./fields.ts";
-import type { Host } from "./host.ts";
 import type { ContainerImage } from "./images.ts";
-import { rightsCommand } from "./isolation.ts";
+import { type Isolation, rightsCommand } from "./isolation.ts";
 import type { Container, Pod } from "./types.ts";
 import type { PodVolumes } from "./volumes.ts";
 
@@ -14,7 +14,10 @@ export const defaultTerminationPath = "/dev/termination-log";
 
 /** What {@link containerRoot} puts together. */
 export interface RootInput {
-  readonly host: Host;
+  /** Folder of the host, which no container sees. */
+  readonly dir: string;
+  readonly isolation: Isolation;
+  readonly log: Logger;
   readonly pod: Pod;
   readonly podIP: string;
   readonly container: Container;
@@ -31,7 +34,7 @@ export interface RootInput {
  * @throws FieldError for what the pod asks and the host cannot give
  */
 export function containerRoot(input: RootInput): Omit<RootPlan, "mountPoint"> {
-  const { host, pod, podIP, container, image, env, volumes } = input;
+  const { dir, pod, podIP, container, image, env, volumes } = input;
   const hostname = pod.spec.hostname ?? pod.metadata.name.slice(0, 63);
   const aliases = (pod.spec.hostAliases ?? []).map(
     ({ ip, hostnames }) => `${ip}\t${(hostnames ?? []).join(" ")}\n`,
@@ -46,7 +49,7 @@ export function containerRoot(input: RootInput): Omit<RootPlan, "mountPoint"> {
     return bind(path, mount.mountPath, readOnly);
   });
   const last = bind(input.terminationLog, container.terminationMessagePath ?? defaultTerminationPath, false);
-  const hidden = imageBinds.some(({ source }) => host.dir.startsWith(`${source}/`)) ? [host.dir] : [];
+  const hidden = imageBinds.some(({ source }) => dir.startsWith(`${source}/`)) ? [dir] : [];
   return {
     binds: [...byDepth(imageBinds), ...byDepth([...volumeBinds, last])],
     hidden,
@@ -69,15 +72,15 @@ function argvOf(container: Container, image: ContainerImage, env: Env): string[]
   return argv;
 }
 
-function rightsOf({ pod, container, image, host }: RootInput): readonly string[] {
+function rightsOf({ pod, container, image, isolation, log }: RootInput): readonly string[] {
   const own = container.securityContext;
   const shared = pod.spec.securityContext;
   const user = own?.runAsUser ?? shared?.runAsUser ?? image.user ?? 0;
   if ((own?.runAsNonRoot ?? shared?.runAsNonRoot) && user === 0) {
     throw new FieldError("container has runAsNonRoot and image will run as root");
   }
-  if (user !== 0 && !host.isolation.canSwitchUser) {
-    host.log.warn(
+  if (user !== 0 && !isolation.canSwitchUser) {
+    log.warn(
       { pod: pod.metadata.name, container: container.name, user },
       "cannot change user here: runs as root",
     );
@@ -96,7 +99,7 @@ function rightsOf({ pod, container, image, host }: RootInput): readonly string[]
       dropped,
       noNewPrivileges: own?.allowPrivilegeEscalation === false,
     },
-    host.isolation,
+    isolation,
   );
 }
 

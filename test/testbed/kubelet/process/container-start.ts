@@ -1,24 +1,19 @@
-/** Starts one run of a container: its image, its environment, its root, its program, its probes. */
+/** Starts one run of a container: its environment, its program, its probes. */
 import { randomBytes } from "node:crypto";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { messageOf } from "../../../../src/lib/errors.ts";
+import type { PodVolumeStore, Program } from "./backend.ts";
 import type { Ended, Run } from "./container-record.ts";
-import { containerRoot } from "./container-root.ts";
-import { startContainerProcess } from "./container-process.ts";
+import { StartError } from "./container-process.ts";
 import { containerEnv, type EnvSources } from "./env.ts";
 import type { HostFacts } from "./fields.ts";
 import { type HandlerTarget, runProbe } from "./handler.ts";
 import type { Host } from "./host.ts";
-import type { ContainerImage } from "./images.ts";
-import { logFolder } from "./logs.ts";
+import type { HostImage } from "./images.ts";
 import type { ProbeKind } from "./probe.ts";
 import { Prober } from "./prober.ts";
 import { type Container, type Pod, wireTime } from "./types.ts";
-import type { PodVolumes } from "./volumes.ts";
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const messageLimit = 4096;
 
 /** What {@link startRun} needs. */
 export interface StartInput {
@@ -26,11 +21,11 @@ export interface StartInput {
   readonly pod: Pod;
   readonly facts: HostFacts;
   readonly container: Container;
-  readonly image: ContainerImage;
+  readonly image: HostImage;
   /** Number of the run, from 0. */
   readonly attempt: number;
   readonly gpus: readonly number[] | undefined;
-  readonly volumes: PodVolumes;
+  readonly volumes: PodVolumeStore;
   readonly sources: EnvSources;
   /** Told when a probe's verdict changed. */
   readonly onVerdict: (kind: ProbeKind) => void;
@@ -48,15 +43,11 @@ export class ConfigError extends Error {
  * @throws StartError when the program could not be run
  */
 export async function startRun(input: StartInput): Promise<Run> {
-  const { host, pod, facts, container, attempt } = input;
-  const id = `process://${randomBytes(32).toString("hex")}`;
-  const folder = join(host.dir, "run", pod.metadata.uid, `${container.name}-${attempt}`);
-  const terminationLog = join(folder, "termination-log");
-  const logFile = join(logFolder(host.dir, pod.metadata, container.name), `${attempt}.log`);
-  const { env, root } = await prepare(input, terminationLog);
-  const process = await startContainerProcess({ root, env, folder, logFile, isolation: host.isolation });
+  const { host, pod, facts, container } = input;
+  const id = `${host.backend.name}://${randomBytes(32).toString("hex")}`;
+  const program = await startProgram(input);
   const startedAt = host.clock.now();
-  const target: HandlerTarget = handlerTarget(host, container, facts.podIP, process.pid, env);
+  const target: HandlerTarget = handlerTarget(host, container, facts.podIP, program);
   const prober = new Prober(container, {
     clock: host.clock,
     run: (probe, signal) => runProbe(probe, target, signal),
@@ -67,9 +58,9 @@ export async function startRun(input: StartInput): Promise<Run> {
     },
   });
   const ended = async (): Promise<Ended> => {
-    const { exitCode } = await process.exited;
+    const { exitCode } = await program.exited;
     prober.stopAll();
-    const message = lastWords(container, terminationLog, logFile, exitCode);
+    const message = program.lastWords(exitCode);
     return {
       id,
       image: container.image,
@@ -84,7 +75,7 @@ export async function startRun(input: StartInput): Promise<Run> {
       },
     };
   };
-  return { id, image: container.image, startedAt, process, prober, env, container, ended: ended() };
+  return { id, image: container.image, startedAt, process: program, prober, container, ended: ended() };
 }
 
 /** How hooks and probes reach the container. */
@@ -92,55 +83,29 @@ export function handlerTarget(
   host: Host,
   container: Container,
   podIP: string,
-  pid: number,
-  env: Readonly<Record<string, string>>,
+  program: Program,
 ): HandlerTarget {
-  return { container, podIP, enter: host.isolation.enterRunning(pid), env };
+  const { backend } = host;
+  const exec = (command: readonly string[], signal: AbortSignal) => program.exec(command, signal);
+  return { container, podIP, exec, answer: backend.answer?.bind(backend) };
 }
 
-async function prepare(input: StartInput, terminationLog: string) {
-  const { host, pod, facts, container, image, gpus, volumes, sources } = input;
+async function startProgram(input: StartInput): Promise<Program> {
+  const { host, pod, facts, container, image, attempt, gpus, volumes, sources } = input;
+  const user = "user" in image ? image.user : undefined;
   try {
     const base = {
       PATH: defaultPath,
       HOME:
-        (container.securityContext?.runAsUser ?? pod.spec.securityContext?.runAsUser ?? image.user)
-          ? "/"
-          : "/root",
+        (container.securityContext?.runAsUser ?? pod.spec.securityContext?.runAsUser ?? user) ? "/" : "/root",
       ...image.env,
       HOSTNAME: pod.spec.hostname ?? pod.metadata.name,
     };
     const env = await containerEnv(container, pod, facts, sources, base);
     if (gpus) env["NVIDIA_VISIBLE_DEVICES"] = gpus.join(",");
-    const root = containerRoot({
-      host,
-      pod,
-      podIP: facts.podIP,
-      container,
-      image,
-      env,
-      volumes,
-      terminationLog,
-    });
-    return { env, root };
+    return await host.backend.start({ pod, facts, container, image, attempt, env, volumes });
   } catch (cause) {
+    if (cause instanceof StartError) throw cause;
     throw new ConfigError(messageOf(cause), { cause });
-  }
-}
-
-/** The termination message: the file's text, or the end of the log of a container that failed and left none. */
-function lastWords(container: Container, file: string, logFile: string, exitCode: number): string {
-  const text = readQuietly(file);
-  if (text || exitCode === 0 || container.terminationMessagePolicy !== "FallbackToLogsOnError") {
-    return text.slice(0, messageLimit);
-  }
-  return readQuietly(logFile).split("\n").slice(-80).join("\n").slice(-2048);
-}
-
-function readQuietly(file: string): string {
-  try {
-    return readFileSync(file, "utf8");
-  } catch {
-    return "";
   }
 }

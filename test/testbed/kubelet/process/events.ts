@@ -23,11 +23,13 @@ export class PodEvents {
   readonly #clock: Clock;
   readonly #log: Logger;
   readonly #recorded = new Map<string, Recorded>();
+  readonly #which: "all" | "warnings";
   #queue: Promise<void> = Promise.resolve();
   #waiting = 0;
   #closed = false;
 
-  constructor(api: Api, hostName: string, clock: Clock, log: Logger) {
+  constructor(api: Api, hostName: string, clock: Clock, log: Logger, which: "all" | "warnings" = "all") {
+    this.#which = which;
     this.#api = api;
     this.#hostName = hostName;
     this.#clock = clock;
@@ -35,7 +37,7 @@ export class PodEvents {
   }
 
   normal(pod: Pod, reason: string, message: string, container?: string): void {
-    this.#add("Normal", pod, reason, message, container);
+    if (this.#which === "all") this.#add("Normal", pod, reason, message, container);
   }
 
   warning(pod: Pod, reason: string, message: string, container?: string): void {

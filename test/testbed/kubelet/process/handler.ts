@@ -11,9 +11,10 @@ import type { Container, Handler, HttpGet } from "./types.ts";
 export interface HandlerTarget {
   readonly container: Container;
   readonly podIP: string;
-  /** Command that enters the container, and the environment there. */
-  readonly enter: readonly string[];
-  readonly env: Readonly<Record<string, string>>;
+  /** Runs a command in the container. */
+  readonly exec: (command: readonly string[], signal: AbortSignal) => Promise<HandlerOutcome>;
+  /** Status of a GET, where it is known without asking over the network. */
+  readonly answer?: ((podIP: string, port: number, path: string) => number | undefined) | undefined;
 }
 
 /** What came of it; `message` is for events. */
@@ -36,7 +37,9 @@ export async function runProbe(
 ): Promise<HandlerOutcome> {
   try {
     if (handler.httpGet) {
-      const status = await httpStatus(handler.httpGet, target, "kube-probe/process", signal);
+      const { path = "/", port } = handler.httpGet;
+      const known = target.answer?.(target.podIP, portNumber(port, target.container), path);
+      const status = known ?? (await httpStatus(handler.httpGet, target, "kube-probe/process", signal));
       return status >= 200 && status < 400
         ? { passed: true, message: "" }
         : { passed: false, message: `HTTP probe failed with statuscode: ${status}` };
@@ -46,7 +49,7 @@ export async function runProbe(
       await tcpOpen(host ?? target.podIP, portNumber(port, target.container), signal);
       return { passed: true, message: "" };
     }
-    return await runCommand(handler.exec?.command ?? [], target, signal);
+    return await target.exec(handler.exec?.command ?? [], signal);
   } catch (thrown) {
     return { passed: false, message: messageOf(thrown) };
   }
@@ -69,7 +72,7 @@ export async function runHook(
     return;
   }
   if (handler.exec) {
-    const outcome = await runCommand(handler.exec.command ?? [], target, signal);
+    const outcome = await target.exec(handler.exec.command ?? [], signal);
     if (!outcome.passed) throw new Error(outcome.message);
   }
 }
@@ -124,9 +127,10 @@ function tcpOpen(host: string, port: number, signal: AbortSignal): Promise<void>
   });
 }
 
-function runCommand(
+/** Runs a command through `enter`, the command that enters the container. */
+export function runCommand(
   command: readonly string[],
-  { enter, env }: HandlerTarget,
+  { enter, env }: { readonly enter: readonly string[]; readonly env: Readonly<Record<string, string>> },
   signal: AbortSignal,
 ): Promise<HandlerOutcome> {
   const [program = "", ...args] = [...enter, ...command];

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { type Clock, sleep } from "../../../../src/lib/clock.ts";
+import type { ProgramInMemory } from "../memory/program.ts";
 import type { Container } from "./types.ts";
 
 /** What an image name stands for on this machine. */
@@ -21,10 +22,21 @@ export interface ContainerImage {
   readonly pullDelayMs?: number;
 }
 
+/** An image of the memory backend, which runs its `program` in this process (`memory/program.ts`). */
+export interface MemoryImage {
+  readonly program: ProgramInMemory;
+  readonly env?: Readonly<Record<string, string>>;
+  /** Milliseconds that a pull takes. Default 0. */
+  readonly pullDelayMs?: number;
+}
+
+/** An image of either backend. */
+export type HostImage = ContainerImage | MemoryImage;
+
 /** Finds an image by reference; undefined when it cannot be pulled. */
-export type ImageResolver = (
+export type ImageResolver<I extends HostImage = ContainerImage> = (
   reference: string,
-) => ContainerImage | undefined | Promise<ContainerImage | undefined>;
+) => I | undefined | Promise<I | undefined>;
 
 /** Reasons under which a container waits for its image. */
 export type ImageFailure = "ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName";
@@ -42,17 +54,17 @@ export class ImageError extends Error {
 
 /** The images of one host. What was pulled stays, over reboots too. */
 export class ImageStore {
-  readonly #resolve: ImageResolver;
+  readonly #resolve: ImageResolver<HostImage>;
   readonly #clock: Clock;
-  readonly #file: string;
+  readonly #file: string | undefined;
   readonly #pulled: Set<string>;
 
-  /** @param file where the names of pulled images are kept */
-  constructor(resolve: ImageResolver, clock: Clock, file: string) {
+  /** @param file where the names of pulled images are kept; undefined = here alone */
+  constructor(resolve: ImageResolver<HostImage>, clock: Clock, file?: string) {
     this.#resolve = resolve;
     this.#clock = clock;
     this.#file = file;
-    this.#pulled = new Set(readNames(file));
+    this.#pulled = new Set(file === undefined ? [] : readNames(file));
   }
 
   has(reference: string): boolean {
@@ -68,7 +80,7 @@ export class ImageStore {
     reference: string,
     policy: Container["imagePullPolicy"],
     signal: AbortSignal,
-  ): Promise<{ image: ContainerImage; pulled: boolean }> {
+  ): Promise<{ image: HostImage; pulled: boolean }> {
     const present = this.#pulled.has(reference);
     if (!present && policy === "Never") {
       throw new ImageError(
@@ -88,7 +100,7 @@ export class ImageStore {
       await sleep(this.#clock, image.pullDelayMs ?? 0, signal);
       signal.throwIfAborted();
       this.#pulled.add(reference);
-      writeFileSync(this.#file, JSON.stringify([...this.#pulled]));
+      if (this.#file !== undefined) writeFileSync(this.#file, JSON.stringify([...this.#pulled]));
     }
     return { image, pulled: pull };
   }

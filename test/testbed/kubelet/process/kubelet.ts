@@ -11,7 +11,7 @@
  * programs of an image are this machine's, `emptyDir` with medium Memory lies on disk until the host goes down, and
  * there is no `kubectl logs` or `exec` (see `logs()`).
  */
-import { mkdirSync, readdirSync, rmSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Random } from "../../../../src/lib/backoff.ts";
 import { type Clock, systemClock } from "../../../../src/lib/clock.ts";
@@ -23,13 +23,13 @@ import type { CrashLoopOptions } from "./crash-loop.ts";
 import { PodEvents } from "./events.ts";
 import { GpuSlots } from "./gpus.ts";
 import type { Host } from "./host.ts";
+import { HostPods, type RunningContainer } from "./host-pods.ts";
 import { type ImageResolver, ImageStore } from "./images.ts";
 import { isolation } from "./isolation.ts";
 import { type ContainerLog, containerLogs, type PodIdentity } from "./logs.ts";
 import { keepNode, registerNode } from "./node.ts";
 import { watchPods } from "./pod-watch.ts";
-import { PodWorker } from "./pod-worker.ts";
-import { type Pod, podName } from "./types.ts";
+import { ProcessBackend } from "./process-backend.ts";
 
 /** How to start a virtual host. */
 export interface ProcessKubeletOptions {
@@ -55,18 +55,6 @@ export interface ProcessKubeletOptions {
   readonly clock?: Clock;
   readonly random?: Random;
   readonly log?: Logger;
-}
-
-/** A container that runs now. */
-export interface RunningContainer {
-  readonly namespace: string;
-  readonly pod: string;
-  readonly uid: string;
-  readonly container: string;
-  /** Process 1 of the container, by its pid on this machine. */
-  readonly pid: number;
-  /** Restart count. */
-  readonly attempt: number;
 }
 
 /** A running virtual host. */
@@ -105,7 +93,6 @@ export async function startProcessKubelet(options: ProcessKubeletOptions): Promi
   const addresses = new HostAddresses(dir, random);
   const host: Host = {
     name: hostName,
-    dir,
     api,
     clock,
     random,
@@ -114,13 +101,13 @@ export async function startProcessKubelet(options: ProcessKubeletOptions): Promi
     addresses,
     images: new ImageStore(options.images, clock, join(dir, "images.json")),
     gpus: new GpuSlots(options.gpus?.count ?? 0),
-    isolation: ways,
+    backend: new ProcessBackend(dir, ways, log),
     crashLoop: options.crashLoop ?? {},
     syncPeriodMs: options.syncPeriodMs ?? 60_000,
   };
   const shape = { gpus: options.gpus, labels: options.labels ?? {}, capacity: options.capacity ?? {} };
   const closed = new AbortController();
-  const workers = new Map<string, PodWorker>();
+  const pods = new HostPods(host);
   const loops: Promise<void>[] = [];
 
   let ending: Promise<void> | undefined;
@@ -128,7 +115,7 @@ export async function startProcessKubelet(options: ProcessKubeletOptions): Promi
     ending ??= (async () => {
       closed.abort();
       events.close();
-      await Promise.all([...workers.values()].map((worker) => worker.crash()));
+      await pods.crash();
       await Promise.all(loops);
       api.close();
       addresses.release();
@@ -151,71 +138,15 @@ export async function startProcessKubelet(options: ProcessKubeletOptions): Promi
       loop.catch((thrown: unknown) => log.error({ host: hostName, why: messageOf(thrown) }, `${what} ended`)),
     );
   keep("node lease", keepNode(host, shape, closed.signal));
-  keep("pod watch", watchPods(api, hostName, podHandler(host, workers), { clock, log }, closed.signal));
+  keep("pod watch", watchPods(api, hostName, pods, { clock, log }, closed.signal));
 
-  const find = (pod: PodIdentity) =>
-    [...workers.values()].find(
-      ({ pod: { metadata } }) =>
-        metadata.namespace === pod.namespace &&
-        metadata.name === pod.name &&
-        (pod.uid === undefined || metadata.uid === pod.uid),
-    );
   return {
     hostName,
     hostIP: addresses.hostIP,
-    containers: () =>
-      [...workers.values()].flatMap((worker) =>
-        worker.running().map((running) => ({
-          namespace: worker.pod.metadata.namespace,
-          pod: worker.pod.metadata.name,
-          uid: worker.pod.metadata.uid,
-          ...running,
-        })),
-      ),
+    containers: () => pods.containers(),
     logs: (pod) => containerLogs(dir, pod),
-    evict(pod, message) {
-      const worker = find(pod);
-      if (!worker) throw new Error(`host ${hostName} has no pod ${pod.namespace}/${pod.name} to evict`);
-      worker.evict(message);
-    },
+    evict: (pod, message) => pods.evict(pod, message),
     crash: end,
     stop: end,
   };
-}
-
-/** Turns what the watch says into workers, one a pod UID. */
-function podHandler(host: Host, workers: Map<string, PodWorker>) {
-  const changed = (pod: Pod) => {
-    const { uid } = pod.metadata;
-    const worker = workers.get(uid);
-    if (worker) worker.update(pod);
-    else {
-      host.log.info({ host: host.name, pod: podName(pod), uid }, "pod bound to this host");
-      workers.set(uid, new PodWorker(host, pod));
-    }
-    for (const [key, entry] of workers) if (entry.done && entry !== workers.get(uid)) workers.delete(key);
-  };
-  let first = true;
-  return {
-    all(pods: readonly Pod[]) {
-      const listed = new Set(pods.map((pod) => pod.metadata.uid));
-      if (first) removeOrphans(host, listed);
-      first = false;
-      // Those that had started before come first, so that a reboot does not give their GPUs to others.
-      const age = (pod: Pod) => `${pod.status?.startTime ?? "~"} ${pod.metadata.creationTimestamp ?? ""}`;
-      for (const pod of [...pods].sort((a, b) => age(a).localeCompare(age(b)))) changed(pod);
-      for (const [uid, worker] of workers) if (!listed.has(uid)) worker.remove();
-    },
-    changed,
-    deleted(pod: Pod) {
-      workers.get(pod.metadata.uid)?.remove();
-    },
-  };
-}
-
-/** Volumes of pods that were deleted while the host was down. */
-function removeOrphans(host: Host, listed: ReadonlySet<string>): void {
-  for (const uid of readdirSync(join(host.dir, "volumes"))) {
-    if (!listed.has(uid)) rmSync(join(host.dir, "volumes", uid), { recursive: true, force: true });
-  }
 }

@@ -21,10 +21,6 @@ const renewMs = 10_000;
 const statusMs = 60_000;
 const retryMs = 1_000;
 
-interface Lease {
-  readonly metadata: { readonly resourceVersion?: string };
-}
-
 /** Registers the Node; resolves when the API server has it. Retries until `signal` aborts. */
 export async function registerNode(host: Host, shape: HostShape, signal: AbortSignal): Promise<void> {
   const node = {
@@ -61,10 +57,15 @@ export async function registerNode(host: Host, shape: HostShape, signal: AbortSi
   }
 }
 
-/** Keeps Lease and status of a registered Node fresh until `signal` aborts. */
-export async function keepNode(host: Host, shape: HostShape, signal: AbortSignal): Promise<void> {
+/** Keeps Lease and status of a registered Node fresh until `signal` aborts; the Lease is renewed every `leaseMs`. */
+export async function keepNode(
+  host: Host,
+  shape: HostShape,
+  signal: AbortSignal,
+  leaseMs = renewMs,
+): Promise<void> {
   let statusAt = host.clock.monotonic() + statusMs;
-  let pause = renewMs;
+  let pause = leaseMs;
   for (;;) {
     await sleep(host.clock, pause, signal);
     if (signal.aborted) return;
@@ -74,7 +75,7 @@ export async function keepNode(host: Host, shape: HostShape, signal: AbortSignal
         await writeNodeStatus(host, shape, signal);
         statusAt = host.clock.monotonic() + statusMs;
       }
-      pause = renewMs;
+      pause = leaseMs;
     } catch (thrown) {
       host.log.debug({ host: host.name, why: messageOf(thrown) }, "node lease not renewed, trying again");
       pause = retryMs;
@@ -145,8 +146,7 @@ async function renewLease(host: Host, signal: AbortSignal): Promise<void> {
   };
   const body = { apiVersion: "coordination.k8s.io/v1", kind: "Lease", metadata: { name: host.name }, spec };
   try {
-    const found = await host.api.get<Lease>(`${leases}/${host.name}`, { signal });
-    await host.api.put(`${leases}/${host.name}`, { ...found, spec }, { signal });
+    await host.api.patch(`${leases}/${host.name}`, { spec }, { signal });
   } catch (thrown) {
     if (!isStatus(thrown, 404)) throw thrown;
     await host.api.create(leases, body, { signal });

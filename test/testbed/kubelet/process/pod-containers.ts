@@ -1,5 +1,6 @@
 /** The containers of one pod: what is remembered of each, and how a run of one is begun and ended. */
 import { messageOf } from "../../../../src/lib/errors.ts";
+import type { PodVolumeStore } from "./backend.ts";
 import { StartError } from "./container-process.ts";
 import { ContainerRecord, type Run } from "./container-record.ts";
 import { killRun } from "./container-kill.ts";
@@ -8,11 +9,10 @@ import { CrashLoop, goDuration } from "./crash-loop.ts";
 import type { HostFacts } from "./fields.ts";
 import { runHook } from "./handler.ts";
 import type { Host } from "./host.ts";
-import { type ContainerImage, ImageError } from "./images.ts";
+import { type HostImage, ImageError } from "./images.ts";
 import type { PodSources } from "./pod-sources.ts";
 import type { ContainerReport } from "./status.ts";
 import { type Container, type Pod, wireTime } from "./types.ts";
-import type { PodVolumes } from "./volumes.ts";
 
 /** Pause before something that failed for a reason outside the pod is tried again. */
 const retryMs = 500;
@@ -20,7 +20,7 @@ const retryMs = 500;
 /** What the containers of a pod share with its worker. */
 export interface PodContainersOptions {
   readonly host: Host;
-  readonly volumes: PodVolumes;
+  readonly volumes: PodVolumeStore;
   readonly sources: PodSources;
   readonly facts: () => HostFacts;
   /** GPUs of a container of that name. */
@@ -159,7 +159,7 @@ export class PodContainers {
   async #pull(
     { pod, container, signal }: StartOrder,
     record: ContainerRecord,
-  ): Promise<ContainerImage | undefined> {
+  ): Promise<HostImage | undefined> {
     const { clock, events, images } = this.#options.host;
     const { name, image: reference } = container;
     const failed = this.#pullFailures.get(reference);
@@ -220,7 +220,7 @@ export class PodContainers {
     if (!hook) return;
     const { host, facts } = this.#options;
     const { podIP } = facts();
-    const target = handlerTarget(host, run.container, podIP, run.process.pid, run.env);
+    const target = handlerTarget(host, run.container, podIP, run.process);
     try {
       await runHook(hook, target, host.clock, signal);
     } catch (thrown) {

@@ -1,9 +1,10 @@
 import type { Clock } from "../../../../src/lib/clock.ts";
 import { type Api, isStatus } from "./api.ts";
+import type { PodVolumeStore } from "./backend.ts";
 import type { EnvSources } from "./env.ts";
 import type { ImageStore } from "./images.ts";
 import type { ConfigMap, Pod, Secret, TokenSource } from "./types.ts";
-import type { PodVolumes, VolumeSources } from "./volumes.ts";
+import type { VolumeSources } from "./volumes.ts";
 
 interface TokenRequest {
   readonly status: { readonly token: string; readonly expirationTimestamp: string };
@@ -43,7 +44,7 @@ export class PodSources {
   }
 
   /** Sources of a container's environment. */
-  forEnv(pod: Pod, volumes: PodVolumes, signal: AbortSignal): EnvSources {
+  forEnv(pod: Pod, volumes: PodVolumeStore, signal: AbortSignal): EnvSources {
     return {
       ...this.#objects(pod, signal),
       file: (volume, path) => Promise.resolve(volumes.readText(pod, volume, path)),

@@ -20,15 +20,16 @@ interface PodList {
 const retryMs = 500;
 const watchSeconds = 240;
 
-/** Lists and watches the pods bound to a host until `signal` aborts; begins anew after every error. */
+/** Lists and watches the pods bound to a host, or to any, until `signal` aborts; begins anew after every error. */
 export async function watchPods(
   api: Api,
-  hostName: string,
+  hostName: string | undefined,
   handler: PodHandler,
   { clock, log }: { readonly clock: Clock; readonly log: Logger },
   signal: AbortSignal,
 ): Promise<void> {
-  const selector = `fieldSelector=${encodeURIComponent(`spec.nodeName=${hostName}`)}`;
+  const bound = hostName === undefined ? "spec.nodeName!=" : `spec.nodeName=${hostName}`;
+  const selector = `fieldSelector=${encodeURIComponent(bound)}`;
   let version = "";
   while (!signal.aborted) {
     try {

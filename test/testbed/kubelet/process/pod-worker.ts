@@ -1,8 +1,7 @@
-import { rmSync } from "node:fs";
-import { join } from "node:path";
 import { sleep, type Timer } from "../../../../src/lib/clock.ts";
 import { messageOf } from "../../../../src/lib/errors.ts";
 import { isStatus } from "./api.ts";
+import type { PodVolumeStore } from "./backend.ts";
 import { killRun } from "./container-kill.ts";
 import type { Run } from "./container-record.ts";
 import type { HostFacts } from "./fields.ts";
@@ -15,7 +14,7 @@ import { PodSources } from "./pod-sources.ts";
 import { type PodFailure, podStatus } from "./status.ts";
 import { StatusWriter } from "./status-writer.ts";
 import { type Pod, podName, type PodStatus } from "./types.ts";
-import { PodVolumes, type VolumeFailure } from "./volumes.ts";
+import type { VolumeFailure } from "./volumes.ts";
 
 /** Pauses before something that failed for a reason outside the pod is tried again: doubling from the first. */
 const retryMs = 500;
@@ -39,7 +38,7 @@ export class PodWorker {
   readonly #host: Host;
   readonly #uid: string;
   readonly #containers: PodContainers;
-  readonly #volumes: PodVolumes;
+  readonly #volumes: PodVolumeStore;
   readonly #sources: PodSources;
   readonly #status: StatusWriter;
   readonly #closed = new AbortController();
@@ -68,11 +67,7 @@ export class PodWorker {
     this.#synced = pod;
     this.#previous = pod.status;
     this.#startTime = pod.status?.startTime ? Date.parse(pod.status.startTime) : host.clock.now();
-    this.#volumes = new PodVolumes(
-      join(host.dir, "volumes", this.#uid),
-      join(host.dir, "memory", this.#uid),
-      host.isolation.canSwitchUser,
-    );
+    this.#volumes = host.backend.volumes(pod);
     this.#sources = new PodSources(host.api, host.images, host.clock);
     this.#status = new StatusWriter(host, pod, this.#closed.signal);
     this.#containers = new PodContainers(pod, {
@@ -297,7 +292,7 @@ export class PodWorker {
     this.#synced = pod;
     this.#cancelTimers();
     this.#volumes.remove();
-    rmSync(join(this.#host.dir, "run", this.#uid), { recursive: true, force: true });
+    this.#host.backend.gone(this.#uid);
     this.#host.gpus.release(this.#uid);
   }
 

@@ -9,14 +9,15 @@ const fixture = join(import.meta.dirname, "..", "fixture.mjs");
 const hostName = "process-1";
 const gpus = 2;
 
-const references: Readonly<Record<SuiteImage, string>> = {
+/** References of the suite's images on kubelets that pull nothing. */
+export const suiteReferences: Readonly<Record<SuiteImage, string>> = {
   "fixture-v1": `fixture.resultity.test/fixture@sha256:${"1".repeat(64)}`,
   "fixture-v2": `fixture.resultity.test/fixture@sha256:${"2".repeat(64)}`,
   unpullable: `127.0.0.1:1/resultity/nothing@sha256:${"0".repeat(64)}`,
 };
 
 function fixtureImage(reference: string): ContainerImage | undefined {
-  const version = { [references["fixture-v1"]]: "v1", [references["fixture-v2"]]: "v2" }[reference];
+  const version = { [suiteReferences["fixture-v1"]]: "v1", [suiteReferences["fixture-v2"]]: "v2" }[reference];
   if (version === undefined) return undefined;
   return {
     command: ["/image/node", "/image/fixture.mjs", version],
@@ -50,7 +51,7 @@ export const processKubelet: KubeletKind = {
         hostName,
         gpus,
         kubeconfig: bed.adminKubeconfig,
-        image: (kind) => references[kind],
+        image: (kind) => suiteReferences[kind],
         async reboot() {
           await kubelet.crash();
           kubelet = await start();

@@ -3,6 +3,7 @@ import { chmodSync, chownSync, lstatSync, mkdirSync, readFileSync, rmSync, statS
 import { join } from "node:path";
 import { messageOf } from "../../../../src/lib/errors.ts";
 import { writeAtomically } from "./atomic-writer.ts";
+import type { PodVolumeStore } from "./backend.ts";
 import { FieldError, type HostFacts } from "./fields.ts";
 import {
   configMapPayload,
@@ -34,7 +35,7 @@ export interface VolumeFailure {
 }
 
 /** The volumes of one pod below one folder. */
-export class PodVolumes {
+export class PodVolumes implements PodVolumeStore {
   readonly #disk: string;
   readonly #memory: string;
   readonly #canChown: boolean;
@@ -128,7 +129,8 @@ export class PodVolumes {
   }
 }
 
-async function payloadOf(
+/** Files of a volume that the API server has the content of; undefined for every other kind. */
+export async function payloadOf(
   volume: Volume,
   pod: Pod,
   facts: HostFacts,
