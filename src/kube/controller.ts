@@ -107,9 +107,9 @@ export class Controller {
     this.#queue?.add(key, reason);
   }
 
-  /** As {@link enqueue}, in `ms` milliseconds. */
+  /** As {@link enqueue}, in `ms` milliseconds, unless the key is worked on before. */
   enqueueAfter(key: string, ms: number, reason: string): void {
-    this.#queue?.addAfter(key, ms, reason);
+    this.#queue?.hold(key, ms, [reason]);
   }
 
   /** Whether every key that was queued has been worked on. Keys that wait for their time do not count. */
@@ -171,7 +171,7 @@ export class Controller {
       queue.forget(key);
       const again = result?.requeueAfter;
       this.#measured.total.inc({ ...labels, result: again === undefined ? "success" : "requeue_after" });
-      if (again !== undefined) queue.addAfter(key, Math.max(1, again), "requeue after a while");
+      if (again !== undefined) queue.hold(key, Math.max(1, again), ["requeue after a while"]);
     } catch (error) {
       if (signal.aborted) return;
       this.#measured.total.inc({ ...labels, result: "error" });

@@ -39,7 +39,7 @@ export class WorkQueue {
   /** Added while worked on. */
   readonly #dirty = new Set<string>();
   readonly #delayed = new Map<string, { at: number; timer: Timer }>();
-  readonly #held = new Map<string, Timer>();
+  readonly #held = new Map<string, { at: number; timer: Timer }>();
   readonly #failures = new Map<string, number>();
   readonly #reasons = new Map<string, string[]>();
   readonly #waiting: (() => void)[] = [];
@@ -96,16 +96,26 @@ export class WorkQueue {
     this.#delayed.set(key, { at, timer });
   }
 
-  /** Queues a key after `ms` milliseconds unless it is given out before: for a look at something that events may tell first. */
+  /**
+   * Queues a key after `ms` milliseconds unless it is given out before: for a look at something that events may tell first. Of
+   * several such wishes for one key the earliest counts.
+   */
   hold(key: string, ms: number, reasons: readonly string[] = []): void {
     if (this.#closed) return;
-    this.#held.get(key)?.cancel();
-    const timer = this.#options.clock.setTimer(() => {
+    const { clock } = this.#options;
+    const at = clock.monotonic() + ms;
+    const earlier = this.#held.get(key);
+    if (earlier && earlier.at <= at) {
+      for (const reason of reasons) this.#note(key, reason);
+      return;
+    }
+    earlier?.timer.cancel();
+    const timer = clock.setTimer(() => {
       this.#held.delete(key);
       for (const reason of reasons) this.#note(key, reason);
       this.add(key);
     }, ms);
-    this.#held.set(key, timer);
+    this.#held.set(key, { at, timer });
   }
 
   /**
@@ -169,7 +179,7 @@ export class WorkQueue {
   shutDown(): void {
     this.#closed = true;
     for (const { timer } of this.#delayed.values()) timer.cancel();
-    for (const timer of this.#held.values()) timer.cancel();
+    for (const { timer } of this.#held.values()) timer.cancel();
     this.#delayed.clear();
     this.#held.clear();
     this.#ready.clear();
@@ -215,7 +225,7 @@ export class WorkQueue {
     const now = this.#options.clock.monotonic();
     this.#ready.delete(key);
     this.#processing.set(key, now);
-    this.#held.get(key)?.cancel();
+    this.#held.get(key)?.timer.cancel();
     this.#held.delete(key);
     this.#metrics.depth.set(this.#ready.size, this.#labels);
     this.#metrics.queued.observe((now - since) / 1000, this.#labels);

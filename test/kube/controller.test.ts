@@ -155,6 +155,26 @@ describe("Controller", () => {
     expect(t.controller.idle).toBe(true);
   });
 
+  it("does not come back after a while to what an event has made it look at since", async () => {
+    const asked = [500, undefined];
+    let calls = 0;
+    const t = start({
+      reconcile: async () => {
+        const requeueAfter = asked[calls++];
+        return requeueAfter === undefined ? undefined : { requeueAfter };
+      },
+    });
+    t.synced();
+    t.send("ADDED", configMap("a", 101));
+    await settle();
+    t.controller.enqueueAfter("ns/a", 300, "a look that the event makes needless too");
+    t.send("MODIFIED", configMap("a", 102));
+    await settle();
+    t.clock.advance(60_000);
+    await settle();
+    expect(calls).toBe(2);
+  });
+
   it("works on as many keys at once as allowed, and never on one twice", async () => {
     const running = new Set<string>();
     let most = 0;

@@ -71,6 +71,17 @@ describe("WorkQueue", () => {
     expect(await queue.get()).toMatchObject({ key: "a", reasons: ["look again", "and a second time"] });
   });
 
+  it("holds a key until the earliest of several times, none of which is left once it was given out", async () => {
+    const { queue, clock } = make();
+    queue.hold("a", 1000, ["late"]);
+    queue.hold("a", 100, ["soon"]);
+    queue.hold("a", 5000, ["later"]);
+    clock.advance(100);
+    expect(await queue.get()).toMatchObject({ key: "a", reasons: ["later", "soon"] });
+    queue.done("a");
+    expect(clock.pending).toBe(0);
+  });
+
   it("waits twice as long with each failure, from 5 ms to 60 s, and little again once forgotten", () => {
     for (const [random, factor] of [
       [0, 0.5],
