@@ -65,6 +65,10 @@ export async function startStand(): Promise<Stand> {
   for (const file of ["10-namespace.yaml", "20-rbac.yaml"])
     await bed.kubectlOk(["apply", "-f", join(repository, "manifests/operator", file)]);
   await kube.create("/api/v1/nodes", { apiVersion: "v1", kind: "Node", metadata: { name: host } });
+  const allocatable = { cpu: "64", memory: "256Gi", pods: "250" };
+  await kube.patch(`/api/v1/nodes/${host}/status`, "strategic", {
+    status: { capacity: allocatable, allocatable },
+  });
   const beat = async () => {
     const lastHeartbeatTime = new Date().toISOString();
     const ready = { type: "Ready", status: "True", reason: "Played", message: "", lastHeartbeatTime };
@@ -132,6 +136,8 @@ export class Scene implements AsyncDisposable {
   readonly authority: TestAuthority = makeAuthority("testnet", Date.now());
   /** What hosts do with each pod. Default: run it. */
   treat: (pod: Pod) => Treatment = () => "run";
+  /** Whether hosts can give a running pod another size; those that cannot do not say what its containers have. */
+  resizes = true;
   readonly #agents = new Map<string, Server>();
   readonly #feedLines = new Map<string, FeedNode>();
   readonly #operators = new Set<RunningOperator>();
@@ -394,7 +400,7 @@ export class Scene implements AsyncDisposable {
   }
 
   /** Resolves when exactly `count` nodes exist and are Ready for their newest spec. */
-  async untilReady(count: number, deadlineMs = 30_000): Promise<void> {
+  async untilReady(count: number, deadlineMs = 60_000): Promise<void> {
     await until(
       `${count} Ready nodes`,
       async () => {
@@ -414,7 +420,7 @@ export class Scene implements AsyncDisposable {
     name: string,
     type: string,
     wanted: string,
-    deadlineMs = 30_000,
+    deadlineMs = 60_000,
   ): Promise<ResultityNode> {
     return until(
       `${name} ${type}=${wanted}`,
@@ -491,17 +497,19 @@ export class Scene implements AsyncDisposable {
       });
       return;
     }
-    const image = ({ image: one }: { image?: string }) => one;
-    const wanted = [...(pod.spec.initContainers ?? []), ...pod.spec.containers].map(image);
+    const has = ({ image, resources = {} }: { image?: string; resources?: object }) =>
+      this.resizes ? [image, resources] : image;
+    const wanted = [...(pod.spec.initContainers ?? []), ...pod.spec.containers].map(has);
     const running = [
       ...(pod.status?.initContainerStatuses ?? []),
       ...(pod.status?.containerStatuses ?? []),
-    ].map(image);
+    ].map(has);
     if (JSON.stringify(wanted) === JSON.stringify(running)) return;
     const ip =
       pod.status?.podIP ?? `127.${this.#octet}.${(this.#nextIp >> 8) % 250}.${1 + (this.#nextIp++ % 250)}`;
     if (pod.metadata.labels?.["resultity.com/node"] !== undefined) await this.#agent(ip, name);
-    const status = (container: { name: string; image?: string }) => ({
+    const status = (container: { name: string; image?: string; resources?: object }) => ({
+      ...(this.resizes ? { resources: container.resources ?? {} } : {}),
       name: container.name,
       image: container.image ?? "",
       imageID: container.image ?? "",
@@ -518,6 +526,7 @@ export class Scene implements AsyncDisposable {
         conditions: [
           { type: "PodScheduled", status: "True" },
           { type: "Ready", status: "True" },
+          ...(pod.status?.conditions ?? []).filter(({ type }) => type.startsWith("PodResize")),
         ],
         initContainerStatuses: (pod.spec.initContainers ?? []).map(status),
         containerStatuses: pod.spec.containers.map(status),

@@ -75,7 +75,7 @@ function scheduled(o: NodeObservation, plan: Plan): Note {
   if (lacksCapacity(o, plan)) return parkedNote(node);
   if (!pod) return no("PodNotCreated", `there is no pod ${node.metadata.name} yet`);
   if (pod.scheduled.ok)
-    return resizeNote({ pod, node }) ?? yes("PodScheduled", `the pod is on host ${pod.host ?? ""}`);
+    return resizeNote(o) ?? yes("PodScheduled", `the pod is on host ${pod.host ?? ""}`);
   if (pod.scheduled.reason !== "Unschedulable") return no("PodPending", "the pod waits for the scheduler");
   const { gpu } = node.spec;
   return no(

@@ -51,7 +51,7 @@ export async function resizePod(
   } catch (error) {
     const lost = isKubeError(error, "Invalid") && error.causes.length === 0;
     if (lost) throw new KubeError("Conflict", `pod ${name} changed since it was looked at`, { cause: error });
-    if (!isKubeError(error, "NotFound", "MethodNotAllowed", "Invalid")) throw error;
+    if (!isForGood(error)) throw error;
     memories.refuseResize(keyOf(node), seen.uid, sizeText(resources), messageOf(error));
     return soonMs;
   }
@@ -76,6 +76,16 @@ export async function resizePod(
   );
   expectations.wrote(keyOf(node), caches.pods, annotated);
   return undefined;
+}
+
+/**
+ * Whether this pod cannot have the size where it is: the API server does not serve `pods/resize`, its validation refuses the
+ * change, or (1.37 on) its admission finds that the host is too small.
+ */
+function isForGood(error: unknown): error is KubeError {
+  if (isKubeError(error, "NotFound", "MethodNotAllowed", "Invalid")) return true;
+  const told = ["NodeCapacity", "UnsupportedPlatform"];
+  return isKubeError(error, "Forbidden") && error.causes.some(({ reason = "" }) => told.includes(reason));
 }
 
 function sizeOperations({ spec }: Pod, size: ReturnType<typeof sizeOf>): JsonPatchOperation[] {

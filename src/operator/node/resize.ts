@@ -4,6 +4,7 @@ import { isResizable, type Resources, sizeText } from "../size.ts";
 import type { NetworkConfig } from "../views.ts";
 import type { PodFacts } from "./facts.ts";
 import { ownHalf, podInputsHash } from "./inputs.ts";
+import type { NodeObservation } from "./observation.ts";
 import type { Note } from "./plan.ts";
 
 /** How a pod comes to the CPU and memory that its node's spec asks for. */
@@ -73,12 +74,13 @@ const wantedOf = ({ spec }: ResultityNode): Resources => spec.runtime.resources 
 export function resizeNote({
   pod,
   node,
-}: {
-  pod: PodFacts | undefined;
-  node: ResultityNode;
-}): Note | undefined {
-  if (!pod?.resize) return undefined;
-  const { state, message } = pod.resize;
+  resizeRefused,
+}: Pick<NodeObservation, "pod" | "node" | "resizeRefused">): Note | undefined {
+  const refused =
+    resizeRefused === undefined ? undefined : { state: "infeasible" as const, message: resizeRefused };
+  const said = refused ?? pod?.resize;
+  if (!pod || !said) return undefined;
+  const { state, message } = said;
   const about = `host ${pod.host ?? ""} has not given the pod ${sizeText(wantedOf(node))}`;
   switch (state) {
     case "deferred":
