@@ -35,6 +35,42 @@ export function newerApiRows(suite: () => Suite): void {
     expect(pod.seen("runtime", "env").map(({ values }) => values?.["MODE"])).toEqual(["one", "two"]);
   });
 
+  test("in-place resize: CPU and memory of a running container are changed by pods/resize without a restart; more than the host has is refused", async () => {
+    const { kube } = suite();
+    const size = (cpu: string, memory: string) => {
+      const list = { cpu, memory };
+      return { requests: list, limits: list };
+    };
+    const policy = ["cpu", "memory"].map((resourceName) => ({ resourceName, restartPolicy: "NotRequired" }));
+    await using pod = await suite().pod({
+      name: "resized",
+      runtime: { resources: size("100m", "256Mi"), resizePolicy: policy },
+    });
+    await pod.ready();
+    const path = `/api/v1/namespaces/${namespace}/pods/resized`;
+    const resize = (cpu: string, memory: string) =>
+      kube.patch<Pod>(`${path}/resize`, "strategic", {
+        spec: { containers: [{ name: "runtime", resources: size(cpu, memory) }] },
+      });
+    const statusOf = async () =>
+      (await kube.get<Pod>(path))?.status?.containerStatuses?.find(({ name }) => name === "runtime");
+    const before = await statusOf();
+    for (const [cpu, memory] of [
+      ["200m", "320Mi"],
+      ["150m", "288Mi"],
+    ] as const) {
+      await resize(cpu, memory);
+      await pod.until(`${cpu} and ${memory}`, async () => {
+        const { limits } = (await statusOf())?.resources ?? {};
+        return limits?.["cpu"] === cpu && limits["memory"] === memory;
+      });
+      const after = await statusOf();
+      expect(after?.containerID).toBe(before?.containerID);
+      expect(after?.restartCount).toBe(0);
+    }
+    await expect(resize("4k", "288Mi")).rejects.toThrow(/enough allocatable resources: cpu/);
+  });
+
   test("a pod that holds an image by an image volume runs without running it; one that cannot be pulled is ErrImagePull with the reference", async () => {
     const { kube, kubelet } = suite();
     const pods = `/api/v1/namespaces/${namespace}/pods`;
