@@ -1,9 +1,17 @@
 import { agentMemory } from "./agent-memory.ts";
 import type { Bench } from "./bench.ts";
 import { cacheMemory } from "./cache-memory.ts";
+import { fleetCreate } from "./fleet/create.ts";
 import { gateways } from "./gateways.ts";
 import { sessionMemory } from "./session-memory.ts";
 import { signing } from "./signing.ts";
 
 /** All benches, in the order in which they run. */
-export const benches: readonly Bench[] = [agentMemory, signing, gateways, sessionMemory, cacheMemory];
+export const benches: readonly Bench[] = [
+  agentMemory,
+  signing,
+  gateways,
+  sessionMemory,
+  cacheMemory,
+  fleetCreate,
+];
