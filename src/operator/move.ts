@@ -1,5 +1,5 @@
 import type { NodeSpec, NodeTemplateSpec } from "../api/v1alpha1/node.ts";
-import { interrupts, type NodeInputs, planChange } from "../protocol/config/change.ts";
+import { type ChangeStep, interrupts, type NodeInputs, planChange } from "../protocol/config/change.ts";
 import { abilitiesOf } from "../protocol/config/engines.ts";
 import { selectRuntime } from "../protocol/config/select.ts";
 import type { Snapshot } from "../protocol/config/snapshot.ts";
@@ -22,6 +22,41 @@ export function moveInterrupts(
   } catch {
     return true;
   }
+}
+
+/** One end of a change of a node: what its spec asks for, and what its network brings. */
+export interface Standing {
+  readonly spec: EditedSpec;
+  /** Of the config that it runs. */
+  readonly snapshot: Snapshot;
+  readonly agentImage: string;
+  /** Base URLs of the IO service, which only a new pod can change. */
+  readonly endpoints: readonly string[];
+}
+
+/**
+ * What a change of spec, config, agent and endpoints, in any mixture, does to a node.
+ * @throws {ProtocolError} `no_runtime` where one of the configs has none for the node.
+ */
+export function stepsBetween(from: Standing, to: Standing): readonly ChangeStep[] {
+  const resized = isResizable(from.spec.runtime.resources ?? {}, to.spec.runtime.resources ?? {});
+  return planChange(
+    standingInputs(from, resized),
+    standingInputs(to, resized),
+    abilitiesOf(to.spec.runtime.engine),
+  );
+}
+
+function standingInputs({ spec, snapshot, agentImage, endpoints }: Standing, resizable: boolean): NodeInputs {
+  const [wishes, under] = [wishesOf(spec, resizable), inputsOf(spec, snapshot)];
+  return {
+    ...under,
+    args: wishes.args,
+    agentImage,
+    live: { spec: wishes.live, config: under.live },
+    size: wishes.size,
+    podTemplateHash: `${wishes.podTemplateHash} ${endpoints.join(" ")}`,
+  };
 }
 
 /**
@@ -65,7 +100,7 @@ function wishesOf(spec: EditedSpec, resizable: boolean): NodeInputs {
 }
 
 function inputsOf(
-  { runtime, gpu, models }: Pick<NodeSpec, "runtime" | "gpu" | "models">,
+  { runtime, gpu, models }: Pick<EditedSpec, "runtime" | "gpu" | "models">,
   snapshot: Snapshot,
 ): NodeInputs {
   const wish = {

@@ -35,6 +35,19 @@ export async function observeInputs(
   return { root, rootFrom: rootFrom(network), accountKey, configMap };
 }
 
+/** The same without the account's key, which only the operator may read. */
+export async function observePublic(
+  client: Pick<Client, "find">,
+  network: ResultityNetwork,
+  signal: AbortSignal,
+): Promise<Omit<Inputs, "accountKey">> {
+  const [root, configMap] = await Promise.all([
+    readRoot(client, network, signal),
+    readConfigMap(client, network, signal),
+  ]);
+  return { root, rootFrom: rootFrom(network), configMap };
+}
+
 function rootFrom({ metadata, spec }: ResultityNetwork): string {
   const { rootConfigMap } = spec.trust;
   if (!rootConfigMap) return "spec.trust.root";

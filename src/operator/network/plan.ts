@@ -4,13 +4,16 @@ import type { Snapshot } from "../../protocol/config/snapshot.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import { imagePolicyOf } from "../node/places.ts";
 import type { NetworkConfig } from "../views.ts";
-import { type Choice, chooseDigests } from "./choose.ts";
+import { type Choice, chooseDigests, mostDigests } from "./choose.ts";
 import { entriesOf, isOurs } from "./entries.ts";
 import type { Knowledge } from "./knowledge.ts";
 import type { NodeUse } from "./observe.ts";
 import { type Restarts, restartsAt } from "./windows.ts";
 
-// `kubectl resultity plan` asks it about the spec that it has read.
+// `kubectl resultity plan` asks them about the spec that it has read.
+export { imagePolicyOf } from "../node/places.ts";
+export { chooseDigests } from "./choose.ts";
+export { type KnownConfig, knownConfig } from "./known.ts";
 export { restartsAt } from "./windows.ts";
 
 /** All that the plan of a network depends on. */
@@ -97,7 +100,12 @@ function planFetches({ knowledge, monotonic }: NetworkObservation, choice: Choic
 function planConfigMap({ knowledge }: NetworkObservation, choice: Choice): NetworkAction[] {
   const { configMap, release } = knowledge;
   if (!release || (configMap && !configMap.ours)) return [];
-  const data = entriesOf(knowledge, choice.held);
+  // What waits for approval is there too where it takes nobody's place: whoever approves it looks at what it would do.
+  const { held, pending } = choice;
+  const data = entriesOf(
+    knowledge,
+    pending !== undefined && !held.includes(pending) && held.length < mostDigests ? [...held, pending] : held,
+  );
   const reason = difference(configMap?.data, data, knowledge.foreign);
   return reason === undefined ? [] : [{ type: "apply-config-map", data, reason }];
 }

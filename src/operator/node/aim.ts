@@ -28,12 +28,15 @@ export type Aim =
       readonly message: string;
     };
 
+/** What an aim needs to know of its network's config. */
+export type AimConfig = Pick<NetworkConfig, "release" | "current" | "snapshots" | "images" | "mayRestart">;
+
 /** What decides the aim. */
 export interface AimInputs {
   readonly node: ResultityNode;
   /** A pool's rollout says when the node moves. */
   readonly inPool: boolean;
-  readonly config: NetworkConfig;
+  readonly config: AimConfig;
   /** What the pod is told to run now. */
   readonly running: ConfigDigest | undefined;
   /** Wall time, ms. */

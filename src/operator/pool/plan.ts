@@ -21,8 +21,10 @@ export {
   isReady,
   removingAnnotation,
 } from "./child.ts";
-export { budgetSize } from "./census.ts";
-export { promoteAnnotation, wantedDigest } from "./digest.ts";
+export { type AimConfig } from "../node/aim.ts";
+export { type Outlook, outlookOf } from "../node/outlook.ts";
+export { budgetSize, hostOf } from "./census.ts";
+export { isHeldBack, promoteAnnotation, rejectionOf, trialOf, wantedDigest } from "./digest.ts";
 export { minAvailableOf } from "./window.ts";
 
 /** What is to be done now. The rest follows from later observations: nothing is remembered. */
@@ -52,42 +54,74 @@ function planUpdate(
   staying: readonly ResultityNode[],
   minAvailable: number,
 ): PoolAction[] {
+  const { due, serving } = dueOf(seen, staying);
+  let room = serving - minAvailable;
+  const actions: PoolAction[] = [];
+  for (const each of due) {
+    const admitted = admit(seen, each, room);
+    room -= admitted.takes;
+    actions.push(...admitted.actions);
+  }
+  return actions;
+}
+
+/** What an update has for the nodes that stay, in the order in which they go, and how many of them serve. */
+export interface Dues {
+  readonly due: readonly Due[];
+  readonly serving: number;
+}
+
+function dueOf(seen: PoolObservation, staying: readonly ResultityNode[]): Dues {
   const wanted = wantedDigest(seen);
   const trial = trialOf(seen);
   const due: Due[] = [];
   let serving = 0;
   for (const child of staying) {
-    const inService = isInService(seen, child);
-    if (inService) serving++;
+    const serves = isInService(seen, child);
+    if (serves) serving++;
     const outdated = isOutdated(seen, child);
     const digest = nextDigest(seen, child, mayTake(trial, child) ? wanted : undefined);
-    if (outdated || digest !== undefined) due.push({ child, inService, outdated, digest });
+    if (!outdated && digest === undefined) continue;
+    due.push({
+      child,
+      outdated,
+      digest,
+      // Labels and annotations interrupt nothing, nor does what is applied to the running pod.
+      edited: serves && outdated && !hasSpec(seen.pool, child) && editOf(seen.pool, child) === "interrupts",
+      restarted: serves && digest !== undefined && seen.interrupts(child, digest),
+    });
   }
-  let room = serving - minAvailable;
+  return { due: hostByHost(due, staying), serving };
+}
+
+/** The same of a whole pool, and the fewest nodes that are to stay in service: what {@link admit} works through. */
+export function updateOf(seen: PoolObservation): Dues & { readonly minAvailable: number } {
+  const { staying, minAvailable } = censusOf(seen);
+  return { ...dueOf(seen, staying), minAvailable };
+}
+
+/** What is done with a node now that so many more may leave service, and how many of these it takes. */
+export function admit(
+  seen: PoolObservation,
+  { child, outdated, digest, edited, restarted }: Due,
+  room: number,
+): { readonly actions: readonly PoolAction[]; readonly takes: 0 | 1 } {
+  // An edit of the pool is somebody's wish for now; a config that the network brings can wait.
+  const waits = (edited || restarted) && (room <= 0 || !(edited || seen.mayRestart));
+  if (waits && edited) return { actions: [], takes: 0 };
   const actions: PoolAction[] = [];
-  for (const { child, inService, outdated, digest } of hostByHost(due, staying)) {
-    // Labels and annotations interrupt nothing, nor does what is applied to the running pod.
-    const edited =
-      inService && outdated && !hasSpec(seen.pool, child) && editOf(seen.pool, child) === "interrupts";
-    const restarted = inService && digest !== undefined && seen.interrupts(child, digest);
-    // An edit of the pool is somebody's wish for now; a config that the network brings can wait.
-    const waits = (edited || restarted) && (room <= 0 || !(edited || seen.mayRestart));
-    if (waits && edited) continue;
-    if (outdated)
-      actions.push({ type: "update", child, reason: "the template changed, or the node was edited" });
-    if (waits) continue;
-    if (edited || restarted) room--;
-    if (digest !== undefined)
-      actions.push({ type: "target", child, digest, reason: reasonOf(child, digest) });
-  }
-  return actions;
+  if (outdated)
+    actions.push({ type: "update", child, reason: "the template changed, or the node was edited" });
+  if (waits) return { actions, takes: 0 };
+  if (digest !== undefined) actions.push({ type: "target", child, digest, reason: reasonOf(child, digest) });
+  return { actions, takes: edited || restarted ? 1 : 0 };
 }
 
 /**
  * Serves, and nothing that it was told takes it away. A move that interrupts no job leaves it in service until it has
  * arrived: should the target change meanwhile to one that does, then it waits for room as the others do.
  */
-function isInService(seen: PoolObservation, child: ResultityNode): boolean {
+export function isInService(seen: PoolObservation, child: ResultityNode): boolean {
   if (isParked(child) || !isReady(child)) return false;
   if (!isMoving(child)) return true;
   const { config: { target } = {}, observedGeneration } = child.status ?? {};
@@ -114,13 +148,15 @@ function editOf(pool: ResultityNodePool, { spec }: ResultityNode): "interrupts" 
 }
 
 /** What an update has for a child. */
-interface Due {
+export interface Due {
   readonly child: ResultityNode;
-  readonly inService: boolean;
   /** It has not the newest template. */
   readonly outdated: boolean;
   /** Config that it is to move to. */
   readonly digest: string | undefined;
+  /** It serves, and the template, or the config, takes it out of service. */
+  readonly edited: boolean;
+  readonly restarted: boolean;
 }
 
 /**
