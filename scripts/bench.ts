@@ -1,8 +1,9 @@
 /**
  * `npm run bench`: measures the project against its peers, each pair side by side in one run, and prints the ratios.
  *
- * Usage: `npm run bench [-- --only NAME]… [--quick] [--out FOLDER]`. With `--out` each bench leaves `NAME.json` there. docs/benchmarks.md says
- * what the benches are and how to read them.
+ * Usage: `npm run bench [-- --only NAME]… [--quick] [--nodes N] [--minutes N] [--out FOLDER]`. `--nodes` sets how large the
+ * fleets of `fleet` and `fleet-roll` are, `--minutes` for how long `fleet` looks at one that stands still. With `--out` each
+ * bench leaves `NAME.json` there. docs/benchmarks.md says what the benches are and how to read them.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus, loadavg, totalmem } from "node:os";
@@ -18,6 +19,8 @@ const { values } = parseArgs({
   options: {
     only: { type: "string", multiple: true, default: [] },
     quick: { type: "boolean", default: false },
+    nodes: { type: "string" },
+    minutes: { type: "string" },
     out: { type: "string" },
   },
 });
@@ -27,6 +30,16 @@ if (wrong.length > 0) {
   console.error(`no such bench: ${wrong.join(", ")}; there are ${known.join(", ")}`);
   process.exit(2);
 }
+/** A number above 0; undefined where the flag is not set. */
+function numberOf(flag: "nodes" | "minutes"): number | undefined {
+  const text = values[flag];
+  if (text === undefined) return undefined;
+  const number = Number(text);
+  if (number > 0) return number;
+  console.error(`--${flag}: a number above 0`);
+  process.exit(2);
+}
+const [nodes, minutes] = [numberOf("nodes"), numberOf("minutes")];
 const machine = {
   cpu: cpus()[0]?.model ?? "unknown",
   cores: availableParallelism(),
@@ -47,7 +60,14 @@ for (const bench of benches) {
   const processes = supervise();
   try {
     const say = (line: string) => console.log(line);
-    const result = await bench.run({ processes, quick: values.quick, cache, say });
+    const result = await bench.run({
+      processes,
+      quick: values.quick,
+      cache,
+      say,
+      ...(nodes === undefined ? {} : { nodes }),
+      ...(minutes === undefined ? {} : { minutes }),
+    });
     console.log(`\n${table(result.figures)}\n`);
     for (const note of result.notes) console.log(`- ${note}`);
     if (values.out !== undefined) {

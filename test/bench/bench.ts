@@ -6,6 +6,10 @@ export interface BenchSetting {
   readonly processes: Supervisor;
   /** Fewer and shorter runs: to see that it works, not to quote it. */
   readonly quick: boolean;
+  /** Nodes of the fleet, where a bench has one and is not to have its own sizes. */
+  readonly nodes?: number;
+  /** For how long a fleet that stands still is looked at. */
+  readonly minutes?: number;
   /** Folder for peers that are installed when they are needed. */
   readonly cache: string;
   /** Progress, a line each. */

@@ -63,7 +63,8 @@ export async function pairs(
   return got;
 }
 
-const valueOf = (sample: Sample, name: string): number => {
+/** What a sample says of one thing. @throws Error where it says nothing */
+export const sampled = (sample: Sample, name: string): number => {
   const value = sample[name];
   if (value === undefined) throw new Error(`no ${name} was measured`);
   return value;
@@ -75,8 +76,8 @@ export function compare(
   sample: string,
   line: Pick<Figure, "name" | "unit" | "against"> & { readonly target?: Target },
 ): Figure {
-  const mine = ours.map((one) => valueOf(one, sample));
-  const theirs = peer.map((one) => valueOf(one, sample));
+  const mine = ours.map((one) => sampled(one, sample));
+  const theirs = peer.map((one) => sampled(one, sample));
   const ratios = mine.map((value, at) => value / (theirs[at] ?? Number.NaN));
   return {
     ...line,
@@ -89,7 +90,7 @@ export function compare(
 
 /** A figure that has no peer. */
 export function alone(samples: readonly Sample[], sample: string, name: string, unit: string): Figure {
-  return { name, unit, against: "", ours: median(samples.map((one) => valueOf(one, sample))) };
+  return { name, unit, against: "", ours: median(samples.map((one) => sampled(one, sample))) };
 }
 
 /** Whether a figure reaches its target; undefined = it has none. */

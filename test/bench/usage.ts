@@ -4,6 +4,8 @@ import { readdirSync, readFileSync } from "node:fs";
 export interface Usage {
   /** Resident memory, MiB. */
   readonly rss: number;
+  /** The most that it has been since the process began, MiB. */
+  readonly peak: number;
   /** The part of it that no other process could share, MiB. */
   readonly anonymous: number;
 }
@@ -16,7 +18,7 @@ export function memoryOf(pid: number): Usage {
   const status = readFileSync(`/proc/${pid}/status`, "utf8");
   const mib = (name: string): number =>
     Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(status)?.[1]) / 1024;
-  return { rss: mib("VmRSS"), anonymous: mib("RssAnon") };
+  return { rss: mib("VmRSS"), peak: mib("VmHWM"), anonymous: mib("RssAnon") };
 }
 
 /** Process group and CPU time of a process with its threads; undefined when it has ended. */

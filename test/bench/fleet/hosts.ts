@@ -50,7 +50,7 @@ type Container = NonNullable<Pod["spec"]>["containers"][number];
 
 /**
  * The hosts of a fleet: bind pods, start, drain and end what is in them, and tell the API server what a kubelet would, a write for
- * each change that lasts. Eight pods of nodes fit on a host. Who it is that made a pod makes no difference.
+ * each change that lasts. Each host takes as many as {@link podsPerHost}. Who it is that made a pod makes no difference.
  */
 export class PlayedHosts {
   /** Times that engines did not serve, by their pod's name, in order. Starts of the first engine are not among them. */
@@ -60,15 +60,16 @@ export class PlayedHosts {
   readonly #reflector: Reflector<Pod>;
   readonly #slots = new Map<string, Slot>();
   readonly #pulls = new Map<string, Promise<unknown>>();
-  /** Pods on each host that take a GPU. */
-  readonly #taken = new Map<string, number>();
   readonly #down = new Map<string, Outage>();
   #ready = 0;
   #serving = 0;
+  #started = 0;
   #servedMs = 0;
   #servedUntil = performance.now();
   readonly #failures: string[] = [];
   times: HostTimes = atOnce;
+  /** Pods with GPUs that a host takes. */
+  podsPerHost = 8;
 
   constructor(client: Client, agents: PlayedAgents) {
     this.#client = client;
@@ -91,6 +92,16 @@ export class PlayedHosts {
     if (this.#failures.length > 0) throw new Error(`a played host failed: ${this.#failures[0]}`);
   };
 
+  /** Engines that take jobs now. */
+  get serving(): number {
+    return this.#serving;
+  }
+
+  /** Engines that were started so far. */
+  get started(): number {
+    return this.#started;
+  }
+
   /** Time that engines took jobs so far, all added up, ms. */
   get servedMs(): number {
     const now = performance.now();
@@ -103,6 +114,7 @@ export class PlayedHosts {
     if (slot.serving === serving || this.servedMs < 0) return;
     slot.serving = serving;
     this.#serving += serving ? 1 : -1;
+    if (serving) this.#started++;
   }
 
   /** Until `signal` aborts. */
@@ -135,10 +147,7 @@ export class PlayedHosts {
       serving: false,
       busy: false,
     };
-    if (!slot) {
-      this.#slots.set(key, mine);
-      if (takesGpu(pod)) this.#taken.set(mine.host, (this.#taken.get(mine.host) ?? 0) + 1);
-    }
+    if (!slot) this.#slots.set(key, mine);
     mine.busy = true;
     let again = false;
     try {
@@ -277,26 +286,21 @@ export class PlayedHosts {
     if (!slot) return;
     this.#slots.delete(key);
     if (!takesGpu(pod)) return;
-    this.#taken.set(slot.host, (this.#taken.get(slot.host) ?? 1) - 1);
+    this.#freed.push(slot.host);
     this.#count(slot, false);
     this.#serve(slot, false);
     this.#agents.forget(pod);
   }
 
-  #hosts = 0;
+  #placed = 0;
+  readonly #freed: string[] = [];
   #freeHost(): string {
     const name = (at: number) => `host-${String(at).padStart(5, "0")}`;
-    for (let at = Math.max(0, this.#hosts - 1); at <= this.#hosts; at++) {
-      if ((this.#taken.get(name(at)) ?? 0) < gpusOfHost) {
-        this.#hosts = Math.max(this.#hosts, at + 1);
-        return name(at);
-      }
-    }
-    return name(this.#hosts++);
+    const freed = this.#freed.pop();
+    if (freed !== undefined) return freed;
+    return name(Math.floor(this.#placed++ / this.podsPerHost));
   }
 }
-
-const gpusOfHost = 8;
 
 /** Pods that bring an image to a host have no GPU. */
 const takesGpu = (pod: Pod): boolean => controllerOf(pod)?.kind !== "ResultityNetwork";

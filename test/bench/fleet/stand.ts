@@ -65,6 +65,7 @@ export class FleetStand implements AsyncDisposable {
   readonly #running: Promise<unknown>;
   readonly #ready = new Set<string>();
   readonly #applied = new Map<string, string>();
+  readonly #told = new Map<string, number>();
   #operators = 0;
 
   private constructor(parts: {
@@ -195,11 +196,18 @@ export class FleetStand implements AsyncDisposable {
     return count;
   }
 
+  /** Monotonic time at which the first node was told to run a config, ms; NaN = none was. */
+  toldSince(digest: string): number {
+    return this.#told.get(digest) ?? Number.NaN;
+  }
+
   #note({ metadata: { name }, status }: ResultityNode): void {
     const isReady = findCondition(status?.conditions, "Ready")?.status === "True";
     if (isReady) this.#ready.add(name);
     else this.#ready.delete(name);
     this.#applied.set(name, status?.config?.applied ?? "");
+    const target = status?.config?.target ?? "";
+    if (!this.#told.has(target)) this.#told.set(target, performance.now());
   }
 
   /** Resolves when as many nodes are Ready. */

@@ -1,0 +1,165 @@
+import { setTimeout as wait } from "node:timers/promises";
+import { buildBundles } from "../../loop/build.ts";
+import { isRealWrite, operatorUser } from "../../loop/operator-run.ts";
+import type { AuditEntry } from "../../testbed/control-plane.ts";
+import { until } from "../../testbed/until.ts";
+import type { Bench } from "../bench.ts";
+import type { Figure } from "../figures.ts";
+import { cpuSeconds, memoryOf } from "../usage.ts";
+import type { HostTimes } from "./hosts.ts";
+import { rollFigures, rollNote, rollPool, windowPercent } from "./roll.ts";
+import { FleetStand, type OperatorProcess } from "./stand.ts";
+
+const deadlineMs = 7_200_000;
+/** Without a write for this long the operator has nothing left to do, ms: longer than it keeps a status back. */
+const quietMs = 12_000;
+/** For how long the long form looks at a fleet that stands still, minutes; without `--minutes` it is less. */
+const longMinutes = 10;
+
+/** One fleet, grown step by step: what it costs to stand still, to start again, to hold in memory, and to roll. */
+export const fleetLife: Bench = {
+  name: "fleet",
+  what: "one pool grown to 10,000 nodes: memory, restarts, what a fleet costs that stands still, and its roll against the ideal window",
+  async run({ processes, quick, say, nodes, minutes = quick ? 0.2 : 2 }) {
+    await buildBundles();
+    const sizes = nodes ? [nodes] : quick ? [50, 100] : [1_000, 2_000, 10_000];
+    const largest = sizes.at(-1) ?? 0;
+    const figures: Figure[] = [];
+    const add = (name: string, ours: number, unit: string) => figures.push({ name, unit, against: "", ours });
+    await using stand = await FleetStand.start(processes, { asShipped: false, refreshSeconds: 60 });
+    let operator = await stand.startOperator();
+    await stand.createPool(0, { maxUnavailable: `${windowPercent}%`, prefetch: { maxParallel: 64 } });
+    for (const size of sizes) {
+      say(`${size} nodes are made`);
+      const started = performance.now();
+      await stand.scalePool(size);
+      await stand.untilReady(size, deadlineMs, say);
+      const seconds = (performance.now() - started) / 1000;
+      await untilQuiet(stand);
+      const grown = memoryOf(operator.child.pid);
+      say(
+        `${size} nodes after ${seconds.toFixed(0)} s: operator at ${grown.rss.toFixed(0)} MiB, at most ${grown.peak.toFixed(0)}`,
+      );
+      add(
+        `resident with ${size} nodes, after all were made${size === 1_000 ? " (target ≤ 128)" : ""}`,
+        grown.rss,
+        "MiB",
+      );
+      const before = operator;
+      const { restarted, sample } = await restart(stand, before, size);
+      operator = restarted;
+      say(
+        `restart at ${size}: first decision after ${sample.first.toFixed(2)} s, all looked at after ${sample.all.toFixed(1)} s`,
+      );
+      add(`restart at ${size} nodes: until the first decision`, sample.first, "s");
+      add(`restart at ${size} nodes: until all were looked at`, sample.all, "s");
+      add(`restart at ${size} nodes: read from the API server`, sample.mib, "MiB");
+      add(`restart at ${size} nodes: writes but the Lease (target 0)`, sample.writes, "");
+      add(`resident with ${size} nodes, after a restart`, memoryOf(operator.child.pid).rss, "MiB");
+    }
+    say(
+      `${largest} nodes stand still for ${minutes} min${minutes < longMinutes ? ` (the long form: --minutes ${longMinutes})` : ""}`,
+    );
+    for (const [name, count] of await steady(stand, operator, minutes, say))
+      add(`${name}, ${largest} nodes`, count, "");
+    const times: HostTimes = rollTimes(largest, quick);
+    const window = Math.max(1, Math.floor((largest * windowPercent) / 100));
+    figures.push(
+      ...rollFigures(largest, await rollPool(stand, operator, { size: largest, window, times }, "v2", say)),
+    );
+    await operator.child.stop();
+    return {
+      figures,
+      notes: [
+        `Of a fleet that stands still, the counts are those of ${minutes} min, from the audit log${minutes < longMinutes ? `; ${longMinutes} min are ${(longMinutes / minutes).toFixed(0)} times as long` : ""}. GETs of the operator are its look at what the network's spec points at, every minute.`,
+        rollNote(times),
+      ],
+    };
+  },
+};
+
+/** Large fleets have longer times: it is their number in a second that the machine has to bear, not how many there are. */
+function rollTimes(size: number, quick: boolean): HostTimes {
+  const scale = quick ? 0.2 : Math.max(1, size / 2_500);
+  return { drainMs: 10_000 * scale, startMs: 20_000 * scale, pullMs: 0, spread: 0.2 };
+}
+
+const ofOperator = ({ user }: AuditEntry): boolean => user === operatorUser;
+
+async function untilQuiet({ bed }: FleetStand): Promise<void> {
+  await until(
+    "the operator to have nothing to write",
+    async () => {
+      const mark = await bed.audit.mark();
+      await wait(quietMs);
+      return !(await bed.audit.since(mark)).some((entry) => ofOperator(entry) && isRealWrite(entry));
+    },
+    { deadlineMs: 600_000 },
+  );
+}
+
+/** Ends the operator and starts it again. */
+async function restart(stand: FleetStand, before: OperatorProcess, size: number) {
+  await before.child.stop();
+  const mark = await stand.bed.audit.mark();
+  const started = performance.now();
+  const restarted = await stand.startOperator();
+  const looked = async (count: number) => {
+    await until(
+      `${count} looks at nodes`,
+      async () =>
+        (await restarted.metric("controller_runtime_reconcile_total", 'controller="node"')) >= count,
+      { deadlineMs, intervalMs: 100, giveUp: restarted.child.requireRunning },
+    );
+    return (performance.now() - started) / 1000;
+  };
+  const first = await looked(1);
+  const mib = restarted.received() / 2 ** 20;
+  const all = await looked(size);
+  await untilQuiet(stand);
+  const writes = (await stand.bed.audit.since(mark)).filter(
+    (entry) => ofOperator(entry) && isRealWrite(entry),
+  ).length;
+  return { restarted, sample: { first, all, mib, writes } };
+}
+
+/** What is asked of the API server while nothing happens. */
+async function steady(
+  stand: FleetStand,
+  operator: OperatorProcess,
+  minutes: number,
+  say: (line: string) => void,
+): Promise<ReadonlyMap<string, number>> {
+  const asked = () => operator.metric("resultity_operator_agent_status_requests_total");
+  const [mark, cpu, questions] = [
+    await stand.bed.audit.mark(),
+    cpuSeconds(operator.child.pid),
+    await asked(),
+  ];
+  for (let left = minutes; left > 0; left--) {
+    await wait(Math.min(1, left) * 60_000);
+    say(`  ${Math.max(0, left - 1)} min left`);
+  }
+  const used = cpuSeconds(operator.child.pid) - cpu;
+  const entries = await stand.bed.audit.since(mark);
+  const mine = entries.filter(ofOperator);
+  const count = (verb: string, of: readonly AuditEntry[]) => of.filter((entry) => entry.verb === verb).length;
+  // The hosts and this bench are not the project's, and what they ask is no cost of it.
+  const others = entries.filter(({ user }) => user.startsWith("system:") && user !== operatorUser);
+  return new Map([
+    ["writes but the Lease (target 0)", mine.filter(isRealWrite).length],
+    ["LISTs (target 0)", count("list", mine)],
+    ["GETs", count("get", mine)],
+    ["watches that were begun anew", count("watch", mine)],
+    [
+      "writes of the Lease",
+      mine.filter(({ resource, verb }) => resource === "leases" && verb === "update").length,
+    ],
+    ["questions to agents", (await asked()) - questions],
+    ["CPU of the operator, s", used],
+    [
+      "GETs by Kubernetes' own controllers for it",
+      others.filter(({ verb, group }) => verb === "get" && group === "resultity.com").length,
+    ],
+  ]);
+}
