@@ -124,6 +124,25 @@ export const rightCases: readonly { readonly name: string; readonly object: Mani
     object: node({ modelCache: { imageVolume: { reference: someImage } } }, "weights-in-image"),
   },
   {
+    name: "a node with GPUs by resource claims",
+    object: node(
+      {
+        gpu: {
+          count: 2,
+          claims: [
+            { name: "gpus", resourceClaimTemplateName: "two-gpus", request: "gpus" },
+            { name: "shared", resourceClaimName: "nic" },
+          ],
+        },
+      },
+      "claims",
+    ),
+  },
+  {
+    name: "a pool with GPUs by resource claims",
+    object: pool({}, { gpu: { claims: [{ name: "gpu", resourceClaimTemplateName: "gpu" }] } }, "claims"),
+  },
+  {
     name: "a node with every field",
     object: node(
       {
@@ -398,6 +417,40 @@ export const wrongCases: readonly WrongCase[] = [
     says: "use another name",
   },
   {
+    name: "a claim by name and by template",
+    object: node({
+      gpu: { claims: [{ name: "gpu", resourceClaimName: "a", resourceClaimTemplateName: "b" }] },
+    }),
+    field: "spec.gpu.claims[0]",
+    says: "set exactly one of resourceClaimTemplateName and resourceClaimName",
+  },
+  {
+    name: "a claim of nothing",
+    object: node({ gpu: { claims: [{ name: "gpu" }] } }),
+    field: "spec.gpu.claims[0]",
+    says: "set exactly one of resourceClaimTemplateName and resourceClaimName",
+  },
+  {
+    name: "claims beside an extended resource",
+    object: node({
+      gpu: { resourceName: "amd.com/gpu", claims: [{ name: "gpu", resourceClaimName: "a" }] },
+    }),
+    field: "spec.gpu",
+    says: "remove it where claims give them",
+  },
+  {
+    name: "claims that give no GPU",
+    object: node({ gpu: { count: 0, claims: [{ name: "gpu", resourceClaimName: "a" }] } }),
+    field: "spec.gpu",
+    says: "set it to 1 or more",
+  },
+  {
+    name: "a claim that a pool's nodes would share",
+    object: pool({}, { gpu: { claims: [{ name: "gpu", resourceClaimName: "a" }] } }),
+    field: "spec.template.spec",
+    says: "set resourceClaimTemplateName instead",
+  },
+  {
     name: "GPUs beside spec.gpu",
     object: node({ runtime: { engine: "vllm", resources: { limits: { "nvidia.com/gpu": 1 } } } }),
     field: "spec",
@@ -543,7 +596,6 @@ export const wrongCases: readonly WrongCase[] = [
     object: pool({}, { capacity: "Opportunistic" }),
     field: "spec.template.spec.capacity",
     says: "unknown field",
-    unknownField: true,
   },
   {
     name: "a template with replicas",

@@ -32,16 +32,70 @@ import { emptyDir, hostPath, persistentVolumeClaim, podOverrides } from "./pod-o
 /** Longest `spec.drain.timeoutSeconds`. The pod's termination grace period must be longer, since it cannot change. */
 export const maxDrainTimeoutSeconds = 3600;
 
-const gpu = z.strictObject({
-  count: z.int().min(0).max(16).describe("GPUs that the runtime gets. 0: an engine on the CPU.").default(1),
-  resourceName: qualifiedName()
-    .describe("Extended resource that the device plugin offers the GPUs as.")
-    .default("nvidia.com/gpu"),
-  product: labelValue()
-    .min(1)
-    .describe("GPU product that the host must have, as its label nvidia.com/gpu.product says. Absent: any.")
-    .optional(),
-});
+const defaultGpuResource = "nvidia.com/gpu";
+
+const gpuClaim = withRules(
+  z.strictObject({
+    name: dnsLabel().describe("Name of the claim within the pod."),
+    resourceClaimTemplateName: objectName()
+      .describe("ResourceClaimTemplate in the namespace, from which each pod gets a claim of its own.")
+      .optional(),
+    resourceClaimName: objectName()
+      .describe("ResourceClaim in the namespace. Who else uses it shares its devices.")
+      .optional(),
+    request: dnsLabel()
+      .describe("Name of the one request of the claim whose devices the runtime gets. Absent: all of them.")
+      .optional(),
+  }),
+  exactlyOne(
+    ["resourceClaimTemplateName", "resourceClaimName"],
+    "set exactly one of resourceClaimTemplateName and resourceClaimName",
+  ),
+);
+
+interface GpuLike {
+  count: number;
+  resourceName: string;
+  claims?: readonly unknown[] | undefined;
+}
+
+const gpu = withRules(
+  z.strictObject({
+    count: z
+      .int()
+      .min(0)
+      .max(16)
+      .describe(
+        "GPUs that the runtime gets, which the engine spreads a model over. 0: an engine on the CPU. With claims: how many they give.",
+      )
+      .default(1),
+    resourceName: qualifiedName()
+      .describe(
+        "Extended resource that the device plugin offers the GPUs as. Without meaning where claims give them.",
+      )
+      .default(defaultGpuResource),
+    product: labelValue()
+      .min(1)
+      .describe("GPU product that the host must have, as its label nvidia.com/gpu.product says. Absent: any.")
+      .optional(),
+    claims: listMap(gpuClaim, ["name"], 8)
+      .describe(
+        "Resource claims that give the GPUs, in place of an extended resource (Dynamic Resource Allocation, Kubernetes 1.34).",
+      )
+      .optional(),
+  }),
+  {
+    cel: `!has(self.claims) || self.claims.size() == 0 || self.resourceName == ${JSON.stringify(defaultGpuResource)}`,
+    message: "resourceName is for GPUs that a device plugin offers: remove it where claims give them",
+    check: ({ resourceName, claims = [] }: GpuLike) =>
+      claims.length === 0 || resourceName === defaultGpuResource,
+  },
+  {
+    cel: "!has(self.claims) || self.claims.size() == 0 || self.count > 0",
+    message: "count must say how many GPUs the claims give: set it to 1 or more, or remove claims",
+    check: ({ count, claims = [] }: GpuLike) => claims.length === 0 || count > 0,
+  },
+);
 
 const quantities = () => qualifiedMap(quantity(), 16);
 
@@ -248,6 +302,17 @@ const gpuNotInResources: Rule<NodeLike> = {
     !Object.hasOwn(runtime.resources?.requests ?? {}, gpu.resourceName),
 };
 
+interface ClaimsLike {
+  gpu: { claims?: readonly { resourceClaimName?: string | undefined }[] | undefined };
+}
+
+const claimsNotShared: Rule<ClaimsLike> = {
+  cel: "!has(self.gpu.claims) || self.gpu.claims.all(c, !has(c.resourceClaimName))",
+  message:
+    "gpu.claims: all nodes of the pool would share the devices of one ResourceClaim: set resourceClaimTemplateName instead",
+  check: ({ gpu }) => (gpu.claims ?? []).every((claim) => claim.resourceClaimName === undefined),
+};
+
 const identityKept: Rule<unknown> = {
   cel: "!has(oldSelf.identity) || !has(oldSelf.identity.secretName) || (has(self.identity) && has(self.identity.secretName) && self.identity.secretName == oldSelf.identity.secretName)",
   message:
@@ -286,7 +351,7 @@ export const nodeSpec = withRules(
 ).describe("What the node should be.");
 
 /** A pool's children differ in identity and are parked one by one, so neither is in the template. */
-export const nodeTemplateSpec = withRules(z.strictObject(shared), gpuNotInResources);
+export const nodeTemplateSpec = withRules(z.strictObject(shared), gpuNotInResources, claimsNotShared);
 
 /** Steps of recovery that cost a pod, from the smallest: see src/operator/node/recovery. */
 export const recoverySteps = ["NewPod", "OtherHost", "AnyHost", "LostHost"] as const;

@@ -7,11 +7,15 @@ import {
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import { hasNoCapacity, isOpportunistic } from "../capacity.ts";
 import { identitySecretOf } from "../context.ts";
+import { gpuText } from "./claims.ts";
 import { rotateKeyAnnotation } from "./identity-secret.ts";
 import { type ContainerFacts, type PodFacts, pullFails, startFails } from "./facts.ts";
 import type { NodeObservation } from "./observation.ts";
 import type { Note, Notes, Plan } from "./plan.ts";
 import { patienceMs } from "./plan-stop.ts";
+import { identityVolume } from "./pod-parts.ts";
+import { gpuAdvice, gpuFaultOf } from "./recovery/gpu.ts";
+import { servesOn } from "./recovery/trouble.ts";
 import { resizeNote } from "./resize.ts";
 
 /** A session that is lost for less than this may be a restart of anything on the way; nothing is said of it. Milliseconds. */
@@ -31,7 +35,7 @@ export function conditionsOf(o: NodeObservation, plan: Plan, failed: Notes): Rec
     Registered: said.Registered ?? registered(o),
     Connected: said.Connected ?? connected(o),
     Draining: said.Draining ?? draining(o, plan),
-    Degraded: said.Degraded ?? degraded(o),
+    Degraded: said.Degraded ?? degradedNote(o),
   };
   return { ...notes, Ready: readyOf(o, notes) };
 }
@@ -47,18 +51,24 @@ function readyOf(o: NodeObservation, notes: Record<Exclude<NodeConditionType, "R
     const well = type === "Degraded" || type === "Draining" ? "False" : "True";
     // A node that stages serves on with what it has, maybe for hours; so does one whose new image does not come.
     if (status === well || reason === "Staging" || reason === "PrefetchFailed") continue;
+    if (type === "Degraded" && faultsToServeOn.has(reason) && servesOn(o)) continue;
     return { status: status === "Unknown" ? "Unknown" : "False", reason, message };
   }
   // A lost session is borne for a while, so as not to alarm; but who was out of service is back with its session only,
   // or a rollout would take the next node while this one gets no jobs yet.
   const wasReady = findCondition(o.node.status?.conditions, "Ready")?.status === "True";
   if (!wasReady && o.feed && !o.feed.connected) return no("SessionClosed", "the agent opens its session");
-  const { ConfigApplied, Scheduled } = notes;
-  const but = [ConfigApplied, Scheduled].find(({ reason }) => reasonsToServeOn.has(reason));
+  const { ConfigApplied, Scheduled, Degraded } = notes;
+  const but = faultsToServeOn.has(Degraded.reason)
+    ? Degraded
+    : [ConfigApplied, Scheduled].find(({ reason }) => reasonsToServeOn.has(reason));
   return but
     ? yes(but.reason, `the node serves, but ${but.message}`)
     : yes("AllWell", "the node serves and is connected");
 }
+
+/** What is wrong and takes nothing from those that the node serves, as long as it does. */
+const faultsToServeOn: ReadonlySet<string> = new Set(["GPUFault", "EphemeralContainer"]);
 
 /** What a node that serves on says in Ready too, where people look. */
 const reasonsToServeOn: ReadonlySet<string> = new Set([
@@ -74,13 +84,12 @@ function scheduled(o: NodeObservation, plan: Plan): Note {
   const { pod, node } = o;
   if (lacksCapacity(o, plan)) return parkedNote(node);
   if (!pod) return no("PodNotCreated", `there is no pod ${node.metadata.name} yet`);
-  if (pod.scheduled.ok)
-    return resizeNote(o) ?? yes("PodScheduled", `the pod is on host ${pod.host ?? ""}`);
+  if (pod.scheduled.ok) return resizeNote(o) ?? yes("PodScheduled", `the pod is on host ${pod.host ?? ""}`);
   if (pod.scheduled.reason !== "Unschedulable") return no("PodPending", "the pod waits for the scheduler");
   const { gpu } = node.spec;
   return no(
     "Unschedulable",
-    `no host can take the pod (${pod.scheduled.message}): free or add a host with ${gpu.count} ${gpu.resourceName}, or relax spec.podOverrides`,
+    `no host can take the pod (${pod.scheduled.message}): ${gpu.claims?.length ? `see in \`kubectl describe resourceclaims\` what is missing: it takes ${gpuText(gpu)}` : `free or add a host with ${gpuText(gpu)}`}, or relax spec.podOverrides`,
   );
 }
 
@@ -98,16 +107,17 @@ function lacksCapacity({ node, pod }: NodeObservation, { actions }: Plan): boole
 }
 
 function parkedNote({ metadata, spec: { gpu } }: ResultityNode): Note {
-  const lacking = gpu.count === 0 ? "room" : `${gpu.count} ${gpu.resourceName}`;
+  const lacking = gpu.count === 0 ? "room" : gpuText(gpu);
   return no(
     "NoCapacity",
     `parked: no host has ${lacking} to lend; the node comes back by itself when one does (what the scheduler says: kubectl -n ${metadata.namespace} describe pod ${metadata.name})`,
   );
 }
 
-function runtimeReady({ pod, agent }: NodeObservation): Note {
+function runtimeReady(o: NodeObservation): Note {
+  const { pod, agent } = o;
   if (!pod || pod.finished || !pod.scheduled.ok) return no("PodNotReady", "there is no running pod");
-  const trouble = containerTrouble(pod);
+  const trouble = containerTrouble(pod) ?? engineTrouble(o);
   if (trouble) return trouble;
   if (pod.agent.state === "terminated") return no("AgentFailed", endedMessage(pod.agent));
   const engine = agent.status?.report.engine;
@@ -118,6 +128,19 @@ function runtimeReady({ pod, agent }: NodeObservation): Note {
     return no("EngineFailed", `the engine is unhealthy: ${engine.reason ?? "no reason given"}`);
   if (engine && engine.health !== "healthy") return no("EngineStarting", "the engine starts");
   return no("PodNotReady", "the pod is not ready yet");
+}
+
+/** Crashes in a row after which an engine that starts once more is not taken to start. */
+const crashLoop = 3;
+
+function engineTrouble({ agent, pod }: NodeObservation): Note | undefined {
+  const engine = agent.status?.report.engine;
+  if (!engine || engine.health === "healthy" || (engine.crashes ?? 0) < crashLoop || !pod?.agent.started)
+    return undefined;
+  return no(
+    "EngineFailed",
+    `the engine ends again and again${engine.reason ? ` (${engine.reason})` : ""}: see \`kubectl logs -c runtime\`; arguments, memory or GPUs of spec.runtime and spec.gpu may not fit the model`,
+  );
 }
 
 function containerTrouble(pod: PodFacts): Note | undefined {
@@ -207,9 +230,13 @@ function draining({ pod, agent }: NodeObservation, { actions }: Plan): Note {
   return no("NotDraining", "the node is not draining");
 }
 
-function degraded({ pod, agent, feed, node }: NodeObservation): Note {
+/** What is wrong as far as it can be seen, without what is done about it. */
+export function degradedNote(o: NodeObservation): Note {
+  const { pod, agent, feed, node } = o;
   if (pod) {
-    const trouble = containerTrouble(pod);
+    const gpu = gpuFaultOf(o);
+    if (gpu) return yes("GPUFault", `${gpu.text}: ${gpuAdvice(pod.host)}`);
+    const trouble = containerTrouble(pod) ?? engineTrouble(o);
     if (trouble) return { ...trouble, status: "True" };
     if (agent.silentMs > patienceMs && pod.agent.started) {
       return yes(
@@ -224,7 +251,17 @@ function degraded({ pod, agent, feed, node }: NodeObservation): Note {
       `another process uses this node's key: stop it (a copy of Secret ${identitySecretOf(node)} in another namespace, cluster or host); if the key may be stolen, set annotation ${rotateKeyAnnotation} to a new value`,
     );
   }
-  return no("NothingWrong", "nothing is wrong");
+  const put = pod?.ephemeral.map(({ name, image }) => `${name} (${image})`).join(", ");
+  return put ? yes("EphemeralContainer", ephemeralMessage(o, put)) : no("NothingWrong", "nothing is wrong");
+}
+
+/** The API server lets nobody take it out again, and it can mount what the pod has: the identity, too. */
+function ephemeralMessage({ pod, node: { metadata } }: NodeObservation, put: string): string {
+  const { namespace, name } = metadata;
+  const stolen = pod?.ephemeral.some(({ volumes }) => volumes.includes(identityVolume))
+    ? `it can read the node's key: set annotation ${rotateKeyAnnotation} to a new value; `
+    : "";
+  return `somebody has put ephemeral container ${put} into the pod: ${stolen}when it has served, \`kubectl -n ${namespace} delete pod ${name}\` makes the pod anew without it; who may not do so must not have the right to patch pods/ephemeralcontainers`;
 }
 
 /** What the condition said before, as long as nothing new is known. */

@@ -17,6 +17,7 @@ import {
   ownerOfIdentity,
   readIdentity,
 } from "./identity.ts";
+import { checkClaimsServed } from "./claims.ts";
 import type { NodeMemories } from "./memory.ts";
 import type { NodeObservation } from "./observation.ts";
 import type { Action, Notes } from "./plan.ts";
@@ -24,6 +25,7 @@ import { agentContainer, identityHashAnnotation, runtimeContainer } from "./pod-
 import { podLabels, podOf } from "./pod.ts";
 import { dropPrefetch, startPrefetch } from "./prefetch/execute.ts";
 import { resizePod } from "./resize-execute.ts";
+import { countStep, lookAtHost } from "./recovery/execute.ts";
 import { groupOf } from "./turn.ts";
 
 /** What executing takes. */
@@ -103,6 +105,7 @@ function claimTurn({ memories }: Hands, o: NodeObservation, actions: readonly Ac
     memories.claim(groupOf(o.node), keyOf(o.node));
   for (const action of actions) {
     if (action.type === "prefetch") memories.beginFetch(networkKeyOf(o.node), action.name);
+    if (action.type === "recover") memories.recovery.stepTaken(networkKeyOf(o.node));
   }
 }
 
@@ -150,6 +153,13 @@ async function execute(
     case "delete-pod":
       await deletePod(hands, o, action, signal);
       return undefined;
+    case "recover":
+      countStep(context.metrics, action);
+      record(hands, o, "Warning", "Recovering", "Recover", action.reason);
+      return undefined;
+    case "look-at-host":
+      await lookAtHost(hands, action.host, signal);
+      return 0;
     case "ask-agent":
       return askAgent(hands, o, signal);
     default:
@@ -194,6 +204,7 @@ async function createPod(
   const draft = podOf({ node, config, drainToken: identity.drainToken, ...action });
   const { namespace, name } = node.metadata;
   try {
+    await checkClaimsServed(client, draft, { signal });
     const pod = await client.create(pods, draft, { signal, fieldManager: nodeManager });
     expectations.wrote(keyOf(node), caches.pods, pod);
     record(hands, o, "Normal", "PodCreated", "Create", action.reason);
@@ -309,16 +320,18 @@ async function patchImage(
 async function deletePod(
   hands: Hands,
   o: NodeObservation,
-  { uid, finished, reason }: Action & { type: "delete-pod" },
+  { uid, finished, graceSeconds, reason }: Action & { type: "delete-pod" },
   signal: AbortSignal,
 ): Promise<void> {
   const { context, expectations, memories } = hands;
   const pod = seenPod(hands, o);
   const { namespace, name, resourceVersion } = pod.metadata;
   // A pod that ended stays ended, whatever else happens to it; one that lives must be as it was seen.
-  const preconditions = finished ? { uid } : { uid, resourceVersion };
+  // So does one whose host is lost, whatever is written about it.
+  const preconditions = finished || graceSeconds === 0 ? { uid } : { uid, resourceVersion };
+  const grace = graceSeconds === undefined ? {} : { gracePeriodSeconds: graceSeconds };
   try {
-    await context.client.delete(pods, { namespace, name }, { preconditions, signal });
+    await context.client.delete(pods, { namespace, name }, { preconditions, ...grace, signal });
   } catch (error) {
     if (!isKubeError(error, "NotFound")) throw error;
   }

@@ -9,11 +9,14 @@ import { canonical } from "../hash.ts";
 import { inputsHashAnnotation, networkConfigMapName, networkLabel, nodeLabel, poolLabel } from "../names.ts";
 import { bytesOf } from "../quantity.ts";
 import type { NetworkConfig } from "../views.ts";
+import { awayFrom } from "./recovery/away.ts";
+import { claimsOf } from "./claims.ts";
 import { identityInputsHash, podInputsHash } from "./inputs.ts";
 import {
   agentContainer,
   folders,
   identityHashAnnotation,
+  identityVolume,
   resourcesAnnotation,
   runtimeContainer,
 } from "./pod-parts.ts";
@@ -29,6 +32,8 @@ export interface PodInputs {
   readonly agentImage: string;
   readonly runtimeImage: string;
   readonly desired: Desired;
+  /** Hosts to which the pod is not to come; none where absent. */
+  readonly avoid?: readonly string[];
   /** Token that the agent wants of whoever drains it. */
   readonly drainToken: string;
 }
@@ -40,7 +45,7 @@ export const terminationGraceSeconds = maxDrainTimeoutSeconds + 300;
 const agentUser = 65_532;
 
 const volumes = {
-  identity: "resultity-identity",
+  identity: identityVolume,
   network: "resultity-network",
   pod: "resultity-pod",
   state: "resultity-state",
@@ -57,6 +62,7 @@ export function podOf(inputs: PodInputs): Draft<Pod> {
   const { metadata, spec } = node;
   const overrides = spec.podOverrides ?? {};
   const pool = metadata.labels?.[poolLabel];
+  const claims = claimsOf(spec.gpu).pod;
   return {
     metadata: {
       name: metadata.name,
@@ -97,7 +103,9 @@ export function podOf(inputs: PodInputs): Draft<Pod> {
       initContainers: [agentOf(inputs)],
       containers: [runtimeOf(inputs)],
       volumes: [...ownVolumes(node), ...userVolumes(node)],
+      ...(claims.length > 0 ? { resourceClaims: claims } : {}),
       ...scheduling(node),
+      ...awayFrom(inputs.avoid ?? [], node.spec.podOverrides?.affinity),
     },
   };
 }
@@ -194,7 +202,8 @@ const flags = (values: Record<string, string>): string[] =>
 
 function runtimeOf({ node, runtimeImage, drainToken }: PodInputs): Container {
   const { gpu, runtime, podOverrides } = node.spec;
-  const gpus = gpu.count === 0 ? {} : { [gpu.resourceName]: String(gpu.count) };
+  const claims = claimsOf(gpu).runtime;
+  const gpus = gpu.count === 0 || claims.length > 0 ? {} : { [gpu.resourceName]: String(gpu.count) };
   const home = {
     HOME: folders.home,
     USER: "engine",
@@ -213,6 +222,7 @@ function runtimeOf({ node, runtimeImage, drainToken }: PodInputs): Container {
     resources: {
       requests: { ...quantities(runtime.resources?.requests), ...gpus },
       limits: { ...quantities(runtime.resources?.limits), ...gpus },
+      ...(claims.length > 0 ? { claims } : {}),
     },
     // A new size is for the engine to use, not to be restarted for: it learns of none that it could take only at its start.
     resizePolicy: [
