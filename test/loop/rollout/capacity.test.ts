@@ -49,7 +49,9 @@ describe("what of a pool is in service", () => {
     capacity.see("n9", dark, 5 * second);
     expect(capacity.problems).toEqual([]);
     capacity.see("n1", told, 6 * second);
-    expect(capacity.problems).toEqual(["n1 was told to go at 6000: with it 4 are away or go, 2 may"]);
+    expect(capacity.problems).toEqual([]);
+    capacity.see("n2", told, 8 * second);
+    expect(capacity.problems).toEqual(["n2 was told to go at 8000: with it 5 are away or go, 2 may"]);
   });
 
   it("counts as the operator's what leaves after a fault is over", () => {
