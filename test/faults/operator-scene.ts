@@ -37,7 +37,7 @@ import { bundle } from "../loop/paths.ts";
 import { makeAuthority, type TestAuthority } from "../operator/network/authority.ts";
 import { type ScriptedIo, startScriptedIo } from "../operator/network/scripted-io.ts";
 import { makeSnapshot, random32 } from "../protocol/network.ts";
-import { type ControlPlane, startControlPlane } from "../testbed/control-plane.ts";
+import { type ControlPlane, type OptionalComponent, startControlPlane } from "../testbed/control-plane.ts";
 import { type FaultProxy, startFaultProxy } from "../testbed/fault-proxy.ts";
 import { type KubeJson, kubeJson, type KubeObject } from "../testbed/kube-json.ts";
 import { writeKubeconfig } from "../testbed/kubeconfig.ts";
@@ -56,9 +56,9 @@ export interface Stand extends AsyncDisposable {
   readonly operator: string;
 }
 
-/** Starts a control plane with the CRDs, the operator's RBAC and one host. */
-export async function startStand(): Promise<Stand> {
-  const bed = await startControlPlane({ components: ["controller-manager"] });
+/** Starts a control plane with the CRDs, the operator's RBAC and one host. @param more components beside the usual ones. */
+export async function startStand(more: readonly OptionalComponent[] = []): Promise<Stand> {
+  const bed = await startControlPlane({ components: ["controller-manager", ...more] });
   const kube = kubeJson(bed.adminKubeconfig);
   await bed.kubectlOk(["apply", "-f", join(repository, "crds")]);
   await bed.kubectlOk(["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]);

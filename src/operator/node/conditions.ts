@@ -85,13 +85,18 @@ function scheduled(o: NodeObservation, plan: Plan): Note {
   if (lacksCapacity(o, plan)) return parkedNote(node);
   if (!pod) return no("PodNotCreated", `there is no pod ${node.metadata.name} yet`);
   if (pod.scheduled.ok) return resizeNote(o) ?? yes("PodScheduled", `the pod is on host ${pod.host ?? ""}`);
-  if (pod.scheduled.reason !== "Unschedulable") return no("PodPending", "the pod waits for the scheduler");
+  if (pod.scheduled.reason !== "Unschedulable")
+    return no("PodPending", `the pod waits for the scheduler${pendingClaims(node)}`);
   const { gpu } = node.spec;
   return no(
     "Unschedulable",
     `no host can take the pod (${pod.scheduled.message}): ${gpu.claims?.length ? `see in \`kubectl describe resourceclaims\` what is missing: it takes ${gpuText(gpu)}` : `free or add a host with ${gpuText(gpu)}`}, or relax spec.podOverrides`,
   );
 }
+
+/** The scheduler does not even look at a pod whose claims are not there, and says nothing of it [seen]. */
+const pendingClaims = ({ spec: { gpu } }: ResultityNode): string =>
+  gpu.claims?.length ? `, which takes ${gpuText(gpu)}: if that lasts, see that it exists` : "";
 
 /**
  * Whether a node on lent GPUs is parked: from the moment its pod makes room for another until one is on a host again. What the
