@@ -4,10 +4,11 @@ import { createServer as createTlsServer } from "node:https";
 import { connect } from "node:net";
 import type { AddressInfo } from "node:net";
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
-import { mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
 import { WebSocketServer } from "ws";
+import { modelDisk } from "../../src/agent/edge/model-disk.ts";
 import { diskFiles } from "../../src/agent/edge/files.ts";
 import { nodeHttp } from "../../src/agent/edge/http.ts";
 import { wsTransport } from "../../src/agent/edge/transport.ts";
@@ -15,6 +16,7 @@ import { requestBytes } from "../../src/agent/http-bytes.ts";
 import { systemClock } from "../../src/lib/clock.ts";
 import { maxFrameBytes } from "../../src/protocol/messages.ts";
 import { createAuthority } from "../testbed/certificates.ts";
+import { smallDisk, whyNoSmallDisk } from "../lib/small-disk.ts";
 import { supervise } from "../testbed/processes.ts";
 import { until } from "../testbed/until.ts";
 
@@ -145,6 +147,22 @@ describe("HTTP", () => {
     const slow = createServer((_request, response) => void setTimeout(() => response.end("late"), 2_500));
     expect((await ask(slow)).body.toString()).toBe("late");
   });
+});
+
+describe("a folder of weights", () => {
+  const why = whyNoSmallDisk();
+
+  it.skipIf(why !== undefined)(
+    `is known to be read-only whatever is missing in it${why === undefined ? "" : ` (${why})`}`,
+    async () => {
+      const { folder, seal } = smallDisk(processes, 1);
+      const paths = [folder, join(folder, "sha256"), join(folder, "sha256", "deeper")];
+      for (const path of paths) expect(await modelDisk.writable(path)).toBe(true);
+      rmSync(join(folder, "sha256"), { recursive: true });
+      seal();
+      for (const path of paths) expect(await modelDisk.writable(path)).toBe(false);
+    },
+  );
 });
 
 describe("files", () => {

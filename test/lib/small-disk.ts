@@ -26,6 +26,8 @@ export interface SmallDisk {
   readonly fill: () => void;
   /** Takes away what `fill` has written. */
   readonly free: () => void;
+  /** Nothing can be written any more, for root either. */
+  readonly seal: () => void;
 }
 
 /** Mounts a tmpfs of its own; it goes when the supervisor closes. @throws Error that says why it cannot */
@@ -43,6 +45,10 @@ export function smallDisk(processes: Supervisor, mib: number): SmallDisk {
       for (let bytes = 1024 * 1024; bytes >= 1; bytes = Math.floor(bytes / 2)) appendUntilFull(filler, bytes);
     },
     free: () => rmSync(filler),
+    seal: () => {
+      const refused = asRoot("mount", "-o", "remount,ro", folder);
+      if (refused !== undefined) throw new Error(`cannot make ${folder} read-only: ${refused}`);
+    },
   };
 }
 

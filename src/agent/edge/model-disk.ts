@@ -16,10 +16,22 @@ const readBytes = 1024 * 1024;
 const busyCode = 5;
 
 async function makeFolder(path: string): Promise<void> {
-  const first = await mkdir(path, { recursive: true, mode: folderMode });
+  const first = await mkdir(path, { recursive: true, mode: folderMode }).catch(async (thrown: unknown) => {
+    // Of a read-only file system Node's recursive mkdir says ENOENT; the plain one says what is wrong.
+    if (hasCode(thrown, "ENOENT")) await mkdir(await firstMissing(path), { mode: folderMode });
+    throw thrown;
+  });
   if (first === undefined) return;
   // The umask may have taken what the engine's user needs.
   for (let at = path; at.length >= first.length; at = dirname(at)) await chmod(at, folderMode);
+}
+
+/** The topmost folder of `path` that is not there. */
+async function firstMissing(path: string): Promise<string> {
+  const isThere = async (folder: string) => (await lstat(folder).catch(() => undefined)) !== undefined;
+  let at = path;
+  while (!(await isThere(dirname(at)))) at = dirname(at);
+  return at;
 }
 
 /** Folders and files of the machine, for models. */
