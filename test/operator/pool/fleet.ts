@@ -5,7 +5,7 @@ import {
   type ResultityNodePool,
 } from "../../../src/api/v1alpha1/pool.ts";
 import type { Work } from "../../../src/operator/pool/canary.ts";
-import { childLabels, hasSpec, removingAnnotation } from "../../../src/operator/pool/child.ts";
+import { childLabels, childSpec, hasSpec, removingAnnotation } from "../../../src/operator/pool/child.ts";
 import { type PoolAction, type PoolObservation, planPool } from "../../../src/operator/pool/plan.ts";
 
 export const digest = (letter: string): string => `sha256:${letter.repeat(64)}`;
@@ -95,7 +95,7 @@ export class Fleet {
             generation: child.metadata.generation + (hasSpec(this.pool, child) ? 0 : 1),
             labels: { ...child.metadata.labels, ...childLabels(this.pool) },
           },
-          spec: { ...structuredClone(this.pool.spec.template.spec), replicas: child.spec.replicas },
+          spec: { ...structuredClone(childSpec(this.pool.spec)), replicas: child.spec.replicas },
         }));
         break;
       case "retire":
@@ -142,7 +142,7 @@ export class Fleet {
         creationTimestamp: time,
         labels: childLabels(this.pool),
       },
-      spec: { ...structuredClone(this.pool.spec.template.spec), replicas: 1 },
+      spec: { ...structuredClone(childSpec(this.pool.spec)), replicas: 1 },
     };
   }
 
@@ -166,6 +166,32 @@ export class Fleet {
   /** The child falls out of service where it stands. */
   fail(name: string): void {
     this.#status(name, false, this.children.get(name)?.status?.config?.applied);
+  }
+
+  /** Others take the child's GPUs, and no host has any to lend it. */
+  park(name: string): void {
+    this.fail(name);
+    this.#scheduled(name, "NoCapacity");
+  }
+
+  /** A host lends the child GPUs again; it starts. */
+  schedule(name: string): void {
+    this.#scheduled(name, "PodScheduled");
+  }
+
+  #scheduled(name: string, reason: "NoCapacity" | "PodScheduled"): void {
+    this.change(name, (child) => {
+      const scheduled = {
+        type: "Scheduled" as const,
+        status: reason === "PodScheduled" ? ("True" as const) : ("False" as const),
+        observedGeneration: child.metadata.generation,
+        lastTransitionTime: new Date(this.now).toISOString(),
+        reason,
+        message: "",
+      };
+      const others = (child.status?.conditions ?? []).filter(({ type }) => type !== "Scheduled");
+      return { ...child, status: { ...child.status, conditions: [scheduled, ...others] } };
+    });
   }
 
   /** The child cannot go on, for this reason. */

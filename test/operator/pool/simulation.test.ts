@@ -28,7 +28,7 @@ describe("pools in memory, whatever happens to them", () => {
 });
 
 /** Those that are found within a few seeds; `npm run simulate:planner -- --mutants` plants all. */
-const seedsOfMutant = 40;
+const seedsOfMutant = 120;
 
 describe("a planted bug is found", () => {
   it.each(poolMutants.filter(({ rare }) => !rare))(

@@ -56,7 +56,7 @@ export function checkPlan(world: PoolWorld, actions: readonly PoolAction[], stat
 /** I7: with what this plan takes away, as many nodes serve as the budget asks for, and no more are on their way than it allows. */
 function checkBudget(world: PoolWorld, actions: readonly PoolAction[], left: readonly ResultityNode[]): void {
   const { pool, fleet } = world;
-  const unparked = left.filter(({ spec }) => spec.replicas !== 0);
+  const unparked = left.filter((child) => !isParked(child));
   const parked = left.length - unparked.length;
   const size = Math.max(0, pool.spec.replicas - parked);
   const { maxUnavailable } = pool.spec.strategy.rollingUpdate;
@@ -86,6 +86,14 @@ function checkBudget(world: PoolWorld, actions: readonly PoolAction[], left: rea
   const why = `${taken.size} taken (${[...taken].slice(0, 3).join(", ")}), size ${size}, maxUnavailable ${maxUnavailable}`;
   if (serving < fewest) throw new Violation("I7", `${serving} nodes serve where ${fewest} are to: ${why}`);
   if (moving > most) throw new Violation("I7", `${moving} nodes move where ${most} may: ${why}`);
+}
+
+/** A person, or who took its GPUs, has parked it, as far as the pool can see. */
+function isParked({ spec, status }: ResultityNode): boolean {
+  const lacks = status?.conditions?.some(
+    ({ type, reason }) => type === "Scheduled" && reason === "NoCapacity",
+  );
+  return spec.replicas === 0 || (spec.capacity === "Opportunistic" && lacks === true);
 }
 
 /** Out already, or edited and about to be looked at: it is not taken once more. */
@@ -143,7 +151,7 @@ function membersOf(
     return undefined;
   const ordinalOf = (name: string) => Number(name.slice(pool.metadata.name.length + 1));
   const eligible = left
-    .filter(({ metadata, spec }) => spec.replicas !== 0 && ordinalOf(metadata.name) >= partition)
+    .filter((child) => !isParked(child) && ordinalOf(child.metadata.name) >= partition)
     .sort((a, b) => ordinalOf(a.metadata.name) - ordinalOf(b.metadata.name));
   const runs = ({ status: { config } = {} }: ResultityNode) => config?.applied;
   // Who is the first to run anything has nobody to be tried against.
@@ -178,10 +186,16 @@ function checkStatus(world: PoolWorld, status: PoolStatus, staying: readonly Res
   const bad = tried.errors * 100 > canary.maxErrorRatePercent;
   if (rollout?.canary === "Passed" && bad && canary.jobs > 0)
     throw new Violation("canary", `a config with ${tried.errors * 100} % errors has passed`);
-  if (rollout?.canary === "Failed" && !bad && !tried.broken && !someoneFailed(world))
+  if (
+    rollout?.canary === "Failed" &&
+    !bad &&
+    !tried.broken &&
+    !someoneFailed(world) &&
+    !staying.some(isStuck)
+  )
     throw new Violation(
       "canary",
-      `a config that is well has failed its trial: ${status.rejected?.[0]?.reason ?? "no reason"}`,
+      `config ${short(rollout.target)} is well and has failed its trial: ${status.rejected?.[0]?.reason ?? "no reason"}`,
     );
   if (
     rollout?.canary === "Failed" &&
@@ -198,6 +212,10 @@ function checkStatus(world: PoolWorld, status: PoolStatus, staying: readonly Res
 /** Which way a pool goes: nodes on the way are told when that changes. */
 export const wayOf = ({ rollout, rejected }: PoolStatus = {}): string =>
   JSON.stringify([rollout?.canary, rejected?.map(({ digest }) => digest)]);
+
+/** It says of an engine that does not come up; where the config is well, that is about one before. */
+const isStuck = ({ status }: ResultityNode): boolean =>
+  status?.conditions?.some(({ reason }) => reason === "EngineFailed") ?? false;
 
 const someoneFailed = (world: PoolWorld): boolean =>
   world.lostHosts.size > 0 || [...world.truths.values()].some(({ failed }) => failed);

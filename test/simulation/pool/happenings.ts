@@ -149,6 +149,25 @@ export const happenings: readonly Happening[] = [
     },
   },
   {
+    name: "capacity",
+    weight: 1,
+    happen: (world, dice) => world.setPool({ capacity: dice.chance(0.7) ? "Opportunistic" : "Guaranteed" }),
+  },
+  {
+    name: "tenants come",
+    weight: 2,
+    happen: (world, dice) => {
+      for (const name of world.truths.keys()) if (dice.chance(0.3)) world.take(name, true);
+    },
+  },
+  {
+    name: "tenants go",
+    weight: 2,
+    happen: (world, dice) => {
+      for (const [name, { taken }] of world.truths) if (taken && dice.chance(0.7)) world.take(name, false);
+    },
+  },
+  {
     name: "host",
     weight: 3,
     happen: (world, dice) => {

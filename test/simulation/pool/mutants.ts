@@ -76,6 +76,12 @@ export const poolMutants: readonly PoolMutant[] = [
     to: "!(edited || seen.mayRestart || restarted)",
   },
   {
+    name: "nodes without capacity counted",
+    file: "src/operator/pool/child.ts",
+    from: "child.spec.replicas === 0 || hasNoCapacity(child)",
+    to: "child.spec.replicas === 0",
+  },
+  {
     name: "partition ignored",
     file: "src/operator/pool/digest.ts",
     from: "ordinalOf(pool, child) < partition",

@@ -143,6 +143,9 @@ class PoolController {
     world.calm = true;
     for (const host of world.lostHosts) world.loseHost(host, false);
     for (const [name, truth] of world.truths) if (truth.failed) world.fail(name, false);
+    // Tenants may stay for good, where they may be at all.
+    for (const [name, { taken }] of world.truths)
+      if (taken && world.pool.spec.capacity === "Guaranteed") world.take(name, false);
     world.fleet.mayRestart = true;
     world.traffic = true;
     world.setPool({ strategy: { ...world.pool.spec.strategy, paused: false } });
@@ -208,6 +211,10 @@ class PoolController {
     for (const [name, { spec, status }] of fleet.children) {
       if (spec.replicas === 0) continue;
       const { target, applied } = status?.config ?? {};
+      if (this.#world.truth(name).taken && spec.capacity === "Opportunistic") {
+        if (target === wanted) continue;
+        throw new Violation("I8", `${name} waits for GPUs and would come back with ${target?.slice(0, 12)}`);
+      }
       if (target !== wanted || applied !== wanted || !this.#world.truth(name).serving)
         throw new Violation(
           "I8",

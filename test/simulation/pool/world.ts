@@ -2,7 +2,7 @@ import { type Condition, findCondition } from "../../../src/api/v1alpha1/conditi
 import type { ResultityNode } from "../../../src/api/v1alpha1/node.ts";
 import type { NewResultityNodePool, ResultityNodePool } from "../../../src/api/v1alpha1/pool.ts";
 import type { Work } from "../../../src/operator/pool/canary.ts";
-import { isLeaving, isParked } from "../../../src/operator/pool/child.ts";
+import { childSpec, isLeaving } from "../../../src/operator/pool/child.ts";
 import type { PoolAction } from "../../../src/operator/pool/observation.ts";
 import { sameJson } from "../../../src/operator/same.ts";
 import { Fleet, makePool } from "../../operator/pool/fleet.ts";
@@ -27,6 +27,8 @@ export interface Truth {
   host: string;
   /** Its engine has failed, and stays so until it is mended. */
   failed: boolean;
+  /** Others have taken its GPUs. */
+  taken: boolean;
   /** Config and spec that run. */
   runs: string | undefined;
   spec: ResultityNode["spec"] | undefined;
@@ -117,7 +119,7 @@ export class PoolWorld {
     const { serving, runs, spec } = this.truth(action.child.metadata.name);
     if (!serving) return false;
     if (action.type === "target") return this.interrupts(runs, action.digest);
-    return !sameJson(rest(spec), this.pool.spec.template.spec);
+    return !sameJson(rest(spec), childSpec(this.pool.spec));
   }
 
   /** Carries out an action, as the API server does; its node's controller looks at it soon. */
@@ -147,6 +149,7 @@ export class PoolWorld {
       interrupted: false,
       host: `host-${this.dice.int(1, this.hosts)}`,
       failed: false,
+      taken: false,
       runs: undefined,
       spec: undefined,
       generation: 0,
@@ -245,10 +248,14 @@ export class PoolWorld {
     const { name, generation } = child.metadata;
     const target = child.status?.config?.target;
     truth.generation = generation;
-    if (isLeaving(child) || isParked(child)) {
+    if (isLeaving(child) || child.spec.replicas === 0) {
       truth.serving = false;
       this.#report(name, "Parked");
       this.#events.put(this.fleet.now + this.dice.int(500, 20_000), { type: "gone", name });
+    } else if (truth.taken && child.spec.capacity === "Opportunistic") {
+      Object.assign(truth, { serving: false, interrupted: false, spec: undefined });
+      truth.start++;
+      this.#report(name, "NoCapacity");
     } else if (truth.failed || this.lostHosts.has(truth.host)) {
       truth.serving = false;
       this.#report(name, "HostLost");
@@ -284,7 +291,9 @@ export class PoolWorld {
 
   #up(child: ResultityNode, truth: Truth, { start, digest, spec }: Event & { type: "up" }): void {
     if (truth.start !== start || truth.serving) return;
-    if (isLeaving(child) || isParked(child) || truth.failed || this.lostHosts.has(truth.host)) return;
+    if (isLeaving(child) || child.spec.replicas === 0 || truth.failed || this.lostHosts.has(truth.host))
+      return;
+    if (truth.taken) return;
     Object.assign(truth, { serving: true, runs: digest, spec, trafficAt: this.#trafficNow });
     this.fleet.pods.add(child.metadata.name);
     // It may have been told something else meanwhile: then that look is yet to come.
@@ -295,7 +304,7 @@ export class PoolWorld {
 
   #gone(child: ResultityNode, truth: Truth): void {
     const { name, deletionTimestamp } = child.metadata;
-    if (!isLeaving(child) && !isParked(child)) return;
+    if (!isLeaving(child) && child.spec.replicas !== 0) return;
     this.fleet.pods.delete(name);
     Object.assign(truth, { interrupted: false, spec: undefined });
     if (deletionTimestamp === undefined) return;
@@ -306,6 +315,12 @@ export class PoolWorld {
   /** A node falls out of service, or is mended. */
   fail(name: string, failed: boolean): void {
     this.truth(name).failed = failed;
+    this.lookSoon(name);
+  }
+
+  /** Others take the GPUs of a node, or give them back. */
+  take(name: string, taken: boolean): void {
+    this.truth(name).taken = taken;
     this.lookSoon(name);
   }
 
@@ -323,7 +338,7 @@ export class PoolWorld {
     this.fleet.change(name, (child) => {
       const config = { ...child.status?.config, ...(applied === undefined ? {} : { applied }) };
       const condition = (
-        type: "Ready" | "RuntimeReady" | "ConfigApplied",
+        type: "Scheduled" | "Ready" | "RuntimeReady" | "ConfigApplied",
         is: boolean,
       ): Condition<typeof type> => {
         const before = findCondition(child.status?.conditions, type);
@@ -333,6 +348,7 @@ export class PoolWorld {
       };
       const isApplied = config.applied !== undefined && config.applied === config.target;
       const conditions = [
+        condition("Scheduled", reason !== "NoCapacity"),
         condition("RuntimeReady", ready),
         condition("ConfigApplied", isApplied),
         condition("Ready", ready),
