@@ -5,7 +5,7 @@ import { nodeHttp } from "../../../../src/agent/edge/http.ts";
 import { wsTransport } from "../../../../src/agent/edge/transport.ts";
 import { agentMetrics } from "../../../../src/agent/endpoints/metrics.ts";
 import { serveEndpoints } from "../../../../src/agent/endpoints/server.ts";
-import { readIdentity } from "../../../../src/agent/identity.ts";
+import { type NodeIdentity, readIdentity } from "../../../../src/agent/identity.ts";
 import type { Http, Ports, Transport } from "../../../../src/agent/ports.ts";
 import { readCommandLine } from "../../../../src/agent/standalone/command-line.ts";
 import { resolveSettings } from "../../../../src/agent/standalone/settings.ts";
@@ -13,7 +13,7 @@ import { type Clock, systemClock } from "../../../../src/lib/clock.ts";
 import { messageOf } from "../../../../src/lib/errors.ts";
 import { type Logger, silentLogger } from "../../../../src/lib/logger.ts";
 import { version } from "../../../../src/lib/version.ts";
-import { mortalClock, mortalHttp, mortalTransport } from "./life.ts";
+import { type Life, mortalClock, mortalHttp, mortalTransport } from "./life.ts";
 import type { MemoryPod } from "./pod.ts";
 import type { MemoryContainer, ProgramInMemory } from "./program.ts";
 
@@ -27,8 +27,16 @@ export interface AgentProgramOptions {
   readonly log?: Logger;
   /** Default: that of the source. */
   readonly agentVersion?: string;
-  /** Told of each agent that begins. */
-  readonly onAgent?: (pod: MemoryPod, agent: Agent) => void;
+  /** Told of each agent that begins; `life` is that of its process. */
+  readonly onAgent?: (begun: BegunAgent) => void;
+}
+
+/** An agent that has begun. */
+export interface BegunAgent {
+  readonly pod: MemoryPod;
+  readonly agent: Agent;
+  readonly identity: NodeIdentity;
+  readonly life: Life;
 }
 
 /** Real agents on the pod's address; the engine is what the pod has on its loopback interface. Weights are not kept. */
@@ -103,7 +111,7 @@ async function begin(container: MemoryContainer, outside: Outside): Promise<Agen
     if (path === "/ready") return agent.ready ? 200 : 503;
     return undefined;
   };
-  outside.onAgent(pod, agent);
+  outside.onAgent({ pod, agent, identity, life });
   await agent.start();
   return agent;
 }

@@ -31,7 +31,7 @@ import { messageOf } from "../../../../src/lib/errors.ts";
 import { type Logger, silentLogger } from "../../../../src/lib/logger.ts";
 import { Api } from "../process/api.ts";
 import type { CrashLoopOptions } from "../process/crash-loop.ts";
-import { watchPods } from "../process/pod-watch.ts";
+import { boundPods, watchPods } from "../process/pod-watch.ts";
 import type { Pod } from "../process/types.ts";
 import { FleetAddresses } from "./addresses.ts";
 import { type FleetShared, type KillableContainer, MemoryHost, type MemoryImageResolver } from "./host.ts";
@@ -152,7 +152,7 @@ export async function startMemoryFleet(options: MemoryFleetOptions): Promise<Mem
     await stop();
     throw thrown;
   }
-  watching = watchPods(api, undefined, handler, { clock, log }, closed.signal).catch((thrown: unknown) =>
+  watching = watchPods(api, boundPods(), handler, { clock, log }, closed.signal).catch((thrown: unknown) =>
     log.error({ why: messageOf(thrown) }, "pod watch ended"),
   );
   const containers = () => hosts.flatMap((host) => host.containers());

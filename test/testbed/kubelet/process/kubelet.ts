@@ -28,7 +28,7 @@ import { type ImageResolver, ImageStore } from "./images.ts";
 import { isolation } from "./isolation.ts";
 import { type ContainerLog, containerLogs, type PodIdentity } from "./logs.ts";
 import { keepNode, registerNode } from "./node.ts";
-import { watchPods } from "./pod-watch.ts";
+import { boundPods, watchPods } from "./pod-watch.ts";
 import { ProcessBackend } from "./process-backend.ts";
 
 /** How to start a virtual host. */
@@ -138,7 +138,7 @@ export async function startProcessKubelet(options: ProcessKubeletOptions): Promi
       loop.catch((thrown: unknown) => log.error({ host: hostName, why: messageOf(thrown) }, `${what} ended`)),
     );
   keep("node lease", keepNode(host, shape, closed.signal));
-  keep("pod watch", watchPods(api, hostName, pods, { clock, log }, closed.signal));
+  keep("pod watch", watchPods(api, boundPods(hostName), pods, { clock, log }, closed.signal));
 
   return {
     hostName,

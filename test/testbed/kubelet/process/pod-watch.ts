@@ -20,27 +20,35 @@ interface PodList {
 const retryMs = 500;
 const watchSeconds = 240;
 
-/** Lists and watches the pods bound to a host, or to any, until `signal` aborts; begins anew after every error. */
+/** Pods that are bound to a host; default: to any. */
+export function boundPods(hostName?: string): string {
+  const bound = hostName === undefined ? "spec.nodeName!=" : `spec.nodeName=${hostName}`;
+  return `/api/v1/pods?fieldSelector=${encodeURIComponent(bound)}`;
+}
+
+/**
+ * Lists and watches pods until `signal` aborts; begins anew after every error.
+ *
+ * @param which path of the list with a query, such as {@link boundPods}
+ */
 export async function watchPods(
   api: Api,
-  hostName: string | undefined,
+  which: string,
   handler: PodHandler,
   { clock, log }: { readonly clock: Clock; readonly log: Logger },
   signal: AbortSignal,
 ): Promise<void> {
-  const bound = hostName === undefined ? "spec.nodeName!=" : `spec.nodeName=${hostName}`;
-  const selector = `fieldSelector=${encodeURIComponent(bound)}`;
   let version = "";
   while (!signal.aborted) {
     try {
       if (version === "") {
-        const list = await api.get<PodList>(`/api/v1/pods?${selector}`, { signal });
+        const list = await api.get<PodList>(which, { signal });
         handler.all(list.items);
         version = list.metadata.resourceVersion;
       }
       const query = `watch=true&allowWatchBookmarks=true&timeoutSeconds=${watchSeconds}&resourceVersion=${version}`;
       await api.watch(
-        `/api/v1/pods?${selector}&${query}`,
+        `${which}&${query}`,
         (event) => {
           version = take(event, handler);
         },
@@ -49,7 +57,7 @@ export async function watchPods(
     } catch (thrown) {
       if (signal.aborted) return;
       version = "";
-      log.debug({ host: hostName, why: messageOf(thrown) }, "pod watch broke, listing again");
+      log.debug({ which, why: messageOf(thrown) }, "pod watch broke, listing again");
       await sleep(clock, retryMs, signal);
     }
   }

@@ -1,0 +1,36 @@
+import type { Mutation } from "../../lib/mutate.ts";
+
+/** A bug that is planted to see that the simulator finds it, and the invariant that should. */
+export interface Mutant {
+  readonly name: string;
+  readonly finds: string;
+  readonly mutations: readonly Mutation[];
+}
+
+/**
+ * The bugs. A text that is no longer in its file exactly once ends the run (`test/lib/mutate.ts`).
+ */
+export const mutants: readonly Mutant[] = [
+  {
+    name: "a pod is deleted without saying which",
+    finds: "I1",
+    mutations: [
+      {
+        file: "src/operator/node/execute.ts",
+        from: "const preconditions = finished || graceSeconds === 0 ? { uid } : { uid, resourceVersion };",
+        to: "const preconditions = {};",
+      },
+    ],
+  },
+  {
+    name: "the budget of a pool is ignored",
+    finds: "I7",
+    mutations: [
+      {
+        file: "src/operator/pool/window.ts",
+        from: "return Math.min(wanted, size);",
+        to: "return size;",
+      },
+    ],
+  },
+];
