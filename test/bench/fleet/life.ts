@@ -1,11 +1,11 @@
 import { setTimeout as wait } from "node:timers/promises";
 import { buildBundles } from "../../loop/build.ts";
-import { isRealWrite, operatorUser } from "../../loop/operator-run.ts";
 import type { AuditEntry } from "../../testbed/control-plane.ts";
 import { until } from "../../testbed/until.ts";
 import type { Bench } from "../bench.ts";
 import type { Figure } from "../figures.ts";
 import { cpuSeconds, memoryOf } from "../usage.ts";
+import { audited, ofOperator, operatorWrote } from "./audit.ts";
 import type { HostTimes } from "./hosts.ts";
 import { rollFigures, rollNote, rollPool, windowPercent } from "./roll.ts";
 import { FleetStand, type OperatorProcess } from "./stand.ts";
@@ -84,15 +84,13 @@ function rollTimes(size: number, quick: boolean): HostTimes {
   return { drainMs: 10_000 * scale, startMs: 20_000 * scale, pullMs: 0, spread: 0.2 };
 }
 
-const ofOperator = ({ user }: AuditEntry): boolean => user === operatorUser;
-
 async function untilQuiet({ bed }: FleetStand): Promise<void> {
   await until(
     "the operator to have nothing to write",
     async () => {
       const mark = await bed.audit.mark();
       await wait(quietMs);
-      return !(await bed.audit.since(mark)).some((entry) => ofOperator(entry) && isRealWrite(entry));
+      return (await audited(bed, mark, operatorWrote)).length === 0;
     },
     { deadlineMs: 600_000 },
   );
@@ -117,9 +115,7 @@ async function restart(stand: FleetStand, before: OperatorProcess, size: number)
   const mib = restarted.received() / 2 ** 20;
   const all = await looked(size);
   await untilQuiet(stand);
-  const writes = (await stand.bed.audit.since(mark)).filter(
-    (entry) => ofOperator(entry) && isRealWrite(entry),
-  ).length;
+  const writes = (await audited(stand.bed, mark, operatorWrote)).length;
   return { restarted, sample: { first, all, mib, writes } };
 }
 
@@ -141,13 +137,13 @@ async function steady(
     say(`  ${Math.max(0, left - 1)} min left`);
   }
   const used = cpuSeconds(operator.child.pid) - cpu;
-  const entries = await stand.bed.audit.since(mark);
+  const entries = await audited(stand.bed, mark, ({ user }) => user.startsWith("system:"));
   const mine = entries.filter(ofOperator);
   const count = (verb: string, of: readonly AuditEntry[]) => of.filter((entry) => entry.verb === verb).length;
   // The hosts and this bench are not the project's, and what they ask is no cost of it.
-  const others = entries.filter(({ user }) => user.startsWith("system:") && user !== operatorUser);
+  const others = entries.filter((entry) => !ofOperator(entry));
   return new Map([
-    ["writes but the Lease (target 0)", mine.filter(isRealWrite).length],
+    ["writes but the Lease (target 0)", mine.filter(operatorWrote).length],
     ["LISTs (target 0)", count("list", mine)],
     ["GETs", count("get", mine)],
     ["watches that were begun anew", count("watch", mine)],

@@ -1,10 +1,10 @@
 import { networks } from "../../../src/operator/context.ts";
 import { buildBundles } from "../../loop/build.ts";
-import { isRealWrite, operatorUser } from "../../loop/operator-run.ts";
 import { until } from "../../testbed/until.ts";
 import type { Bench } from "../bench.ts";
 import { type Figure, type Sample, sampled } from "../figures.ts";
 import { cpuSeconds } from "../usage.ts";
+import { audited, operatorWrote } from "./audit.ts";
 import type { HostTimes, Outage } from "./hosts.ts";
 import { FleetStand, namespace, type OperatorProcess } from "./stand.ts";
 
@@ -57,9 +57,7 @@ export async function rollPool(
     window,
   );
   const over = outages.map(({ pod, from, until: to }) => to - from - lengthOf(stand, pod) * 1000);
-  const writes = (await stand.bed.audit.since(mark)).filter(
-    (entry) => entry.user === operatorUser && isRealWrite(entry),
-  );
+  const writes = await audited(stand.bed, mark, operatorWrote);
   const sample = {
     seconds,
     ideal,
