@@ -17,7 +17,7 @@ const processes = {
 class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const isLong = ({ moduleId }: TestSpecification) =>
-      /\/(loop-|real\.|simulation|durability-|io-jobs-kills|faults-)/.test(moduleId);
+      /\/(loop-|real\.|e2e\/|simulation|durability-|io-jobs-kills|faults-)/.test(moduleId);
     return (await super.sort(files)).toSorted((a, b) => Number(isLong(b)) - Number(isLong(a)));
   }
 }
@@ -38,7 +38,7 @@ export default defineConfig({
       {
         test: {
           name: "kubelet",
-          include: ["test/testbed/kubelet/**/*.test.ts"],
+          include: ["test/testbed/kubelet/**/*.test.ts", "test/e2e/**/*.test.ts"],
           ...processes,
           testTimeout: 180_000,
           sequence: { groupOrder: 2 },

@@ -16,9 +16,13 @@ export interface Need {
 export const needs: readonly Need[] = [
   {
     what: "control plane",
-    files: ["api", "cli", "kube", "loop-*", "operator-*", "testbed"].map(
-      (name) => `test/integration/${name}.test.ts`,
-    ),
+    files: [
+      ...["api", "cli", "faults-cluster", "faults-operator*", "kube", "loop-*", "operator-*", "testbed"].map(
+        (name) => `test/integration/${name}.test.ts`,
+      ),
+      "test/testbed/kubelet/**/*.test.ts",
+      "test/e2e/*.test.ts",
+    ],
     missing: () =>
       whyUnavailable(["etcd", "kube-apiserver", "kube-scheduler", "kube-controller-manager", "kubectl"]),
   },
