@@ -92,6 +92,10 @@ function told(action: Action): NextView {
       return { what: `has host ${action.host} fetch ${action.image}`, why: action.reason };
     case "drop-prefetch":
       return { what: `deletes pod ${action.name}`, why: action.reason };
+    case "recover":
+      return { what: "writes the step of recovery into the status, then takes it", why: action.reason };
+    case "look-at-host":
+      return { what: `looks at the Node object of host ${action.host}`, why: action.reason };
     case "ask-agent":
       return { what: "asks the agent", why: action.reason };
     case "wait":

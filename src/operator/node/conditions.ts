@@ -50,7 +50,7 @@ function readyOf(o: NodeObservation, notes: Record<Exclude<NodeConditionType, "R
     const { status, reason, message } = notes[type];
     const well = type === "Degraded" || type === "Draining" ? "False" : "True";
     // A node that stages serves on with what it has, maybe for hours; so does one whose new image does not come.
-    if (status === well || reason === "Staging" || reason === "PrefetchFailed") continue;
+    if (status === well || staysInService.has(reason)) continue;
     if (type === "Degraded" && faultsToServeOn.has(reason) && servesOn(o)) continue;
     return { status: status === "Unknown" ? "Unknown" : "False", reason, message };
   }
@@ -70,9 +70,13 @@ function readyOf(o: NodeObservation, notes: Record<Exclude<NodeConditionType, "R
 /** What is wrong and takes nothing from those that the node serves, as long as it does. */
 const faultsToServeOn: ReadonlySet<string> = new Set(["GPUFault", "EphemeralContainer"]);
 
+/** Reasons why a node has not moved on that take nothing from what it does. */
+const staysInService: ReadonlySet<string> = new Set(["Staging", "PrefetchFailed", "HostDiskFull"]);
+
 /** What a node that serves on says in Ready too, where people look. */
 const reasonsToServeOn: ReadonlySet<string> = new Set([
   "PrefetchFailed",
+  "HostDiskFull",
   "ResizeDeferred",
   "ResizeInfeasible",
   "ResizeFailed",

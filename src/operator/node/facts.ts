@@ -42,6 +42,8 @@ export interface PodFacts {
   readonly terminating:
     | {
         readonly deadline: number;
+        /** When it was asked to end, ms. */
+        readonly began: number;
         readonly disruption: string | undefined;
         /** The scheduler ends it in favour of a pod of higher priority. */
         readonly preempted: boolean;
@@ -149,6 +151,7 @@ export function podFacts(pod: Pod, node: ResultityNode): PodFacts {
         ? undefined
         : {
             deadline: Date.parse(metadata.deletionTimestamp),
+            began: Date.parse(metadata.deletionTimestamp) - (metadata.deletionGracePeriodSeconds ?? 0) * 1000,
             disruption:
               disruption?.status === "True" ? (disruption.message ?? disruption.reason ?? "") : undefined,
             preempted: disruption?.status === "True" && disruption.reason === "PreemptionByScheduler",

@@ -1,5 +1,6 @@
 import type { Clock } from "../../lib/clock.ts";
 import type { Identity } from "./identity.ts";
+import { RecoveryMemory } from "./recovery/memory.ts";
 
 /** What the controller remembers of one node between reconciles. All of it can be lost: it saves requests, no more. */
 export interface NodeMemory {
@@ -25,6 +26,7 @@ const lookMs = 1_000;
 
 /** The memories of all nodes, by `namespace/name`. */
 export class NodeMemories {
+  readonly recovery: RecoveryMemory;
   readonly #clock: Clock;
   readonly #nodes = new Map<string, NodeMemory>();
   readonly #keyOfId = new Map<string, string>();
@@ -38,6 +40,7 @@ export class NodeMemories {
 
   constructor(clock: Clock) {
     this.#clock = clock;
+    this.recovery = new RecoveryMemory(clock);
   }
 
   of(nodeKey: string): NodeMemory {

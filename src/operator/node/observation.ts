@@ -4,12 +4,16 @@ import type { FeedNode } from "../../protocol/feed.ts";
 import type { AgentStatus } from "../../protocol/status.ts";
 import type { NetworkConfig } from "../views.ts";
 import type { PodFacts } from "./facts.ts";
+import type { FleetHealth } from "./recovery/ladder.ts";
+import type { HostState } from "./recovery/lost-host.ts";
 import type { HostView } from "./prefetch/plan.ts";
 
 /** What the agent of the present pod has said, signed. */
 export interface AgentView {
   /** Newest verified status; undefined until one came. */
   readonly status: AgentStatus | undefined;
+  /** Milliseconds since it came. */
+  readonly ageMs?: number | undefined;
   /** Milliseconds for which asking has failed; 0 = the last time it answered, or nobody has asked. */
   readonly silentMs: number;
   /** Why the last question got no answer. */
@@ -39,6 +43,10 @@ export interface NodeObservation {
   readonly recreateInMs: number;
   /** Whether this node may be disturbed for what all nodes of its pool or network share: one at a time. */
   readonly turn: boolean;
+  /** How the neighbours fare, while something is wrong with the node. */
+  readonly fleet?: FleetHealth | undefined;
+  /** What the Node object of the pod's host said, and how long ago; undefined = it was not looked at. */
+  readonly hostLook?: { readonly state: HostState; readonly ageMs: number } | undefined;
   /** Why the API server does not give the pod the CPU and memory that the spec asks for. */
   readonly resizeRefused?: string | undefined;
 }

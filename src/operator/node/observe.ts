@@ -4,11 +4,12 @@ import { poolKind } from "../../api/v1alpha1/kinds.ts";
 import { identitySecretOf, networkKeyOf, type OperatorContext } from "../context.ts";
 import { sizeText } from "../size.ts";
 import type { AgentStatuses } from "./agent-status.ts";
-import { podFacts } from "./facts.ts";
+import { type PodFacts, podFacts } from "./facts.ts";
 import type { NodeMemories } from "./memory.ts";
 import type { NodeObservation } from "./observation.ts";
 import { hostView } from "./prefetch/observe.ts";
 import { emptyHost } from "./prefetch/plan.ts";
+import { fleetHealth } from "./recovery/fleet.ts";
 import { hasTurn } from "./turn.ts";
 
 export { hasNoCapacity } from "../capacity.ts";
@@ -57,10 +58,18 @@ export function observeNode(
       !pod || !config || !network
         ? true
         : hasTurn(caches, memories, node, pod, config, network.spec.agent.image),
+    fleet:
+      node.status?.recovery?.cause === undefined
+        ? undefined
+        : fleetHealth(caches, memories.recovery, node, targetOf(pod), clock.now()),
+    hostLook: pod?.host === undefined ? undefined : memories.recovery.hostLook(pod.host),
     resizeRefused:
       pod && memories.resizeRefused(nodeKey, pod.uid, sizeText(node.spec.runtime.resources ?? {})),
   };
 }
+
+const targetOf = (pod: PodFacts | undefined): string | null =>
+  pod?.desired.ok ? pod.desired.desired.target : null;
 
 /** An older ResultityNode that has the same identity: by the Secret that it names, or by the id that it shows. */
 function olderTwin(

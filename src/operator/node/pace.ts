@@ -14,6 +14,8 @@ const stopped: ReadonlySet<string> = new Set(["StageFailed", "PrefetchFailed"]);
  */
 export function isUrgent(before: NodeStatus | undefined, after: NodeStatus): boolean {
   const [was, is] = [readyOf(before), readyOf(after)];
+  // A step of recovery is taken when it is read where it was written.
+  if (lastStep(before) !== lastStep(after) && lastStep(after) !== undefined) return true;
   const served = was?.status === "True";
   if (is?.status === "True") {
     return (
@@ -27,6 +29,9 @@ export function isUrgent(before: NodeStatus | undefined, after: NodeStatus): boo
   if (served && is?.reason !== "Waiting") return true;
   return (isStopped(after) && !isStopped(before)) || (isDegraded(after) && !isDegraded(before));
 }
+
+const lastStep = (status: NodeStatus | undefined): string | undefined =>
+  status?.recovery?.steps?.at(-1)?.podUid;
 
 const readyOf = (status: NodeStatus | undefined) => findCondition(status?.conditions, "Ready");
 

@@ -1,4 +1,5 @@
 import { findCondition, type NodeConditionType, type NodeReason } from "../../api/v1alpha1/conditions.ts";
+import type { Recovery, RecoveryStep } from "../../api/v1alpha1/node.ts";
 import type { Desired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import { type Aim, aimOf, noteOf } from "./aim.ts";
@@ -7,6 +8,9 @@ import type { PodFacts } from "./facts.ts";
 import type { NodeObservation } from "./observation.ts";
 import { planPod } from "./plan-pod.ts";
 import { planStop } from "./plan-stop.ts";
+import { recent } from "./recovery/ladder.ts";
+import { withRecovery } from "./recovery/recover.ts";
+import { avoidedHosts } from "./recovery/trouble.ts";
 
 export { emptyHost } from "./prefetch/plan.ts";
 
@@ -17,6 +21,8 @@ export type Action = { readonly reason: string } & (
       readonly desired: Desired;
       readonly runtimeImage: string;
       readonly agentImage: string;
+      /** Hosts to which the pod is not to come. */
+      readonly avoid?: readonly string[];
     }
   /** Brings the identity Secret up to date with root, account and the wish for another key, and says so on the pod. */
   | { readonly type: "refresh-identity"; readonly hash: string }
@@ -41,8 +47,20 @@ export type Action = { readonly reason: string } & (
   | { readonly type: "patch-image"; readonly container: "agent" | "runtime"; readonly image: string }
   /** Gives the running pod the CPU and memory of the spec. */
   | { readonly type: "resize" }
-  /** `finished`: the pod has ended already, so that the deletion counts as a failure and the next creation waits. */
-  | { readonly type: "delete-pod"; readonly uid: string; readonly finished: boolean }
+  /**
+   * `finished`: the pod has ended already, so that the deletion counts as a failure and the next creation waits. `graceSeconds`:
+   * shorter than the pod's own; 0 takes the object away although nobody has seen the pod end.
+   */
+  | {
+      readonly type: "delete-pod";
+      readonly uid: string;
+      readonly finished: boolean;
+      readonly graceSeconds?: number;
+    }
+  /** Tells of a step of recovery that is written into the status. */
+  | { readonly type: "recover"; readonly step: RecoveryStep; readonly cause: string }
+  /** Reads the Node object of a host. */
+  | { readonly type: "look-at-host"; readonly host: string }
   | { readonly type: "ask-agent" }
   | { readonly type: "wait"; readonly ms: number }
 );
@@ -61,6 +79,8 @@ export interface Plan {
   readonly target: ConfigDigest | undefined;
   readonly actions: readonly Action[];
   readonly notes: Notes;
+  /** What is done if the node does not come back by itself; absent = nothing, and nothing was. */
+  readonly recovery?: Recovery;
 }
 
 /**
@@ -68,6 +88,10 @@ export interface Plan {
  * annotation, images and status) and the agent's signed status, so a controller that was killed at any point goes on.
  */
 export function planNode(o: NodeObservation): Plan {
+  return withRecovery(o, planMoves(o));
+}
+
+function planMoves(o: NodeObservation): Plan {
   const { node, pod, conflictsWith } = o;
   // Children go with their owner; nothing is to be made for one that goes.
   if (node.metadata.deletionTimestamp !== undefined) return { target: undefined, actions: [], notes: {} };
@@ -141,6 +165,7 @@ function planCreate(o: NodeObservation, aim: Aim & { readonly ok: true }): Plan 
     };
   }
   const wish = wishOf(o, { stage: null, target, plannedStop: null });
+  const avoid = avoidedHosts({ steps: recent(o.node.status?.recovery, o.now) });
   return {
     target,
     actions: [
@@ -149,6 +174,7 @@ function planCreate(o: NodeObservation, aim: Aim & { readonly ok: true }): Plan 
         desired: revise(wish, 0),
         runtimeImage: aim.selection.runtime.image,
         agentImage: o.network?.spec.agent.image ?? "",
+        ...(avoid.length > 0 && { avoid }),
         reason: `the node has no pod; config ${target}`,
       },
     ],

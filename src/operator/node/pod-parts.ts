@@ -10,6 +10,9 @@ export const identityHashAnnotation = `${keyPrefix}identity-hash`;
 /** `spec.runtime.resources` as the pod was last given them: with it the hash of the inputs tells whether more than a size differs. */
 export const resourcesAnnotation = `${keyPrefix}resources`;
 
+/** Volume with the identity Secret, which the agent alone mounts. */
+export const identityVolume = "resultity-identity";
+
 /** Folders in the containers. */
 export const folders = {
   identity: "/etc/resultity/identity",

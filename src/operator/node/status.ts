@@ -40,6 +40,7 @@ export function nodeStatus(o: NodeObservation, plan: Plan, failed: Notes): NodeS
     runtime: pod?.host === undefined ? undefined : runtimeOf(o),
     models: pod?.host === undefined ? undefined : modelsOf(o),
     session: sessionOf(o, notes.Connected.status),
+    recovery: plan.recovery,
     gpus: { requested: node.spec.gpu.count, product: node.spec.gpu.product },
     conditions,
   });

@@ -597,7 +597,7 @@ describe("images by the network owner's word", () => {
       world.kubeletWaits("runtime", "ErrImagePull");
       expect(world.reconcile()).not.toContain("patch-image");
       world.kubeletWaits("runtime", "ImagePullBackOff");
-      expect(world.reconcile()).toEqual(["patch-image"]);
+      expect(world.reconcile()).toContain("patch-image");
       expect(world.pod?.spec?.containers[0]?.image).toBe(elsewhere(next));
     }
     world.kubeletWaits("runtime", "ImagePullBackOff");

@@ -77,6 +77,8 @@ export class World {
   feedLive = true;
   recreateInMs = 0;
   conflictsWith: string | undefined;
+  fleet: NodeObservation["fleet"];
+  hostLook: NodeObservation["hostLook"];
   /** Everything that was written, as `type detail`. */
   readonly log: string[] = [];
   #versions = 1;
@@ -103,6 +105,8 @@ export class World {
       feedLive: this.feedLive,
       recreateInMs: this.recreateInMs,
       turn: this.turn,
+      fleet: this.fleet,
+      hostLook: this.hostLook,
       resizeRefused: this.resizeRefused,
     };
   }
@@ -176,6 +180,12 @@ export class World {
       case "resize":
         this.log.push("resize");
         this.#resize();
+        break;
+      case "recover":
+        this.log.push(`recover ${action.step}`);
+        break;
+      case "look-at-host":
+        this.log.push(`look at ${action.host}`);
         break;
       case "rehearse-image":
       case "ask-agent":

@@ -1,0 +1,71 @@
+import type { Xid } from "../../../protocol/messages.ts";
+import type { DeviceFault } from "../facts.ts";
+import type { NodeObservation } from "../observation.ts";
+
+/**
+ * What NVIDIA's XIDs mean for a node, after the catalogue (docs.nvidia.com/deploy/xid-errors) and what the device plugin
+ * ignores. `dead`: whatever runs on this GPU fails until it is reset or its host rebooted, so another GPU helps and the same one does
+ * not. `worn`: the GPU works on, and wants a reset when there is an occasion. All others say nothing about the GPU: most are what a
+ * program did (13, 31, 43, 45, 68, 69, 109), which a new one does again or does not.
+ */
+const xids: ReadonlyMap<number, { readonly is: "dead" | "worn"; readonly what: string }> = new Map([
+  [46, { is: "dead", what: "the GPU stopped processing" }],
+  [48, { is: "dead", what: "an uncorrectable memory error" }],
+  [54, { is: "dead", what: "auxiliary power is not connected" }],
+  [62, { is: "dead", what: "its micro-controller halted" }],
+  // Recorded, and what was remapped is used after the next reset only: memory errors go on until then, but seldom hit.
+  [63, { is: "worn", what: "a memory row is remapped at the next reset" }],
+  [64, { is: "dead", what: "a memory row could not be remapped" }],
+  [74, { is: "dead", what: "an NVLink error" }],
+  [79, { is: "dead", what: "the GPU has fallen off the bus" }],
+  [92, { is: "worn", what: "many corrected memory errors" }],
+  // Contained: the program that was hit has ended, and no other was.
+  [94, { is: "worn", what: "an uncorrectable memory error, contained" }],
+  [95, { is: "dead", what: "an uncorrectable memory error, not contained" }],
+  [119, { is: "dead", what: "its system processor does not answer" }],
+  [120, { is: "dead", what: "its system processor failed" }],
+  [140, { is: "dead", what: "an unrecovered ECC error" }],
+  [143, { is: "dead", what: "the GPU could not be initialised" }],
+]);
+
+/** What is wrong with the GPUs of a node. */
+export interface GpuFault {
+  /** Another GPU is needed. Else the node works on with what it has. */
+  readonly dead: boolean;
+  /** For people: which GPU, what, and who says so. */
+  readonly text: string;
+}
+
+/** What an XID says about a GPU; undefined for those that say nothing. */
+export const meaningOf = (
+  code: number,
+): { readonly is: "dead" | "worn"; readonly what: string } | undefined => xids.get(code);
+
+/**
+ * The worst that is known of a node's GPUs, from the kubelet, the agent's signed status and the network's view. What the driver
+ * had said before the agent began counts only while the engine does not serve: it stays until the driver is loaded anew.
+ */
+export function gpuFaultOf({ pod, agent, feed }: NodeObservation): GpuFault | undefined {
+  if (!pod || pod.finished || pod.terminating) return undefined;
+  const [device] = pod.deviceFaults;
+  const said = (agent.status?.report.hardware.gpus ?? []).flatMap(({ xid }) => (xid ? [xid] : []));
+  const told = (feed?.xids ?? []).filter(({ since }) => since !== null && since >= pod.since.created);
+  const known = [...said, ...told].flatMap((xid) => readXid(xid, pod.ready));
+  const worst = known.find(({ dead }) => dead) ?? known[0];
+  if (!device) return worst;
+  return { dead: true, text: worst?.dead ? `${deviceText(device)}; ${worst.text}` : deviceText(device) };
+}
+
+function readXid({ code, since }: Xid, serves: boolean): GpuFault[] {
+  const meaning = xids.get(code);
+  if (!meaning || (since === null && serves)) return [];
+  return [{ dead: meaning.is === "dead", text: `the driver reports XID ${code} (${meaning.what})` }];
+}
+
+function deviceText({ resource, id, message }: DeviceFault): string {
+  return `device ${id} (${resource}) is unhealthy, its plugin says${message ? `: ${message}` : ""}`;
+}
+
+/** What a person has to do about a GPU. */
+export const gpuAdvice = (host: string | undefined): string =>
+  `on host ${host ?? ""} see \`nvidia-smi -q\` and \`dmesg | grep -i xid\`, reset the GPU or reboot the host; if it comes back, cordon the host and have the GPU replaced`;

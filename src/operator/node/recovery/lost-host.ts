@@ -1,0 +1,94 @@
+import { rfc3339 } from "../../../api/v1alpha1/conditions.ts";
+import type { HostNode } from "../../../kube/resources.ts";
+import type { PodFacts } from "../facts.ts";
+import type { NodeObservation } from "../observation.ts";
+import type { FleetHealth } from "./ladder.ts";
+
+/** What the Node object of a host says. */
+export type HostState =
+  | { readonly is: "ready" }
+  /** Since when it is not, wall time, ms; `what` in the words of its condition. */
+  | { readonly is: "lost"; readonly since: number; readonly what: string }
+  /** There is no Node object: the cluster deletes its pods by itself. */
+  | { readonly is: "gone" }
+  /** It cannot be read. */
+  | { readonly is: "unknown"; readonly why: string };
+
+/** Reads a host's Node object; undefined = there is none. */
+export function hostStateOf(host: HostNode | undefined): HostState {
+  if (!host) return { is: "gone" };
+  const ready = host.status?.conditions?.find(({ type }) => type === "Ready");
+  if (!ready || ready.status === "True") return { is: "ready" };
+  const since = Date.parse(ready.lastTransitionTime ?? host.metadata.creationTimestamp ?? "");
+  return { is: "lost", since, what: `its Ready is ${ready.status} (${ready.reason ?? "no reason given"})` };
+}
+
+/** How old a look at a host may be, ms. */
+const lookMs = 20_000;
+/** How long an agent is silent, and a pod ends, before its host is looked at, ms. */
+const silentMs = 5_000;
+const endingMs = 60_000;
+
+/** Whether the host of a pod may be lost, so that its Node object is worth a request. */
+export function mayBeLost({ agent, node, now }: NodeObservation, pod: PodFacts): boolean {
+  if (pod.host === undefined || pod.ready || pod.finished) return false;
+  // Who knew it before a restart need not wait for anybody's silence.
+  if (node.status?.recovery?.cause === "HostLost") return true;
+  if (pod.terminating) return now - pod.terminating.began > endingMs;
+  return pod.agent.started && agent.silentMs > silentMs;
+}
+
+/** Whether the host has to be looked at. */
+export const wantsLook = ({ hostLook }: NodeObservation): boolean => !hostLook || hostLook.ageMs > lookMs;
+
+/** When to look again at a host that may be lost, ms. */
+export const lookAgainMs = lookMs + 1_000;
+
+/** What is known, and decided, of a pod whose host is lost. */
+export interface LostPod {
+  readonly since: number;
+  readonly message: string;
+  /** When it is given up, wall time, ms; undefined = not by itself. */
+  readonly replaceAt: number | undefined;
+  readonly held: "SharedCause" | undefined;
+}
+
+/**
+ * What becomes of a pod on a lost host. It is given up only where the spec says when, and only while nobody hears of the node: a
+ * kubelet that cannot reach the API server often leaves an engine that serves. Whoever has the identity next, the epoch of its
+ * session fences this one.
+ */
+export function lostPodOf(
+  o: NodeObservation,
+  pod: PodFacts,
+  fleet: FleetHealth | undefined,
+): LostPod | undefined {
+  const state = o.hostLook?.state;
+  if (state?.is !== "lost" && state?.is !== "gone") return undefined;
+  const since = state.is === "lost" ? state.since : pod.since.ready;
+  const said = `host ${pod.host ?? ""} is lost since ${rfc3339(since)}: ${state.is === "lost" ? state.what : "its Node object is gone"}`;
+  const after = o.node.spec.unreachable?.replaceAfterSeconds;
+  const none = { since, replaceAt: undefined, held: undefined };
+  if (o.feed?.connected || (o.agent.status && o.agent.silentMs === 0)) {
+    return {
+      ...none,
+      message: `${said}, but the node is heard of and serves on: repair what lies between host and cluster`,
+    };
+  }
+  const person = "repair the host, or delete its Node object once it is surely off";
+  if (after === undefined) {
+    const set = "the node waits for it, since spec.unreachable.replaceAfterSeconds is not set";
+    return { ...none, message: `${said}; ${set}: ${person}` };
+  }
+  if (fleet && fleet.network.failing >= 3 && fleet.network.failing * 2 > fleet.network.nodes) {
+    const many = "more than half of the network's nodes are lost at once, so none is given up";
+    return { ...none, held: "SharedCause", message: `${said}; ${many}: ${person}` };
+  }
+  const replaceAt = since + after * 1000;
+  return {
+    since,
+    replaceAt,
+    held: undefined,
+    message: `${said}; at ${rfc3339(replaceAt)} the pod is given up and one is made on another host (spec.unreachable.replaceAfterSeconds): ${person} before that to keep it`,
+  };
+}

@@ -1,0 +1,50 @@
+import type { Clock } from "../../../lib/clock.ts";
+import type { HostState } from "./lost-host.ts";
+import { type Census, censusMs } from "./fleet.ts";
+import { rateWindowMs } from "./ladder.ts";
+
+/** What recovery remembers between reconciles. All of it can be lost: the record is in each node's status. */
+export class RecoveryMemory {
+  readonly #clock: Clock;
+  readonly #steps = new Map<string, number[]>();
+  readonly #hosts = new Map<string, { readonly state: HostState; readonly at: number }>();
+  readonly #censuses = new Map<string, { readonly census: Census; readonly at: number }>();
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /** A step is about to be recorded: it counts before any cache shows it. @param network `namespace/name` */
+  stepTaken(network: string): void {
+    const now = this.#clock.monotonic();
+    const before = (this.#steps.get(network) ?? []).filter((at) => now - at < rateWindowMs);
+    this.#steps.set(network, [...before, now]);
+  }
+
+  /** Steps of a network that this process has taken lately. */
+  stepsTaken(network: string): number {
+    const now = this.#clock.monotonic();
+    return (this.#steps.get(network) ?? []).filter((at) => now - at < rateWindowMs).length;
+  }
+
+  /** What a host's Node object said. */
+  hostSeen(host: string, state: HostState): void {
+    this.#hosts.set(host, { state, at: this.#clock.monotonic() });
+  }
+
+  /** What it said last, and how long ago, ms. */
+  hostLook(host: string): { readonly state: HostState; readonly ageMs: number } | undefined {
+    const look = this.#hosts.get(host);
+    return look && { state: look.state, ageMs: this.#clock.monotonic() - look.at };
+  }
+
+  /** A count of a network's nodes, at most {@link censusMs} old: thousands may ask when thousands fail. */
+  census(network: string, count: () => Census): Census {
+    const last = this.#censuses.get(network);
+    const now = this.#clock.monotonic();
+    if (last && now - last.at < censusMs) return last.census;
+    const census = count();
+    this.#censuses.set(network, { census, at: now });
+    return census;
+  }
+}
