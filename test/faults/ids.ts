@@ -19,7 +19,7 @@ const dueByPart: Readonly<Record<string, readonly string[]>> = {
     ...range("B", 1, 25),
     ...range("B", 31, 34),
   ],
-  operator: [...range("F", 1, 18), "F41", "F42", "F46", "F47", ...range("B", 26, 29)],
+  operator: [...range("F", 1, 18), "F41", "F42", "F44", "F46", "F47", ...range("B", 26, 29)],
 };
 
 export const dueFaultIds: ReadonlySet<string> = new Set(Object.values(dueByPart).flat());

@@ -280,6 +280,20 @@ export class FixturePod implements AsyncDisposable {
     await this.#kube.delete(`${pods}/${this.name}`, gracePeriodSeconds);
   }
 
+  /** Ends the pod as kube-scheduler ends one of low priority: it says so in the status, then deletes it. */
+  async preempt(): Promise<void> {
+    const condition = {
+      type: "DisruptionTarget",
+      status: "True",
+      reason: "PreemptionByScheduler",
+      message: "default-scheduler: preempting to accommodate a higher priority pod",
+    };
+    await this.#kube.patch(`${pods}/${this.name}/status`, "strategic", {
+      status: { conditions: [condition] },
+    });
+    await this.delete();
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.delete(0);
   }

@@ -22,6 +22,25 @@ export function lifecycleRows(suite: () => Suite): void {
     ]);
   });
 
+  test("pod preempted: drained as on any deletion, and what the scheduler says of it stays until it is gone", async () => {
+    await using pod = await suite().pod({ name: "preempted", drainMs: 2_000 });
+    await pod.ready();
+    await pod.preempt();
+    await pod.toldOf("agent drain-begin");
+    const ending = await pod.read();
+    expect(ending?.metadata.deletionTimestamp).toBeDefined();
+    expect(conditionOf(ending, "DisruptionTarget")).toBe("True");
+    await pod.gone();
+    expect(pod.story().slice(2)).toEqual([
+      "agent drain-begin",
+      "agent drain-end",
+      "runtime term",
+      "runtime exit",
+      "agent term",
+      "agent exit",
+    ]);
+  });
+
   test("while a preStop hook runs no new annotation or ConfigMap reaches the pod", async () => {
     await suite().config("configmaps", "during-prestop", { text: "before" });
     await using pod = await suite().pod({
