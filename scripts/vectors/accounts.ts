@@ -240,6 +240,7 @@ export function answerVectors(): object {
     instance: bytes16("instance"),
     desired_revision: 3,
     report: examples.heartbeat.report,
+    image_disk: { free: 40 * 2 ** 30, total: 200 * 2 ** 30 },
     config_error: null,
     drain: { state: "serving", jobs: 1, since: null },
     session: { connected: true, since: now, epoch: 7, last_error: null },
@@ -253,6 +254,16 @@ export function answerVectors(): object {
     },
     { name: "by another key", verdict: "unknown_key", jws: sealStatus(status, stranger) },
     { name: "131073 characters", verdict: "too_large", repeat: [["x", 131_073]] },
+    {
+      name: "nothing of the disk",
+      verdict: "valid",
+      jws: signJws("rn1.status", JSON.stringify({ ...status, image_disk: undefined }), node),
+    },
+    {
+      name: "less than no disk",
+      verdict: "schema",
+      jws: signJws("rn1.status", JSON.stringify({ ...status, image_disk: { free: -1, total: 1 } }), node),
+    },
     {
       name: "an unknown state",
       verdict: "schema",

@@ -280,6 +280,7 @@ export class Agent {
   status(nonce: string): string {
     const { view } = this.#config;
     const drain = this.#drain.state;
+    const disk = this.#ports.host.rootDisk?.();
     return sealStatus(
       {
         nonce,
@@ -288,6 +289,7 @@ export class Agent {
         instance: this.#instance,
         desired_revision: view.desired?.revision ?? 0,
         report: this.report(),
+        ...(disk && { image_disk: disk }),
         config_error: view.problem,
         drain: {
           state: drain.at,

@@ -114,4 +114,6 @@ export interface Host {
   freePort(): Promise<number>;
   readonly cpus: number;
   readonly memoryMib: number;
+  /** Bytes of the filesystem on which the agent's own root lies; undefined where that cannot be told. */
+  rootDisk?(): { readonly free: number; readonly total: number } | undefined;
 }

@@ -30,6 +30,8 @@ export const statusSchema = z.object({
   /** `revision` of the newest annotation that the agent has read and acts on; 0 = none yet. */
   desired_revision: countField,
   report,
+  /** The filesystem of the agent's own root, in bytes: in a pod, where the host keeps images. Absent where it cannot be told. */
+  image_disk: z.optional(z.object({ free: countField, total: countField })),
   config_error: z.nullable(
     z.object({ digest: z.nullable(digestField), code: textField, message: textField }),
   ),

@@ -1,4 +1,5 @@
 import { randomBytes, randomInt } from "node:crypto";
+import { statfsSync } from "node:fs";
 import { createServer } from "node:net";
 import { availableParallelism, totalmem } from "node:os";
 import type { Host, Randomness } from "../ports.ts";
@@ -27,6 +28,15 @@ export const thisHost: Host = {
   },
   cpus: availableParallelism(),
   memoryMib: Math.floor(totalmem() / (1024 * 1024)),
+  // Of a container's root, an overlay, this is the filesystem below its writable layer: where the host keeps images [seen].
+  rootDisk() {
+    try {
+      const { bavail, blocks, bsize } = statfsSync("/");
+      return { free: bavail * bsize, total: blocks * bsize };
+    } catch {
+      return undefined;
+    }
+  },
 };
 
 /** The system's random source for ids and nonces; jitter needs no better than Math.random. */

@@ -81,6 +81,7 @@ export const nodeReasons = [
   "Staging",
   "StageFailed",
   "PrefetchFailed",
+  "HostDiskFull",
   "Moving",
   // RuntimeReady
   "ModelsLoaded",

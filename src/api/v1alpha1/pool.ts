@@ -1,7 +1,16 @@
 /** `ResultityNodePool`: equal nodes, counted and rolled together. */
 import { z } from "zod";
 import { conditions, poolConditionTypes, poolReasons } from "./conditions.ts";
-import { count, dnsLabel, listMap, observedDigest, observedGeneration, time, withRules } from "./fields.ts";
+import {
+  count,
+  dnsLabel,
+  listMap,
+  observedDigest,
+  observedGeneration,
+  quantity,
+  time,
+  withRules,
+} from "./fields.ts";
 import type { NewResource, Resource } from "./meta.ts";
 import { capacities, lentAtLowPriority, nodeTemplateSpec } from "./node.ts";
 import { annotations, labels } from "./pod-overrides.ts";
@@ -115,6 +124,11 @@ export const poolSpec = withRules(
                     "Most images that hosts of the network may be fetching when a node of the pool begins to fetch one; those that cannot be pulled count too.",
                   )
                   .default(4),
+                minFreeDisk: quantity()
+                  .describe(
+                    "Least that a host must have free where it keeps images, or none begins to come: as much as the largest image takes unpacked, and what the kubelet keeps free (15 % unless set otherwise). With less, the node stays as it is and says so. Absent: that is not asked.",
+                  )
+                  .optional(),
               })
               .describe(
                 "How a new image comes to a host while the node there still runs the old one. A node is stopped for an image only when its host has it.",

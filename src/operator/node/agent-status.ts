@@ -30,6 +30,8 @@ export interface AgentAddress {
 interface Memory {
   podUid: string;
   status: AgentStatus | undefined;
+  /** Monotonic time of its coming. */
+  answeredAt: number | undefined;
   problem: string;
   /** Monotonic time since which no answer has come; undefined = the last question was answered. */
   silentSince: number | undefined;
@@ -85,10 +87,11 @@ export class AgentStatuses {
   view(nodeKey: string, podUid: string | undefined): AgentView {
     const memory = this.#known.get(nodeKey);
     if (!memory || memory.podUid !== podUid) return { status: undefined, silentMs: 0, problem: "" };
-    const { status, problem, silentSince } = memory;
-    const silentMs =
-      silentSince === undefined ? 0 : Math.max(1, this.#options.clock.monotonic() - silentSince);
-    return { status, silentMs, problem };
+    const { status, answeredAt, problem, silentSince } = memory;
+    const now = this.#options.clock.monotonic();
+    const silentMs = silentSince === undefined ? 0 : Math.max(1, now - silentSince);
+    const ageMs = answeredAt === undefined ? undefined : now - answeredAt;
+    return { status, ageMs, silentMs, problem };
   }
 
   /**
@@ -111,7 +114,7 @@ export class AgentStatuses {
         timer: undefined,
         wanted: true,
       };
-      memory = { podUid, status: undefined, ...silence, ...asks };
+      memory = { podUid, status: undefined, answeredAt: undefined, ...silence, ...asks };
       this.#known.set(nodeKey, memory);
     }
     if (memory.question !== question) {
@@ -190,6 +193,7 @@ export class AgentStatuses {
     if (status) {
       news = silent !== undefined || !memory.status || substanceOf(memory.status) !== substanceOf(status);
       memory.status = status;
+      memory.answeredAt = clock.monotonic();
       memory.silentSince = undefined;
     } else {
       memory.silentSince ??= started;
@@ -202,8 +206,8 @@ export class AgentStatuses {
   }
 }
 
-/** What of a status decides anything: not times, load and progress, which are another each time. */
-function substanceOf({ nonce: _n, time: _t, drain, report, ...rest }: AgentStatus): string {
+/** What of a status decides anything by itself: not times, load, progress and free disk, which are another each time. */
+function substanceOf({ nonce: _n, time: _t, image_disk: _d, drain, report, ...rest }: AgentStatus): string {
   const { load: _l, hardware: _h, models, ...said } = report;
   const states = models.states?.map(({ model, state, reason }) => ({ model, state, reason }));
   return canonical({ ...rest, drain: drain.state, said, models: { ...models, states } });

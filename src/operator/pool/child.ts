@@ -100,6 +100,7 @@ export const stuckReasons: ReadonlySet<string> = new Set([
   "DigestNotAllowed",
   "StageFailed",
   "PrefetchFailed",
+  "HostDiskFull",
   "ImagePullFailed",
   "AgentFailed",
   "EngineFailed",

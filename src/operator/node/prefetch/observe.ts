@@ -1,10 +1,14 @@
 import type { ResultityNode } from "../../../api/v1alpha1/node.ts";
+import type { PoolSpec } from "../../../api/v1alpha1/pool.ts";
 import { controllerOf, keyOf } from "../../../kube/object.ts";
 import { networkKeyOf, type OperatorContext } from "../../context.ts";
+import { bytesOf } from "../../quantity.ts";
 import { agentContainer, runtimeContainer } from "../pod-parts.ts";
 import type { NodeMemories } from "../memory.ts";
 import { type PrefetchFacts, prefetchFacts } from "./facts.ts";
 import type { HostView } from "./plan.ts";
+
+type Prefetch = NonNullable<PoolSpec["strategy"]["rollingUpdate"]["prefetch"]>;
 
 /** Images on their way, or stuck on it, at once, unless the node's pool says otherwise: a registry is shared by many. */
 const defaultParallel = 4;
@@ -19,11 +23,13 @@ export function hostView(
   const hostKey = `${node.metadata.namespace}/${host}`;
   const prefetches = caches.prefetches.store.byIndex("host", hostKey).map(prefetchFacts);
   const others = caches.pods.store.byIndex("host", hostKey).filter((pod) => keyOf(pod) !== keyOf(node));
+  const { minFreeDisk } = prefetchOf(caches, node);
   return {
     images: others.flatMap(runningImages),
     prefetches,
     room: hasRoom(caches, memories, node),
     volumes: memories.volumesOn(host),
+    ...(minFreeDisk === undefined ? {} : { minFreeBytes: bytesOf(minFreeDisk) }),
   };
 }
 
@@ -43,12 +49,16 @@ function runningImages({ spec, status }: Parameters<typeof prefetchFacts>[0]): r
   });
 }
 
+/** What the node's pool asks for. */
+function prefetchOf(caches: OperatorContext["caches"], node: ResultityNode): Partial<Prefetch> {
+  const owner = controllerOf(node);
+  return (owner && caches.pools.store.getByUid(owner.uid)?.spec.strategy.rollingUpdate.prefetch) ?? {};
+}
+
 function hasRoom(caches: OperatorContext["caches"], memories: NodeMemories, node: ResultityNode): boolean {
   const networkKey = networkKeyOf(node);
   const { namespace } = node.metadata;
-  const owner = controllerOf(node);
-  const pool = owner && caches.pools.store.getByUid(owner.uid);
-  const most = pool?.spec.strategy.rollingUpdate.prefetch?.maxParallel ?? defaultParallel;
+  const most = prefetchOf(caches, node).maxParallel ?? defaultParallel;
   const begun = memories.fetchesBegun(
     networkKey,
     (name) => caches.prefetches.store.get(`${namespace}/${name}`) !== undefined,

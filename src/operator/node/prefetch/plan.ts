@@ -3,6 +3,7 @@ import type { PodFacts } from "../facts.ts";
 import type { NodeObservation } from "../observation.ts";
 import type { Action, Note } from "../plan.ts";
 import type { PrefetchFacts } from "./facts.ts";
+import { noRoomFor } from "./disk.ts";
 import { prefetchName } from "./pod.ts";
 
 /** What is known of the images of a host. */
@@ -14,6 +15,8 @@ export interface HostView {
   readonly room: boolean;
   /** False where an image volume was seen not to work. */
   readonly volumes: boolean;
+  /** Least that a host must have free to begin to fetch an image; undefined = that is not asked for. */
+  readonly minFreeBytes?: number | undefined;
 }
 
 /** For who plans without a host, or cannot see it. */
@@ -57,6 +60,8 @@ export function fetchImage(
         const reason = "as many other images are being fetched as strategy.rollingUpdate.prefetch allows";
         return { ok: false, actions: [{ type: "wait", ms: roomMs, reason }], note: staging(reason) };
       }
+      const noRoom = noRoomFor(o, image);
+      if (noRoom) return { ok: false, ...noRoom };
       const make: Action = { type: "prefetch", role, image, host, name, reason: about };
       return { ok: false, actions: [make], note: staging(about) };
     }
