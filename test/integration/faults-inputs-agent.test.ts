@@ -16,7 +16,7 @@ const processes = supervise();
 afterAll(() => processes.close());
 
 /** Longest that a refusal may take on a busy machine, ms; what it takes on an idle one is some 10 ms. */
-const refusalMs = 3_000;
+const refusalMs = 5_000;
 /** What a process may grow by while it refuses all of these, MiB. */
 const growthMib = 64;
 

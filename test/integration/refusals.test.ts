@@ -283,7 +283,11 @@ describe("the IO service", () => {
       );
     const answer = await ask();
     expect(answer.status).toBe(502);
-    const listed = await ioDone("jobs", "list", "--state", "DEAD", "--data", io.data);
+    // Of a synchronous job the client hears before the disk does.
+    const listed = await until("the job in the list", async () => {
+      const rows = await ioDone("jobs", "list", "--state", "DEAD", "--data", io.data);
+      return rows.includes("E_ENGINE") && rows;
+    });
     expect(listed).toContain("E_ENGINE: ?[2J?mgone");
     for (const node of nodes) node.drop();
   });
