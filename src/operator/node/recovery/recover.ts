@@ -4,7 +4,7 @@ import { aimOf } from "../aim.ts";
 import { degradedNote } from "../conditions.ts";
 import type { PodFacts } from "../facts.ts";
 import type { NodeObservation } from "../observation.ts";
-import type { Action, Note, Plan } from "../plan.ts";
+import type { Action, Note, Notes, Plan } from "../plan.ts";
 import { climb, type Decision, expiryMs, heldMs, intended, recent, withStep } from "./ladder.ts";
 import { lookAgainMs, lostPodOf, type LostPod, mayBeLost, wantsLook } from "./lost-host.ts";
 import { avoidedHosts, type Trouble, troubleOf } from "./trouble.ts";
@@ -76,7 +76,7 @@ function onLostHost(
     return { ...plan, actions, recovery: before, notes: { ...plan.notes, Degraded: note } };
   }
   const lost = lostPodOf(o, pod, o.fleet);
-  if (!lost) return keep(o, { ...plan, actions }, steps);
+  if (!lost) return keep(o, { ...plan, actions, notes: { ...plan.notes, ...unreadable(o) } }, steps);
   const noted: Plan = {
     ...plan,
     actions,
@@ -100,6 +100,13 @@ function onLostHost(
     actions: [...actions, ...announce("LostHost", "HostLost", reason)],
     recovery: { ...lostRecord(lost), steps: [...recorded] },
   };
+}
+
+/** Who asks for lost hosts to be left has to be told that nobody can see which are. */
+function unreadable({ hostLook, node }: NodeObservation): Notes {
+  if (hostLook?.state.is !== "unknown" || node.spec.unreachable?.replaceAfterSeconds === undefined) return {};
+  const message = `whether the host is lost cannot be told, so spec.unreachable.replaceAfterSeconds has no effect: let the operator get nodes (ClusterRole resultity-operator-hosts of manifests/operator): ${hostLook.state.why}`;
+  return { Degraded: { status: "True", reason: "PermissionMissing", message } };
 }
 
 const lostRecord = ({ since, replaceAt, held }: LostPod): Recovery => ({

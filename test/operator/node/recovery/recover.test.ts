@@ -1,6 +1,5 @@
 import { describe, expect, it } from "vitest";
 import { podOf } from "../../../../src/operator/node/pod.ts";
-import { configOf, snapshotOf } from "../network.ts";
 import { at, fine, minute, Patient } from "./patient.ts";
 
 describe("an engine that ends again and again", () => {
