@@ -1,7 +1,5 @@
-import { readFileSync } from "node:fs";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { join } from "node:path";
-import { parse } from "yaml";
 import type { ResultityNode } from "../../../src/api/v1alpha1/node.ts";
 import { Client } from "../../../src/kube/client.ts";
 import { fromKubeconfig } from "../../../src/kube/config.ts";
@@ -17,12 +15,12 @@ import { type ScriptedIo, startScriptedIo } from "../../operator/network/scripte
 import { makeSnapshot, random32 } from "../../protocol/network.ts";
 import { type ControlPlane, startControlPlane } from "../../testbed/control-plane.ts";
 import { type KubeJson, kubeJson } from "../../testbed/kube-json.ts";
-import { writeKubeconfig } from "../../testbed/kubeconfig.ts";
 import { freePort } from "../../testbed/ports.ts";
 import type { Child, Supervisor } from "../../testbed/processes.ts";
 import { until } from "../../testbed/until.ts";
 import { PlayedAgents } from "./agents.ts";
 import { PlayedHosts } from "./hosts.ts";
+import { asInPod } from "./in-pod.ts";
 
 /** Namespace of everything that a bench makes. */
 export const namespace = "fleet";
@@ -231,23 +229,15 @@ export class FleetStand implements AsyncDisposable {
   async startOperator(flags: readonly string[] = []): Promise<OperatorProcess> {
     const name = `operator-${++this.#operators}`;
     const tunnel = await openTunnel(Number(new URL(this.bed.server).port));
-    const kubeconfig = join(this.bed.dir, `${name}.kubeconfig`);
-    const own: { users: readonly { user: { token: string } }[] } = parse(
-      readFileSync(this.operatorKubeconfig, "utf8"),
-    );
-    writeKubeconfig(kubeconfig, {
-      server: `https://127.0.0.1:${tunnel.port}`,
-      ca: this.bed.ca,
-      user: "operator",
-      credentials: { token: own.users[0]?.user.token ?? "" },
-    });
+    const pod = asInPod(this.bed, name, tunnel.port, this.operatorKubeconfig);
     const listen = `127.0.0.1:${await freePort()}`;
     const logFile = join(this.bed.dir, `${name}.log`);
-    const args = ["--kubeconfig", kubeconfig, "--metrics-listen", listen];
+    const args = ["--metrics-listen", listen, ...pod.after];
     const child = this.bed.processes.spawn({
       name,
-      command: process.execPath,
-      args: [...asDeployed, ...flags, bundle("operator"), ...args],
+      command: pod.command,
+      args: [...pod.before, ...asDeployed, ...flags, bundle("operator"), ...args],
+      env: pod.env,
       logFile,
       graceMs: 10_000,
     });
