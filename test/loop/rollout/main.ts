@@ -6,7 +6,7 @@ import { rolloutUnderFaults } from "./story.ts";
 const { values } = parseArgs({
   options: {
     nodes: { type: "string", default: "200" },
-    clients: { type: "string", default: "40" },
+    clients: { type: "string", default: "24" },
     "max-unavailable": { type: "string" },
   },
 });
