@@ -178,6 +178,7 @@ export class Reflector<T extends KubeObject> {
     this.#metrics.watches.inc({ name: this.#name });
     const abort = new AbortController();
     const forward = () => abort.abort();
+    if (signal.aborted) forward();
     signal.addEventListener("abort", forward, { once: true });
     let stalled = false;
     let timer: Timer | undefined;

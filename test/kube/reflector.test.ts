@@ -282,6 +282,18 @@ describe("Reflector", () => {
     expect(t.reflector.store.get("ns/a")?.data).toEqual({ k: "żółć 🦆" });
   });
 
+  it("stops at once when told to in the moment in which a list ends", async () => {
+    const t = await start();
+    t.reflector.handle({ added: () => t.stop.abort() });
+    (await t.next()).json(400, status(400, "BadRequest"));
+    (await t.next()).json(200, {
+      metadata: { resourceVersion: "7" },
+      items: [configMap("a", 1)],
+    });
+    await t.running;
+    expect(t.reflector.store.size).toBe(1);
+  });
+
   it("stops at once when told to, also in the middle of a wait", async () => {
     const clock = new FakeClock();
     const t = await start({ clock });
