@@ -285,7 +285,7 @@ describe("Reflector", () => {
   it("stops at once when told to in the moment in which a list ends", async () => {
     const t = await start();
     t.reflector.handle({ added: () => t.stop.abort() });
-    (await t.next()).json(400, status(400, "BadRequest"));
+    (await t.next()).json(400, status(400, "BadRequest", "no WatchList"));
     (await t.next()).json(200, {
       metadata: { resourceVersion: "7" },
       items: [configMap("a", 1)],
