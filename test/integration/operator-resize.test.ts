@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { ResultityNodePool } from "../../src/api/v1alpha1/pool.ts";
 import type { Pod } from "../../src/kube/resources.ts";
 import { conditionOf, type Scene, type Stand, startScene, startStand } from "../faults/operator-scene.ts";
+import { buildingMs } from "../testbed/control-plane.ts";
 import type { KubeObject } from "../testbed/kube-json.ts";
 import { until } from "../testbed/until.ts";
 
@@ -10,7 +11,7 @@ import { until } from "../testbed/until.ts";
 let stand: Stand;
 beforeAll(async () => {
   stand = await startStand();
-}, 120_000);
+}, buildingMs);
 afterAll(() => stand[Symbol.asyncDispose]());
 
 const size = (cpu: string, memory: string) => ({ limits: { cpu, memory } });
@@ -105,7 +106,7 @@ describe("CPU and memory of nodes that serve", () => {
     await ask(scene, "2500m", "4096Mi");
     expect(await untilSized(scene, "2500m", "4Gi")).toBe(3);
     expect(await uids(scene)).toEqual(before);
-  }, 90_000);
+  });
 
   it("that a host has no room for are waited for and told; that it can never have make a new pod, one node after the other", async () => {
     await using scene = await servingPool("infeasible");
@@ -128,7 +129,7 @@ describe("CPU and memory of nodes that serve", () => {
       return kept.length === 1 && nodes.every((one) => conditionOf(one, "Ready") === "True AllWell");
     });
     expect(fewest).toBeGreaterThanOrEqual(2);
-  }, 90_000);
+  });
 
   it("that the API server finds too much for the host make a new pod when it is a node's turn, and the others stay", async () => {
     await using scene = await servingPool("too-much");
@@ -150,7 +151,7 @@ describe("CPU and memory of nodes that serve", () => {
     expect((await uids(scene)).filter((uid) => before.includes(uid))).toHaveLength(2);
     const node = (await scene.nodes()).find((one) => conditionOf(one, "Ready") === "True ResizeInfeasible");
     expect(JSON.stringify(node?.status?.conditions)).toContain("requested: 65500, allocatable: 64000");
-  }, 90_000);
+  });
 
   it("of hosts that cannot change a running pod come with new pods, one node after the other", async () => {
     await using scene = await startScene(stand, "old-hosts");
@@ -164,7 +165,7 @@ describe("CPU and memory of nodes that serve", () => {
     expect(await untilSized(scene, "4", "8Gi")).toBeGreaterThanOrEqual(2);
     await scene.untilReady(3);
     expect((await uids(scene)).filter((uid) => before.includes(uid))).toEqual([]);
-  }, 90_000);
+  });
 
   it("F18 the operator may not resize pods: a condition and an event say so, and the node serves on", async () => {
     await using scene = await startScene(stand, "no-resize");
@@ -191,5 +192,5 @@ describe("CPU and memory of nodes that serve", () => {
     );
     await stand.kube.patch(role, "merge", { rules });
     await untilSized(scene, "4", "8Gi", 1);
-  }, 90_000);
+  });
 });
