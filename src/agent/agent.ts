@@ -237,16 +237,19 @@ export class Agent {
   /**
    * Stops taking jobs and waits until those that run have ended, or have been handed back after the drain timeout.
    * Resolves when the node is drained and what comes after the stop is rendered.
+   *
+   * @param atMostMs what the timeout is not to be longer than; it also shortens a drain that has begun.
    */
-  async drain(cause: DrainCause): Promise<void> {
+  async drain(cause: DrainCause, atMostMs = Number.POSITIVE_INFINITY): Promise<void> {
     const { desired } = this.#config.view;
     // A restart that the agent wants itself is no emergency; a stop that nobody planned is an eviction.
     const planned = cause === "restart" || (desired !== undefined && desired.plannedStop !== null);
-    const timeoutMs = !desired
+    const ownMs = !desired
       ? this.#options.drainTimeoutMs
       : planned
         ? desired.drainTimeoutMs
         : desired.evictionTimeoutMs;
+    const timeoutMs = Math.min(ownMs, atMostMs);
     const { clock, log } = this.#ports;
     const jobs = this.#count();
     if (this.#drain.state.at === "serving")

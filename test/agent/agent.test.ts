@@ -206,6 +206,20 @@ describe("an agent on ports of the test", () => {
     expect(ports.transport.sockets.length).toBeGreaterThan(1);
   });
 
+  it("makes haste in a drain that has begun, and gives none more time than it has", async () => {
+    await up();
+    open();
+    offer();
+    const drained = agent.drain("stop");
+    void agent.drain("stop", 1_000);
+    void agent.drain("stop", 60_000);
+    await settle(900);
+    expect(status().drain.state).toBe("draining");
+    await settle(200);
+    await drained;
+    expect(frames().some((frame) => frame.kind === "nack" && frame.payload.code === "E_BUSY")).toBe(true);
+  });
+
   it("drains for a stop, and serves again when none follows", async () => {
     await up();
     open();

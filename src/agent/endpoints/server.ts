@@ -12,7 +12,8 @@ export interface MetricsText {
 
 /**
  * The agent's local endpoints, on the pod's IP: probes, `preStop`, signed status, metrics. They change nothing but for
- * `/drain`, which is reversible.
+ * `/drain`, which is reversible. With `?within=<ms>` it is answered at once, and gives the drain that long at most: for a
+ * pod that is evicted while a planned stop drains it.
  *
  * @param drainKeys keys one of which must have signed the token of a drain: everyone on the pod's network reaches the
  *   endpoints, and nobody but the kubelet may keep a node from its jobs. Undefined = no operator, no token.
@@ -53,6 +54,7 @@ async function answer(
   const url = new URL(request.url ?? "/", "http://agent");
   // Bodies are never read: nothing here takes one.
   request.resume();
+  const within = url.searchParams.get("within");
   switch (url.pathname) {
     case "/startup":
       return say(response, agent.started ? 200 : 503, agent.started ? "started" : "no verified config yet");
@@ -61,6 +63,11 @@ async function answer(
     case "/drain":
       if (drainKeys && !authorised(request, drainKeys()))
         return say(response, 401, "authorization: the token of the pod's preStop hook is missing or wrong");
+      if (within !== null) {
+        if (!/^\d{1,7}$/.test(within)) return say(response, 400, "query within: milliseconds");
+        void agent.drain("stop", Number(within));
+        return say(response, 202, "draining");
+      }
       await agent.drain("stop");
       return say(response, 200, "drained");
     case "/status": {

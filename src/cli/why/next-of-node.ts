@@ -96,6 +96,8 @@ function told(action: Action): NextView {
       return { what: "writes the step of recovery into the status, then takes it", why: action.reason };
     case "look-at-host":
       return { what: `looks at the Node object of host ${action.host}`, why: action.reason };
+    case "hasten":
+      return { what: "tells the agent to make haste", why: action.reason };
     case "ask-agent":
       return { what: "asks the agent", why: action.reason };
     case "wait":

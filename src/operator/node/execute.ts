@@ -18,6 +18,7 @@ import {
   readIdentity,
 } from "./identity.ts";
 import { checkClaimsServed } from "./claims.ts";
+import { hasten } from "./hasten.ts";
 import type { NodeMemories } from "./memory.ts";
 import type { NodeObservation } from "./observation.ts";
 import type { Action, Notes } from "./plan.ts";
@@ -160,6 +161,9 @@ async function execute(
     case "look-at-host":
       await lookAtHost(hands, action.host, signal);
       return 0;
+    case "hasten":
+      await knownIdentity(hands, o, signal);
+      return hasten(hands, o, action.ms);
     case "ask-agent":
       return askAgent(hands, o, signal);
     default:
@@ -342,21 +346,30 @@ async function deletePod(
 
 /** Asks outside the worker; news queue the node again. Returns when to look again where it cannot ask. */
 async function askAgent(hands: Hands, o: NodeObservation, signal: AbortSignal): Promise<number | undefined> {
-  const { context, statuses, memories } = hands;
   const { pod, node } = o;
   const nodeKey = keyOf(node);
   // Nobody listens before the container runs; its start is an event of the pod.
   if (!pod?.ip || pod.agent.state !== "running") return undefined;
-  let { identity } = memories.of(nodeKey);
-  if (!identity) {
-    identity = await readIdentity(context.client, node, signal);
-    if (identity) memories.learn(nodeKey, identity);
-  }
+  const identity = await knownIdentity(hands, o, signal);
   if (!identity) return refusedMs;
   const revision = pod.desired.ok ? pod.desired.desired.revision : 0;
   const question = `${revision} ${pod.ready} ${pod.runtime.image} ${pod.runtime.state} ${pod.agent.restarts}`;
-  statuses.ask({ nodeKey, podUid: pod.uid, podIp: pod.ip, keys: identity.keys }, question);
+  hands.statuses.ask({ nodeKey, podUid: pod.uid, podIp: pod.ip, keys: identity.keys }, question);
   return undefined;
+}
+
+/** The node's identity, read from its Secret where it is not remembered; undefined while there is none. */
+async function knownIdentity(
+  { context, memories }: Hands,
+  { node }: NodeObservation,
+  signal: AbortSignal,
+): Promise<Identity | undefined> {
+  const nodeKey = keyOf(node);
+  const known = memories.of(nodeKey).identity;
+  if (known) return known;
+  const identity = await readIdentity(context.client, node, signal);
+  if (identity) memories.learn(nodeKey, identity);
+  return identity;
 }
 
 function record(

@@ -14,6 +14,8 @@ export interface NodeMemory {
   view: string;
   /** The pod and the size that the API server would not give it, and why. */
   resizeRefused: { readonly podUid: string; readonly size: string; readonly why: string } | undefined;
+  /** UID of the pod whose agent has been told to make haste. */
+  hastened: string;
 }
 
 /** Back-off of pods that ended: the n-th failure waits this · 2ⁿ⁻¹, in milliseconds. */
@@ -53,6 +55,7 @@ export class NodeMemories {
         unwrittenSince: undefined,
         view: "",
         resizeRefused: undefined,
+        hastened: "",
       };
       this.#nodes.set(nodeKey, memory);
     }

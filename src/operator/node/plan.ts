@@ -61,6 +61,8 @@ export type Action = { readonly reason: string } & (
   | { readonly type: "recover"; readonly step: RecoveryStep; readonly cause: string }
   /** Reads the Node object of a host. */
   | { readonly type: "look-at-host"; readonly host: string }
+  /** Tells the agent of a pod that ends to drain within these milliseconds. */
+  | { readonly type: "hasten"; readonly ms: number }
   | { readonly type: "ask-agent" }
   | { readonly type: "wait"; readonly ms: number }
 );
@@ -202,16 +204,16 @@ const lostAfterMs = 60_000;
 function terminating(o: NodeObservation, ending: NonNullable<PodFacts["terminating"]>): Plan {
   const late = o.now - ending.deadline;
   const planned = o.pod?.desired.ok ? o.pod.desired.desired.plannedStop : null;
+  const evicted = ending.disruption !== undefined;
   const why: Note = {
     status: "True",
-    reason:
-      planned === "parking" || planned === "scale-down"
+    reason: evicted
+      ? "Evicted"
+      : planned === "parking" || planned === "scale-down"
         ? "ScaleDown"
         : planned
           ? "SpecChange"
-          : ending.disruption === undefined
-            ? "Deleted"
-            : "Evicted",
+          : "Deleted",
     message: ending.disruption
       ? `the pod is being evicted: ${ending.disruption}`
       : "the pod is being deleted",
@@ -221,13 +223,27 @@ function terminating(o: NodeObservation, ending: NonNullable<PodFacts["terminati
     reason: "HostLost",
     message: `host ${o.pod?.host ?? ""} does not confirm that the pod has ended: repair it, or delete its Node object once it is surely off`,
   };
+  if (late > lostAfterMs) return { target: undefined, actions: [], notes: { Draining: why, Degraded: lost } };
+  const { evictionTimeoutSeconds } = o.node.spec.drain;
+  const left = Math.max(0, ending.began + evictionTimeoutSeconds * 1000 - o.now);
+  // The agent knows of a stop that has more time.
+  const hasten: readonly Action[] =
+    evicted && planned !== null
+      ? [
+          {
+            type: "hasten",
+            ms: left,
+            reason: `the pod is evicted in the middle of a planned stop (${planned})`,
+          },
+        ]
+      : [];
   return {
     target: undefined,
-    actions:
-      late > lostAfterMs
-        ? []
-        : [{ type: "wait", ms: Math.max(1000, lostAfterMs - late + 1000), reason: "the pod is ending" }],
-    notes: late > lostAfterMs ? { Draining: why, Degraded: lost } : { Draining: why },
+    actions: [
+      ...hasten,
+      { type: "wait", ms: Math.max(1000, lostAfterMs - late + 1000), reason: "the pod is ending" },
+    ],
+    notes: { Draining: why },
   };
 }
 

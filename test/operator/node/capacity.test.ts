@@ -203,3 +203,33 @@ describe("a node that serves and whose pod has to go", () => {
     expect(world.condition("Connected")).toBe("False SessionClosed");
   });
 });
+
+describe("an eviction in the middle of a planned stop", () => {
+  /** The agent is told of a stop that has the drain timeout, then the pod is ended by `reason`; undefined = by the operator. */
+  function overtaken(reason: string | undefined, plannedStop: "runtime-image" | null): World {
+    const world = lent();
+    world.untilServing();
+    world.apply({ type: "annotate", desired: { ...world.desired, revision: 9, plannedStop }, reason: "" });
+    world.kubeletSays({ conditions: reason === undefined ? [...ready] : [...ready, disruption(reason)] });
+    world.apply({ type: "delete-pod", uid: world.pod?.metadata.uid ?? "", finished: false, reason: "" });
+    if (world.pod) world.pod.metadata.deletionGracePeriodSeconds = 3_900;
+    world.log.length = 0;
+    return world;
+  }
+
+  it.each([
+    ["PreemptionByScheduler", "runtime-image", 0, ["hasten 30000"], "Evicted"],
+    ["EvictionByEvictionAPI", "runtime-image", 12_000, ["hasten 18000"], "Evicted"],
+    ["EvictionByEvictionAPI", "runtime-image", 40_000, ["hasten 0"], "Evicted"],
+    // The agent knows no better than that it is one.
+    ["PreemptionByScheduler", null, 0, [], "Evicted"],
+    // It is the planned stop itself.
+    [undefined, "runtime-image", 0, [], "SpecChange"],
+  ] as const)("%s, planned %s, %d ms ago: %s", (reason, plannedStop, ms, log, said) => {
+    const world = overtaken(reason, plannedStop);
+    world.now += ms;
+    world.reconcile();
+    expect(world.log).toEqual(log);
+    expect(world.condition("Draining")).toBe(`True ${said}`);
+  });
+});

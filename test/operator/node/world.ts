@@ -187,6 +187,9 @@ export class World {
       case "look-at-host":
         this.log.push(`look at ${action.host}`);
         break;
+      case "hasten":
+        this.log.push(`hasten ${action.ms}`);
+        break;
       case "rehearse-image":
       case "ask-agent":
       case "wait":
