@@ -18,6 +18,8 @@ export interface Options {
   readonly verb: RolloutVerb | undefined;
   /** Config that is meant; undefined = the one that the command finds. */
   readonly digest: string | undefined;
+  /** `-f` of `plan`: a manifest, or `-`. */
+  readonly file: string | undefined;
   /** `-n`; undefined = the kubeconfig's. */
   readonly namespace: string | undefined;
   readonly allNamespaces: boolean;
@@ -41,7 +43,8 @@ const usages: Readonly<Record<CommandName | "", string>> = {
 
   status [NAME]            networks, pools and nodes on one screen
   why NODE|POOL|NETWORK    what is wrong, what to do about it, and what the operator does next
-  plan POOL                what the operator does next with a pool, in which order, and what stays in service
+  plan POOL|NETWORK        what the operator does next, or would do with another config or spec: each node, in which order,
+                           who would refuse, and what stays in service
   approve NETWORK          let the config that waits for approval through
   rollout VERB POOL        the updates of a pool: status, history, pause, resume, undo, follow, promote
   park NODE                drain a node and keep its identity
@@ -62,12 +65,20 @@ well; what the operator does next, and why; recent events. Where a name is that 
 rnode/NAME, rpool/NAME or rnet/NAME.
 
 ${flags}`,
-  plan: `usage: kubectl resultity plan POOL [flags]
+  plan: `usage: kubectl resultity plan POOL|NETWORK [--digest DIGEST] [flags]
+       kubectl resultity plan -f FILE [flags]
 
-What the operator does next with a pool, by the operator's own planner; the order in which the nodes move, as long as
-each one that moves arrives; and how many nodes stay in service meanwhile.
+What the operator does next with a pool, or with all pools and nodes of a network, by the operator's own planner: what
+becomes of each node (nothing, live, load-models, resize, restart-engine, patch-runtime, patch-agent, recreate, create,
+delete), in which order, as long as each one that moves arrives; who refuses and why; which hosts fetch an image first; how
+many nodes stay in service meanwhile, and for how long; and what windows, approval, pauses and partitions hold back.
+Nothing is written. Of a network it is about the config that waits for approval, where one does.
 
-${flags}`,
+      --digest DIGEST    as if the network called this config current
+  -f, --filename FILE    as if the networks, pools and nodes in this manifest (- = standard input) had been applied; the
+                         API server checks them in a dry run, for which you need the right to write them
+${flags}
+For plan: 1 also where a node refuses what it is to do, so that a pipeline can ask before it applies.`,
   approve: `usage: kubectl resultity approve NETWORK [--digest DIGEST] [flags]
 
 Lets the config in the network's status.pending through, and says what it changes. Sets spec.config.approved.
@@ -118,12 +129,17 @@ export function parseOptions(argv: readonly string[]): Options | string {
     throw new CliError("Usage", `--output "${values.output}" is unknown: use json, or leave it out`);
   }
   const [verb, names] = command === "rollout" ? rolloutOf(rest) : [undefined, rest];
-  if (names.length === 0 && command !== "status") {
+  const file = unequal(values.filename);
+  if (file !== undefined && (command !== "plan" || names.length > 0)) {
+    throw new CliError("Usage", "--filename goes with plan, in place of a name");
+  }
+  if (names.length === 0 && command !== "status" && file === undefined) {
     throw new CliError("Usage", `${command} needs the name of an object`);
   }
   const { digest } = values;
-  if (digest !== undefined && command !== "approve" && verb !== "undo") {
-    throw new CliError("Usage", "--digest goes with approve and with rollout undo");
+  const takesDigest = command === "approve" || verb === "undo" || (command === "plan" && file === undefined);
+  if (digest !== undefined && !takesDigest) {
+    throw new CliError("Usage", "--digest goes with approve, with rollout undo, and with plan NAME");
   }
   if (digest !== undefined && !/^sha256:[0-9a-f]{64}$/.test(digest)) {
     throw new CliError(
@@ -142,6 +158,7 @@ export function parseOptions(argv: readonly string[]): Options | string {
     subject: names.length === 0 ? undefined : subjectOf(names),
     verb,
     digest,
+    file,
     namespace: unequal(values.namespace) || undefined,
     allNamespaces,
     output: values.output ?? "text",
@@ -170,6 +187,7 @@ function parse(argv: readonly string[]) {
         "all-namespaces": { type: "boolean", short: "A" },
         output: { type: "string", short: "o" },
         digest: { type: "string" },
+        filename: { type: "string", short: "f" },
         context: { type: "string" },
         kubeconfig: { type: "string" },
         help: { type: "boolean", short: "h" },

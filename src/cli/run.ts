@@ -4,8 +4,9 @@ import type { Resource } from "../kube/resources.ts";
 import { approve, type Change, follow, park, pause, promote, undo } from "./change.ts";
 import { findOne, findSubject } from "./find.ts";
 import type { Options } from "./options.ts";
-import { renderPlan } from "./plan/render.ts";
-import { planView } from "./plan/view.ts";
+import { isRefused, type PlansView, planOf, planOfChanges } from "./plan/command.ts";
+import { readChanges } from "./plan/manifest.ts";
+import { renderPlans } from "./plan/render.ts";
 import { listAll, type Reader, readEvents, readPod, readPool, type Writer } from "./read.ts";
 import { networks, nodes, pools } from "./resources.ts";
 import { historyView, renderHistory, renderRollout, rolloutView } from "./rollout.ts";
@@ -28,6 +29,8 @@ export interface Session {
   /** Wall time, ms. */
   readonly now: number;
   readonly screen: Screen;
+  /** Text of a file, `-` for standard input. */
+  readonly readFile: (path: string) => Promise<string>;
 }
 
 /** What a command has to say. */
@@ -36,18 +39,24 @@ export interface Answer {
   readonly text: string;
   /** For stderr: that there is nothing to show, as kubectl says it. */
   readonly remark?: string;
+  /** Exit code, where it is not 0. */
+  readonly code?: 1;
 }
 
 /** Runs one command. @throws CliError, KubeError */
 export async function run(options: Options, session: Session): Promise<Answer> {
   const { command, subject, output } = options;
   if (command === "status") return status(options, session);
+  if (options.file !== undefined) {
+    const changes = await readChanges(await session.readFile(options.file), session.namespace, session);
+    return planAnswer(await planOfChanges(session.reader, changes, session.now), output, session.screen);
+  }
   if (!subject) throw new Error(`${command} was given no object`);
   const { reader, namespace, now, screen } = session;
   switch (command) {
     case "plan": {
-      const view = planView(await readPool(reader, await findOne(reader, subject, namespace, pools), now));
-      return output === "json" ? json(view) : { text: renderPlan(view, screen) };
+      const view = await planOf(reader, subject, options.digest, namespace, now);
+      return planAnswer(view, output, screen);
     }
     case "approve": {
       const network = await findOne(reader, subject, namespace, networks);
@@ -145,6 +154,11 @@ async function why(subject: Subject, { reader, namespace, now }: Session): Promi
       return whyNode({ node: found, network, pod, events: await events, now });
     }
   }
+}
+
+function planAnswer(view: PlansView, output: Options["output"], screen: Screen): Answer {
+  const answer = output === "json" ? json(view) : { text: renderPlans(view, screen) };
+  return isRefused(view) ? { ...answer, code: 1 } : answer;
 }
 
 function json(view: object): Answer {

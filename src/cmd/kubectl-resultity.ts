@@ -3,11 +3,13 @@
  * says how they are, why, and what the operator does next; some commands change one field of a spec.
  *
  * Environment: KUBECONFIG and HOME as kubectl has them; NO_COLOR. Without a kubeconfig, in a pod, the pod's
- * ServiceAccount. Exit code 0; 1 when something cannot be read or is not there; 2 for a wrong command line.
+ * ServiceAccount. Exit code 0; 1 when something cannot be read or is not there, or of `plan` when a node refuses; 2 for a wrong command line.
  */
 import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { delimiter, join } from "node:path";
+import { text as readAll } from "node:stream/consumers";
 import { CliError, explain } from "../cli/errors.ts";
 import { type Options, parseOptions } from "../cli/options.ts";
 import { run } from "../cli/run.ts";
@@ -49,16 +51,21 @@ async function answer(options: Options, env: NodeJS.ProcessEnv): Promise<number>
   const transport = new Transport({ connection, userAgent: `kubectl-resultity/${version}` });
   try {
     const client = new Client(transport);
-    const { text, remark } = await run(options, {
+    const {
+      text,
+      remark,
+      code = 0,
+    } = await run(options, {
       reader: client,
       writer: client,
       namespace: options.namespace ?? connection.namespace ?? "default",
       now: Date.now(),
       screen: screenOf(process, env),
+      readFile: (path) => (path === "-" ? readAll(process.stdin) : readFile(path, "utf8")),
     });
     if (remark !== undefined) process.stderr.write(`${remark}\n`);
     if (text !== "") await write(`${text}\n`);
-    return 0;
+    return code;
   } catch (thrown) {
     return failed(thrown, explain(thrown, connection.server.origin));
   } finally {

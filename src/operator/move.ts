@@ -78,7 +78,7 @@ type EditedSpec = NodeTemplateSpec & Partial<Omit<NodeSpec, keyof NodeTemplateSp
 function wishesOf(spec: EditedSpec, resizable: boolean): NodeInputs {
   // A child has fields of its own that the template has not.
   const { replicas: _replicas, identity: _identity, ...ours } = spec;
-  const { runtime, models = [], participation, drain, unreachable, capacity, ...pod } = ours;
+  const { runtime, models = [], participation, drain, unreachable, capacity, config, ...pod } = ours;
   const { engine, image, args = [], env = [], resources = {} } = runtime;
   return {
     runtimeImage: image ?? "",
@@ -88,7 +88,8 @@ function wishesOf(spec: EditedSpec, resizable: boolean): NodeInputs {
     command: [],
     args,
     models,
-    live: { participation, drain, unreachable },
+    // A pin says where the node is to go; what that takes is another question.
+    live: { participation, drain, unreachable, config },
     size: sizeText(resources),
     podTemplateHash: hashOf({
       ...pod,

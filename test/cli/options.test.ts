@@ -22,6 +22,9 @@ describe("the command line of kubectl resultity", () => {
     ["rollout undo chat", { command: "rollout", verb: "undo", subject: { name: "chat" } }],
     ["rollout status rpool/chat", { verb: "status", subject: { kind: "ResultityNodePool" } }],
     ["park chat-0", { command: "park", subject: { name: "chat-0" } }],
+    [`plan chat --digest sha256:${"a".repeat(64)}`, { digest: `sha256:${"a".repeat(64)}` }],
+    ["plan -f pool.yaml", { command: "plan", file: "pool.yaml", subject: undefined }],
+    ["plan -f -", { file: "-" }],
     ["plan chat --context prod --kubeconfig /k", { command: "plan", context: "prod", kubeconfig: "/k" }],
   ])("reads %j", (line, expected) => {
     expect(parsed(line)).toMatchObject(expected);
@@ -42,7 +45,11 @@ describe("the command line of kubectl resultity", () => {
     ["rollout", "rollout needs a verb: use one of status"],
     ["rollout back chat", 'rollout has no verb "back"'],
     ["rollout undo", "rollout needs the name of an object"],
-    ["rollout pause chat --digest x", "--digest goes with approve and with rollout undo"],
+    ["plan", "plan needs the name of an object"],
+    ["plan chat -f pool.yaml", "--filename goes with plan, in place of a name"],
+    ["why chat -f pool.yaml", "--filename goes with plan"],
+    [`plan -f pool.yaml --digest sha256:${"a".repeat(64)}`, "and with plan NAME"],
+    ["rollout pause chat --digest x", "--digest goes with approve, with rollout undo"],
     ["approve testnet --digest v2", '--digest "v2" is no digest'],
     ["status -n", "-n"],
   ])("refuses %j", (line, message) => {

@@ -172,7 +172,7 @@ describe("why POOL", () => {
     const fleet = new Fleet(makePool({ replicas: 2 }));
     fleet.settle();
     fleet.current = digest("b");
-    const view = whyPool(fleet.pool, fleet.observe(), none);
+    const view = whyPool(fleet.pool, { seen: fleet.observe(), around: undefined }, none);
     expect(view.next).toEqual([
       { what: "target chat-0", why: `the pool moves from ${digest("a")} to ${digest("b")}` },
     ]);
@@ -184,7 +184,7 @@ describe("why POOL", () => {
   it("says that nothing is to be done", () => {
     const fleet = new Fleet(makePool({ replicas: 2 }));
     fleet.settle();
-    expect(whyPool(fleet.pool, fleet.observe(), none).waits).toEqual([
+    expect(whyPool(fleet.pool, { seen: fleet.observe(), around: undefined }, none).waits).toEqual([
       "nothing: every node has the newest template and config",
     ]);
   });

@@ -338,7 +338,9 @@ describe("kubectl resultity", () => {
     expect(text).toMatch(/1 +chat-1 +target +2\/3 .*\n2 +chat-2 +target +2\/3/);
     expect(text).toContain("In service at the least: 2 of 3");
     const view = JSON.parse(await said(["plan", "chat", "-n", namespace, "-o", "json"]));
-    expect(view).toMatchObject({ target: digest("b"), underWay: ["chat-0"], lowest: 2 });
+    expect(view.pools).toMatchObject([{ target: digest("b"), underWay: ["chat-0"], lowest: 2 }]);
+    // No operator has put a config here.
+    expect(view.notes.join()).toContain("each move counts as one that interrupts jobs");
   });
 
   it("why NETWORK counts what its nodes run", async () => {
@@ -430,10 +432,11 @@ describe("kubectl resultity that cannot answer", () => {
     [
       "a node in place of a pool",
       ["plan", "chat-0", "-n", namespace],
-      1,
-      "there is no rpool/chat-0 in namespace inference",
+      2,
+      "rnode/chat-0 is no pool or network: its pool decides when it moves: kubectl resultity plan chat -n inference",
     ],
-    ["a kind that has no plan", ["plan", "rnode/chat-0", "-n", namespace], 2, "rnode/chat-0 is no rpool"],
+    ["a pool that is not there", ["plan", "rpool/chat-0", "-n", namespace], 1, "there is no rpool/chat-0"],
+    ["a manifest that is not there", ["plan", "-f", "/nowhere.yaml", "-n", namespace], 1, "/nowhere.yaml"],
     ["a wrong flag", ["status", "--wide"], 2, "see kubectl resultity --help"],
     ["no rights", ["status", "-n", "default"], 1, 'cannot list resource "resultity'],
     [

@@ -1,11 +1,8 @@
-import type { Condition } from "../../api/v1alpha1/conditions.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
-import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
 import {
+  admit,
   budgetSize,
-  childLabels,
-  childSpec,
-  hasSpec,
+  isInService,
   isLeaving,
   isMoving,
   isParked,
@@ -14,15 +11,27 @@ import {
   type PoolAction,
   type PoolObservation,
   planPool,
-  removingAnnotation,
+  trialOf,
+  updateOf,
+  wantedDigest,
 } from "../../operator/pool/plan.ts";
+import { Paper } from "./paper.ts";
 
 /** What is done to one node, in one go. */
 export interface ForecastStep {
   readonly node: string;
   readonly does: readonly PoolAction["type"][];
   readonly reason: string;
-  /** Nodes that are surely in service while it is done. A node that stages serves on, so it may be one more. */
+  /** Nodes that are in service while it is done. */
+  readonly inService: number;
+  /** When it begins, in restarts one after the other from now on. */
+  readonly at: number;
+}
+
+/** A moment from which on so many nodes are in service. */
+export interface CurvePoint {
+  /** In restarts one after the other from now on. */
+  readonly at: number;
   readonly inService: number;
 }
 
@@ -32,277 +41,189 @@ export interface Forecast {
   readonly steps: readonly ForecastStep[];
   /** Nodes that were told before now and have not arrived. */
   readonly underWay: readonly string[];
-  /** Nodes that would have to move and never get room, because others are out of service for another reason. */
+  /** Nodes that would have to move and never get room, because others are out of service for another reason, or time. */
   readonly held: readonly string[];
   /** Out of service and not told to move: nothing in the plan brings them back. */
   readonly unwell: readonly string[];
   readonly inServiceNow: number;
   /** Fewest that are in service at any step. */
   readonly lowest: number;
+  /** How many are in service from when on. */
+  readonly curve: readonly CurvePoint[];
+  /** When all is done, in restarts one after the other from now on. */
+  readonly length: number;
+  /** Nodes that try the config first; taken to pass. */
+  readonly trial: readonly string[];
   /** Nodes that the budget is about, and the fewest of them that the operator keeps in service. */
   readonly size: number;
   readonly minAvailable: number;
-  /** True if there are more steps than were asked for, or than can be worked out in good time. */
-  readonly cut: boolean;
 }
 
-/** A pool on paper: what the planner says is done at once, and told nodes arrive one after the other. */
-interface Paper {
-  readonly seen: PoolObservation;
-  readonly children: Map<string, ResultityNode>;
-  /** Names of those with a pod. */
-  readonly pods: Set<string>;
-  /** Told and not arrived, the longest told first. */
-  readonly told: Set<string>;
-  budget: PoolObservation["budget"];
-}
+/** Plans of a whole pool that are worked out at most: a few suffice, whatever happens, and a fault must not hang the command. */
+const mostPlans = 200;
 
-/** Carries the plan forward for at most `limit` steps. Nothing of it is written anywhere. */
-export function forecast(seen: PoolObservation, limit: number): Forecast {
-  const paper = paperOf(seen);
-  const underWay = [...paper.told];
-  const inServiceNow = inService(paper);
-  const steps: ForecastStep[] = [];
-  const open = new Map<string, number>();
-  let lowest = inServiceNow;
-  let cut = false;
-  for (let rounds = roundsFor(seen); !cut; rounds--) {
-    if (rounds === 0) {
-      cut = true;
-      break;
-    }
-    const groups = byNode(planPool(observation(paper)), paper);
-    if (groups.size === 0) {
-      const [next] = paper.told;
-      if (next === undefined) break;
-      arrive(paper, next);
-      open.delete(next);
-      continue;
-    }
-    for (const actions of groups.values()) for (const action of actions) apply(paper, action);
-    const serving = inService(paper);
-    lowest = Math.min(lowest, serving);
-    for (const [node, actions] of groups) {
-      const does = actions.map(({ type }) => type);
-      const at = open.get(node);
-      const before = at === undefined ? undefined : steps[at];
-      if (at !== undefined && before) {
-        steps[at] = { ...before, does: [...before.does, ...does], inService: serving };
-        continue;
-      }
-      if (steps.length === limit) {
-        cut = true;
-        break;
-      }
-      open.set(node, steps.length);
-      steps.push({ node, does, reason: actions[0]?.reason ?? "", inService: serving });
-    }
-  }
+/**
+ * Carries the plan forward on paper, to its end. The whole pool is planned anew whenever something else than a node's arrival
+ * decides what comes next; between that, nodes are let go one by one, as room comes free, by the planner's own
+ * admission. So an answer for 10,000 nodes takes a handful of plans.
+ *
+ * @param refuses whether a node never arrives at what it is told
+ */
+export function forecast(
+  seen: PoolObservation,
+  refuses: (child: ResultityNode) => boolean = () => false,
+): Forecast {
+  const run = new Run(seen, refuses);
+  run.go();
   const size = budgetSize(seen.pool, seen.children);
-  const held = cut ? [] : heldBack(paper);
+  const stepped = new Set(run.steps.map(({ node }) => node));
   return {
-    steps,
-    underWay,
-    held,
-    unwell: unwellOf(seen).filter((name) => !steps.some(({ node }) => node === name)),
-    inServiceNow,
-    lowest,
+    steps: run.steps,
+    underWay: run.underWay,
+    held: heldBack(run.paper),
+    unwell: unwellOf(seen).filter((name) => !stepped.has(name)),
+    inServiceNow: run.inServiceNow,
+    lowest: run.lowest,
+    curve: run.curve,
+    length: run.clock,
+    trial: run.trial,
     size,
     minAvailable: minAvailableOf(seen.pool, size),
-    cut,
   };
 }
 
-/** Each round plans anew over all children: fewer rounds for many, so that an answer takes seconds at most. */
-function roundsFor({ children }: PoolObservation): number {
-  return Math.max(20, Math.floor(200_000 / Math.max(1, children.length)));
-}
+class Run {
+  readonly paper: Paper;
+  readonly steps: ForecastStep[] = [];
+  readonly underWay: readonly string[];
+  readonly inServiceNow: number;
+  readonly curve: CurvePoint[] = [];
+  trial: readonly string[] = [];
+  lowest: number;
+  clock = 0;
+  /** Which step of {@link steps} a node that has not arrived is in. */
+  readonly #open = new Map<string, number>();
+  /** When those that were told arrive. */
+  readonly #due = new Map<string, number>();
 
-function paperOf(seen: PoolObservation): Paper {
-  const children = new Map(seen.children.map((child) => [child.metadata.name, child]));
-  const told = seen.children
-    .filter((child) => isLeaving(child) || (!isParked(child) && isMoving(child)))
-    .map(({ metadata }) => metadata.name);
-  return {
-    seen,
-    children,
-    pods: new Set(seen.children.filter(seen.hasPod).map(({ metadata }) => metadata.name)),
-    told: new Set(told),
-    budget: seen.budget,
-  };
-}
-
-function observation({ seen, children, pods, budget }: Paper): PoolObservation {
-  return {
-    ...seen,
-    children: [...children.values()],
-    isTaken: (name) => children.has(name) || (seen.isTaken(name) && !isChild(seen, name)),
-    hasPod: ({ metadata }) => pods.has(metadata.name),
-    budget,
-  };
-}
-
-const isChild = ({ children }: PoolObservation, name: string): boolean =>
-  children.some(({ metadata }) => metadata.name === name);
-
-function inService({ children }: Paper): number {
-  return [...children.values()].filter(serves).length;
-}
-
-const serves = (child: ResultityNode): boolean =>
-  !isLeaving(child) && !isParked(child) && isReady(child) && !isMoving(child);
-
-/** Actions on nodes, by node. The budget is done on the way: it moves nobody. */
-function byNode(actions: readonly PoolAction[], paper: Paper): Map<string, PoolAction[]> {
-  const groups = new Map<string, PoolAction[]>();
-  for (const action of actions) {
-    if (action.type === "budget") {
-      paper.budget = { ours: true, intact: true, minAvailable: action.minAvailable };
-      continue;
-    }
-    const name = action.type === "create" ? action.name : action.child.metadata.name;
-    groups.set(name, [...(groups.get(name) ?? []), action]);
+  constructor(seen: PoolObservation, refuses: (child: ResultityNode) => boolean) {
+    this.paper = new Paper(seen, refuses);
+    this.underWay = [...this.paper.told];
+    this.inServiceNow = this.paper.serving;
+    this.lowest = this.inServiceNow;
+    for (const name of this.underWay) this.#due.set(name, 1);
   }
-  return groups;
-}
 
-function apply(paper: Paper, action: PoolAction): void {
-  const { seen, children, pods, told } = paper;
-  const { pool } = seen;
-  switch (action.type) {
-    case "budget":
-      return;
-    case "create":
-      children.set(action.name, newChild(pool, action.name));
-      pods.delete(action.name);
-      told.add(action.name);
-      return;
-    case "delete":
-      children.delete(action.child.metadata.name);
-      told.delete(action.child.metadata.name);
-      return;
-    case "retire":
-    case "revive":
-    case "update":
-    case "target": {
-      const { name } = action.child.metadata;
-      const child = children.get(name);
-      if (!child) return;
-      const next = changed(pool, child, action);
-      children.set(name, next);
-      if (action.type === "retire" && child.status?.replicas !== 0) pods.add(name);
-      if (isLeaving(next) || (!isParked(next) && isMoving(next))) told.add(name);
-      return;
+  go(): void {
+    for (let plans = 0; plans < mostPlans; plans++) {
+      if (this.#perform(planPool(this.paper.look()))) {
+        this.#letGo();
+        continue;
+      }
+      if (this.paper.told.size > 0) {
+        for (const name of this.paper.told) this.#arrive(name);
+        continue;
+      }
+      if (!this.#passTrial()) break;
+    }
+    this.#note();
+  }
+
+  /** Has the nodes that wait for room go as others arrive, until there is nobody left who could go or arrive. */
+  #letGo(): void {
+    const look = this.paper.look();
+    const { due, serving, minAvailable } = updateOf(look);
+    let room = serving - minAvailable;
+    for (const each of due) {
+      // For a window no arrival makes room.
+      if (each.restarted && !each.edited && !look.mayRestart) continue;
+      for (;;) {
+        const { actions, takes } = admit(look, each, room);
+        if (takes > 0 || !(each.edited || each.restarted)) {
+          room -= takes;
+          this.#perform(actions);
+          break;
+        }
+        const [next] = this.paper.told;
+        if (next === undefined || this.paper.isLeaving(next)) return;
+        const before = this.paper.serving;
+        this.#arrive(next);
+        room += this.paper.serving - before;
+      }
     }
   }
-}
 
-function changed(
-  pool: ResultityNodePool,
-  child: ResultityNode,
-  action: PoolAction & { readonly type: "retire" | "revive" | "update" | "target" },
-): ResultityNode {
-  const { metadata, spec, status } = child;
-  const generation = metadata.generation + 1;
-  switch (action.type) {
-    case "target":
-      return { ...child, status: { ...status, config: { ...status?.config, target: action.digest } } };
-    case "retire":
-    case "revive": {
-      const { [removingAnnotation]: _, ...annotations } = metadata.annotations ?? {};
-      const leaving = action.type === "retire";
-      return {
-        ...child,
-        metadata: {
-          ...metadata,
-          generation,
-          annotations: leaving ? { ...annotations, [removingAnnotation]: "true" } : annotations,
-        },
-        spec: { ...spec, replicas: leaving ? 0 : 1 },
-      };
+  /** Does what is planned; false where that moves nobody, as the budget does, and what is prepared for later. */
+  #perform(actions: readonly PoolAction[]): boolean {
+    const groups = new Map<string, PoolAction[]>();
+    for (const action of actions) {
+      this.paper.apply(action);
+      if (action.type === "budget" || action.type === "prepare") continue;
+      const name = action.type === "create" ? action.name : action.child.metadata.name;
+      const group = groups.get(name);
+      if (group) group.push(action);
+      else groups.set(name, [action]);
     }
-    case "update": {
-      const { metadata: meta = {} } = pool.spec.template;
-      return {
-        ...child,
-        metadata: {
-          ...metadata,
-          // Labels and annotations alone leave the generation, and the running pod, as they are.
-          generation: hasSpec(pool, child) ? metadata.generation : generation,
-          labels: { ...metadata.labels, ...childLabels(pool) },
-          annotations: { ...metadata.annotations, ...meta.annotations },
-        },
-        spec: {
-          ...childSpec(pool.spec),
-          replicas: spec.replicas,
-          ...(spec.identity ? { identity: spec.identity } : {}),
-        },
-      };
+    const inService = this.paper.serving;
+    this.lowest = Math.min(this.lowest, inService);
+    for (const [node, group] of groups) {
+      const does = group.map(({ type }) => type);
+      const open = this.#open.get(node);
+      const before = open === undefined ? undefined : this.steps[open];
+      if (open !== undefined && before) {
+        this.steps[open] = { ...before, does: [...before.does, ...does], inService };
+      } else {
+        this.#open.set(node, this.steps.length);
+        this.steps.push({ node, does, reason: group[0]?.reason ?? "", inService, at: this.clock });
+      }
+      if (this.paper.told.has(node) && !this.#due.has(node)) this.#due.set(node, this.clock + 1);
     }
+    return groups.size > 0;
+  }
+
+  #arrive(name: string): void {
+    const at = Math.max(this.clock, this.#due.get(name) ?? this.clock);
+    if (at > this.clock) this.#note();
+    this.clock = at;
+    this.paper.arrive(name);
+    this.#due.delete(name);
+    this.#open.delete(name);
+  }
+
+  /** What is in service from the clock's time on, once all that happens at that time has. */
+  #note(): void {
+    const inService = this.paper.serving;
+    if (this.curve.at(-1)?.inService !== inService) this.curve.push({ at: this.clock, inService });
+  }
+
+  /** Nobody knows how a trial will end: what comes after one that is passed is what is asked for. */
+  #passTrial(): boolean {
+    const look = this.paper.look();
+    const target = wantedDigest(look);
+    const trial = trialOf(look);
+    if (trial.state !== "running" || target === undefined) return false;
+    const names = [...trial.members];
+    const there = look.children.filter(({ metadata }) => trial.members.has(metadata.name));
+    if (there.some((child) => !isInService(look, child))) return false;
+    this.trial = names;
+    this.paper.passTrial(target);
+    return true;
   }
 }
 
-function newChild(pool: ResultityNodePool, name: string): ResultityNode {
-  const { namespace } = pool.metadata;
-  const { metadata } = pool.spec.template;
-  return {
-    apiVersion: pool.apiVersion,
-    kind: "ResultityNode",
-    metadata: {
-      name,
-      namespace,
-      uid: `forecast-${name}`,
-      resourceVersion: "0",
-      generation: 1,
-      creationTimestamp: pool.metadata.creationTimestamp,
-      labels: childLabels(pool),
-      ...(metadata?.annotations ? { annotations: metadata.annotations } : {}),
-    },
-    spec: { ...childSpec(pool.spec), replicas: 1 },
-  };
-}
-
-function arrive({ seen, children, pods, told }: Paper, name: string): void {
-  told.delete(name);
-  const child = children.get(name);
-  if (!child) return;
-  if (isLeaving(child)) {
-    pods.delete(name);
-    // What is being deleted already goes with its pod.
-    if (child.metadata.deletionTimestamp !== undefined) children.delete(name);
-    return;
-  }
-  const target = child.status?.config?.target;
-  // Without a config there is nothing to serve, and no plan brings one.
-  if (target === undefined) return;
-  const { generation } = child.metadata;
-  const ready: Condition<"Ready"> = {
-    type: "Ready",
-    status: "True",
-    observedGeneration: generation,
-    lastTransitionTime: new Date(seen.now).toISOString(),
-    reason: "AllWell",
-    message: "",
-  };
-  children.set(name, {
-    ...child,
-    status: {
-      ...child.status,
-      observedGeneration: generation,
-      config: { ...child.status?.config, applied: target },
-      conditions: [...(child.status?.conditions ?? []).filter(({ type }) => type !== "Ready"), ready],
-    },
-  });
-}
-
-/** Nodes that the plan would move if there were no budget and no pause, and does not. */
+/** Nodes that the plan would move if there were no budget, no window and no pause, and does not. */
 function heldBack(paper: Paper): string[] {
-  const seen = observation(paper);
+  const seen = paper.look();
   const { pool } = seen;
   const { canary: _, ...update } = pool.spec.strategy.rollingUpdate;
   const strategy = { rollingUpdate: { ...update, maxUnavailable: "100%" }, paused: false };
   const free = planPool({ ...seen, mayRestart: true, pool: { ...pool, spec: { ...pool.spec, strategy } } });
-  return [...byNode(free, paper).keys()];
+  const names = free.flatMap((action) =>
+    action.type === "budget" || action.type === "prepare"
+      ? []
+      : [action.type === "create" ? action.name : action.child.metadata.name],
+  );
+  return [...new Set(names)];
 }
 
 function unwellOf({ children }: PoolObservation): string[] {

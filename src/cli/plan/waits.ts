@@ -1,4 +1,5 @@
 import { findCondition, rfc3339 } from "../../api/v1alpha1/conditions.ts";
+import type { ResultityNetwork } from "../../api/v1alpha1/network.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import {
   isLeaving,
@@ -11,8 +12,13 @@ import { shortRef } from "../subject.ts";
 import { counted } from "../text/words.ts";
 import type { Forecast } from "./forecast.ts";
 
+/** What keeps a config from a network whose owner wants to be asked. */
+export function approvalWait({ metadata: { name, namespace } }: ResultityNetwork, digest: string): string {
+  return `config ${digest} waits for approval, and nodes move to it only then: kubectl resultity approve ${name} --digest ${digest} -n ${namespace}`;
+}
+
 /** What a pool waits for beside its next actions: each with what ends the waiting. Empty when all is done. */
-export function waitsOf(seen: PoolObservation, { held, unwell }: Forecast): readonly string[] {
+export function waitsOf(seen: PoolObservation, { held, unwell, trial }: Forecast): readonly string[] {
   const { pool, children } = seen;
   const { name, namespace, deletionTimestamp } = pool.metadata;
   if (deletionTimestamp !== undefined) {
@@ -33,6 +39,12 @@ export function waitsOf(seen: PoolObservation, { held, unwell }: Forecast): read
   const { waitingOn } = pool.status?.rollout ?? {};
   for (const child of children.filter((child) => !isLeaving(child) && !isParked(child) && isMoving(child))) {
     waits.push(movingWait(child, waitingOn));
+  }
+  const { canary } = pool.spec.strategy.rollingUpdate;
+  if (canary && trial.length > 0) {
+    waits.push(
+      `${listed(trial)} ${trial.length === 1 ? "tries" : "try"} the config first: in service for ${canary.soakSeconds} s, and ${counted(canary.jobs, "job")} answered, of which at most ${canary.maxErrorRatePercent} % may fail; what comes after is told as if they pass`,
+    );
   }
   if (held.length > 0 && pool.spec.strategy.paused) {
     waits.push(

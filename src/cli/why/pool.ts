@@ -1,9 +1,8 @@
 import { poolConditionTypes } from "../../api/v1alpha1/conditions.ts";
 import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
-import type { PoolObservation } from "../../operator/pool/plan.ts";
 import { planView } from "../plan/view.ts";
 import { soon } from "../plan/render.ts";
-import type { MaybeRead } from "../read.ts";
+import type { MaybeRead, PoolReading } from "../read.ts";
 import type { AnyEvent } from "../resources.ts";
 import { verdictOf } from "../verdict.ts";
 import { adviceOf, poolAdvice } from "./advice.ts";
@@ -12,11 +11,11 @@ import { conditionViews, eventViews, type WhyView } from "./view.ts";
 /** Why a pool is as it is: its conditions, and the operator's own plan for it. */
 export function whyPool(
   pool: ResultityNodePool,
-  seen: PoolObservation,
+  { seen, around }: PoolReading,
   events: MaybeRead<readonly AnyEvent[]>,
 ): WhyView {
   const { namespace, name } = pool.metadata;
-  const plan = planView(seen);
+  const plan = planView(seen, { around });
   const { rollout } = pool.status ?? {};
   const next = plan.next.map(({ action, object, reason }) => ({ what: `${action} ${object}`, why: reason }));
   return {
