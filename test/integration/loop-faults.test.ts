@@ -2,7 +2,7 @@
  * The whole system, whose parts are killed with SIGKILL in the middle of jobs. Client, store, receipts and engines are
  * reconciled by job id; afterwards it must be whole again without a person.
  */
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { buildBundles } from "../loop/build.ts";
 import { type ClientEntry, runLoad } from "../loop/load.ts";
 import { type Loop, namespace, startLoop } from "../loop/loop.ts";
@@ -32,6 +32,10 @@ beforeAll(async () => {
 }, 1_500_000);
 
 afterAll(() => loop?.stop());
+// A test that fails in an outage ends it for the next.
+afterEach(async () => {
+  if (!loop.io.child.running()) await loop.io.restart();
+});
 
 /**
  * Keeps all nodes busy with completions until the engine of one is in the middle of a plain one, of a streamed one and of a
