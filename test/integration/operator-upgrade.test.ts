@@ -47,11 +47,16 @@ async function runOver(scene: Scene): Promise<readonly string[]> {
   const from = scene.proxy.log.length;
   const operator = await scene.startOperator();
   const { caches, configs, fleet } = operator.context;
-  await until("both networks to be verified and heard", () =>
-    ["testnet", "approved"].every(
-      (name) => configs.get(`${scene.namespace}/${name}`) && fleet.live(`${scene.namespace}/${name}`),
-    ),
-  );
+  await until("both networks to be verified and heard", () => {
+    const keys = ["testnet", "approved"].map((name) => `${scene.namespace}/${name}`);
+    if (keys.every((key) => configs.get(key) && fleet.live(key))) return true;
+    throw new Error(
+      JSON.stringify([
+        keys.map((key) => [configs.get(key)?.current, fleet.live(key)]),
+        operator.log.slice(-3),
+      ]),
+    );
+  });
   expect(caches.nodes.store.size).toBeGreaterThan(9);
   // Longer than a status is kept back, and two looks at the network.
   await scene.untilQuiet(settleMs + 6_000);
