@@ -136,6 +136,10 @@ export class Scene implements AsyncDisposable {
   readonly authority: TestAuthority = makeAuthority("testnet", Date.now());
   /** What hosts do with each pod. Default: run it. */
   treat: (pod: Pod) => Treatment = () => "run";
+  /** Which host a pod comes to where no scheduler runs. */
+  hostOf: (pod: Pod) => string = () => host;
+  /** What the agent of a node says in place of that all is well; undefined = it does not answer. */
+  says: (node: string, status: AgentStatus) => AgentStatus | undefined = (_, status) => status;
   /** Whether hosts can give a running pod another size; those that cannot do not say what its containers have. */
   resizes = true;
   readonly #agents = new Map<string, Server>();
@@ -493,7 +497,7 @@ export class Scene implements AsyncDisposable {
         apiVersion: "v1",
         kind: "Binding",
         metadata: { name },
-        target: { apiVersion: "v1", kind: "Node", name: host },
+        target: { apiVersion: "v1", kind: "Node", name: this.hostOf(pod) },
       });
       return;
     }
@@ -571,6 +575,16 @@ export class Scene implements AsyncDisposable {
     for (const feed of this.io.feeds.slice(0, this.#feedsServed)) feed.line(line);
   }
 
+  /** The network says something else of a node from now on. */
+  async tell(node: string, changes: Partial<FeedNode>): Promise<void> {
+    const { kid } = await this.#keyOf(node);
+    const before = this.#feedLines.get(kid);
+    if (!before) throw new Error(`the network does not know ${node}`);
+    const line = { ...before, ...changes };
+    this.#feedLines.set(kid, line);
+    for (const feed of this.io.feeds.slice(0, this.#feedsServed)) feed.line(line);
+  }
+
   async #keyOf(node: string): Promise<SigningKey> {
     const name = (await this.node(node))?.spec.identity?.secretName ?? `${node}-identity`;
     const secret = await this.#kube.get<Secret>(this.core("secrets", name));
@@ -606,7 +620,9 @@ export class Scene implements AsyncDisposable {
       drain: { state: "serving", jobs: 0, since: null },
       session: { connected: true, since: null, epoch: 1, last_error: null },
     };
-    return sealStatus(status, key);
+    const said = this.says(node, status);
+    if (!said) throw new Error("the agent is silent");
+    return sealStatus(said, key);
   }
 }
 

@@ -186,16 +186,23 @@ function registered(o: NodeObservation): Note {
     );
   }
   const error = o.agent.status?.session.last_error;
-  return no("NotRegistered", `the network does not know the node yet${error ? `: ${error}` : ""}`);
+  return no(
+    "NotRegistered",
+    `the network does not know the node yet${error ? `: ${error}` : ""}; if that lasts, see \`kubectl logs -c agent\``,
+  );
 }
 
 function connected(o: NodeObservation): Note {
   const { feed, node } = o;
   if (feed?.banned !== undefined && feed.banned !== null) {
-    return no("Banned", `the network has banned the node: ${feed.banned}`);
+    return no("Banned", `the network has banned the node: ${feed.banned}; ask the network what lifts that`);
   }
   if (!feed) {
-    if (o.feedLive) return no("SessionClosed", "the node has had no session yet");
+    if (o.feedLive)
+      return no(
+        "SessionClosed",
+        "the node has had no session yet; if that lasts, see `kubectl logs -c agent`",
+      );
     return before(
       o,
       "Connected",

@@ -16,6 +16,7 @@ export function isUrgent(before: NodeStatus | undefined, after: NodeStatus): boo
   const [was, is] = [readyOf(before), readyOf(after)];
   // A step of recovery is taken when it is read where it was written.
   if (lastStep(before) !== lastStep(after) && lastStep(after) !== undefined) return true;
+  if (isDegraded(after) && !isDegraded(before)) return true;
   const served = was?.status === "True";
   if (is?.status === "True") {
     return (
@@ -27,7 +28,7 @@ export function isUrgent(before: NodeStatus | undefined, after: NodeStatus): boo
   }
   // A live change of what the agent applies is confirmed in a moment, and the node serves meanwhile.
   if (served && is?.reason !== "Waiting") return true;
-  return (isStopped(after) && !isStopped(before)) || (isDegraded(after) && !isDegraded(before));
+  return isStopped(after) && !isStopped(before);
 }
 
 const lastStep = (status: NodeStatus | undefined): string | undefined =>

@@ -31,11 +31,11 @@ const endingMs = 60_000;
 
 /** Whether the host of a pod may be lost, so that its Node object is worth a request. */
 export function mayBeLost({ agent, node, now }: NodeObservation, pod: PodFacts): boolean {
-  if (pod.host === undefined || pod.ready || pod.finished) return false;
+  if (pod.host === undefined || pod.finished) return false;
   // Who knew it before a restart need not wait for anybody's silence.
-  if (node.status?.recovery?.cause === "HostLost") return true;
+  if (node.status?.recovery?.cause === "HostLost" && !pod.ready) return true;
   if (pod.terminating) return now - pod.terminating.began > endingMs;
-  return pod.agent.started && agent.silentMs > silentMs;
+  return !pod.ready && pod.agent.started && agent.silentMs > silentMs;
 }
 
 /** Whether the host has to be looked at. */
