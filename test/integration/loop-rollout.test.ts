@@ -22,6 +22,7 @@ it("200 nodes roll under load, with two agents killed, a host lost, an image tha
   expect(capacity.mostByOperator).toBeGreaterThan(report.maxUnavailable / 2);
   expect(capacity.mostByFault).toBeGreaterThanOrEqual(8);
 
+  expect(report.wentForNothing).toEqual([]);
   expect(starts.problems).toEqual([]);
   expect(report.pods).toEqual([]);
   expect(starts.straight + starts.twice).toBe(report.nodes);

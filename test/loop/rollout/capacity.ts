@@ -28,8 +28,12 @@ export interface Sample {
   readonly byFault: number;
 }
 
-/** A fault that takes a node: not yet seen in the API, or seen there. */
-type Fault = "hidden" | "seen" | undefined;
+/**
+ * How long what follows is the fault's doing: until {@link Capacity.over}, or until the operator tells the node something new or
+ * sees it arrive. `ending`: until it is in service.
+ */
+export type FaultEnd = "over" | "moved";
+type Fault = FaultEnd | "ending" | undefined;
 
 interface Known {
   readonly view: NodeView;
@@ -42,6 +46,8 @@ interface Known {
 /** Counts nodes in and out of service. */
 export class Capacity {
   readonly samples: Sample[] = [];
+  /** Each time that a node left service and no fault had taken it. Wall times, ms. */
+  readonly departures: { readonly name: string; readonly at: number }[] = [];
   /** Whatever of it was beyond the budget and no fault's doing. */
   readonly problems: string[] = [];
   readonly #budget: Required<Budget>;
@@ -57,21 +63,29 @@ export class Capacity {
     this.#counting = true;
   }
 
-  /** A fault takes these nodes now, whatever the API still says of them. */
-  fault(names: Iterable<string>, at: number): void {
+  /**
+   * A fault takes these nodes now, whatever the API still says of them: it may tell of that late, when they are back already,
+   * and tell what was before later still.
+   */
+  fault(names: Iterable<string>, at: number, until: FaultEnd): void {
     for (const name of names) {
       const known = this.#known(name);
-      const fault = known.view.available ? "hidden" : "seen";
-      this.#nodes.set(name, { ...known, fault, outSince: known.outSince ?? at });
+      this.#nodes.set(name, { ...known, fault: until, outSince: known.outSince ?? at });
     }
     this.#sample(at);
   }
 
-  /** The fault is over: those that the API shows in service are, also if it never showed them out of it. */
+  /** The fault is over: those that the API shows in service are, the others when it does. */
   over(names: Iterable<string>, at: number): void {
     for (const name of names) {
       const known = this.#known(name);
-      if (known.view.available) this.#nodes.set(name, { ...known, fault: undefined, outSince: undefined });
+      if (known.fault !== undefined)
+        this.#nodes.set(
+          name,
+          known.view.available
+            ? { ...known, fault: undefined, outSince: undefined }
+            : { ...known, fault: "ending" },
+        );
     }
     this.#sample(at);
   }
@@ -79,18 +93,19 @@ export class Capacity {
   /** Takes in an event about a node. */
   see(name: string, view: NodeView, at: number): void {
     const before = this.#nodes.get(name);
-    const fault = view.available && before?.fault === "seen" ? undefined : before?.fault;
-    const stillOut = !view.available || fault !== undefined;
+    const isNews = before?.fault === "moved" && before.view.moving !== view.moving;
+    let fault: Fault = isNews ? "ending" : before?.fault;
+    if (fault === "ending" && view.available) fault = undefined;
     const known: Known = {
       view,
-      fault: fault === "hidden" && !view.available ? "seen" : fault,
-      outSince: stillOut ? (before?.outSince ?? at) : undefined,
+      fault,
+      outSince: !view.available || fault !== undefined ? (before?.outSince ?? at) : undefined,
       shownSince: view.available ? undefined : (before?.shownSince ?? at),
     };
     this.#nodes.set(name, known);
     if (!before) return;
     const wasIn = before.outSince === undefined;
-    if (wasIn && known.outSince !== undefined) this.#left(name, at);
+    if (wasIn && known.outSince !== undefined) this.#left(name, before.view, at);
     if (wasIn && view.moving && !before.view.moving) this.#told(name, at);
     if (wasIn !== (known.outSince === undefined)) this.#sample(at);
   }
@@ -102,10 +117,13 @@ export class Capacity {
   }
 
   /** A node is out of service and no fault took it. */
-  #left(name: string, at: number): void {
+  #left(name: string, before: NodeView, at: number): void {
     const { maxUnavailable } = this.#budget;
+    if (!this.#counting) return;
+    this.departures.push({ name, at });
+    if (!before.moving) this.problems.push(`${name} left at ${at} though it was not told to move`);
     const out = [...this.#nodes.values()].filter((each) => each.outSince !== undefined && !each.fault);
-    if (this.#counting && out.length > maxUnavailable)
+    if (out.length > maxUnavailable)
       this.problems.push(
         `${name} left at ${at}: the operator has ${out.length} nodes out of service, ${maxUnavailable} may be`,
       );

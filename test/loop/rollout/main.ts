@@ -28,5 +28,12 @@ console.log(
     2,
   ),
 );
-const all = [...problems, ...jobs.problems, ...report.starts.problems, ...report.pods, ...report.writesAfter];
+const all = [
+  ...problems,
+  ...jobs.problems,
+  ...report.starts.problems,
+  ...report.pods,
+  ...report.wentForNothing,
+  ...report.writesAfter,
+];
 process.exitCode = all.length > 0 ? 1 : 0;

@@ -5,7 +5,7 @@
 import { setTimeout as wait } from "node:timers/promises";
 import { engineImage } from "../images.ts";
 import { type ClientEntry, runLoad } from "../load.ts";
-import { type Loop, startLoop } from "../loop.ts";
+import { isNodeReady, type Loop, startLoop } from "../loop.ts";
 import { AuditTail, isRealWrite, operatorUser, requestLine } from "../operator-run.ts";
 import { receiptJobs } from "../receipts.ts";
 import { type FaultReconciliation, reconcileFaults } from "../reconcile-faults.ts";
@@ -35,6 +35,8 @@ export interface RolloutReport {
   /** Answered, answered in a later attempt, interrupted streams of victims; whatever else is a problem. */
   readonly jobs: FaultReconciliation & { readonly asked: number; readonly asynchronous: number };
   readonly capacity: Pick<Capacity, "problems" | "mostByOperator" | "mostByFault" | "lowest">;
+  /** Nodes that left service for an image which their host could not get. */
+  readonly wentForNothing: readonly string[];
   readonly starts: StartReport;
   /** Pods that were deleted. */
   readonly pods: readonly string[];
@@ -78,7 +80,7 @@ export async function rolloutUnderFaults(options: RolloutOptions = {}): Promise<
     replicas: nodes,
     pool: { "strategy.rollingUpdate": { maxUnavailable, prefetch: { maxParallel: nodes } } },
   });
-  await until("the pool to be whole", async () => isWhole(await loop.pool(), nodes), {
+  await until("the pool to be whole", async () => requireWhole(await loop.pool(), nodes), {
     deadlineMs: 60_000 + nodes * 500,
     intervalMs: 500,
   });
@@ -112,6 +114,9 @@ export async function rolloutUnderFaults(options: RolloutOptions = {}): Promise<
     seconds: { start: startSeconds, roll: rollSeconds },
     jobs: { ...jobs, asked: entries.all.length, asynchronous: entries.asynchronous },
     capacity,
+    wentForNothing: capacity.departures
+      .filter(({ name, at }) => told.barren.includes(name) && at < told.story.retargetedAt)
+      .map(({ name }) => name),
     starts: judgeStarts([...watch.nodes.keys()], starts, told.story),
     pods: watch.problems,
     said: told.said,
@@ -120,8 +125,13 @@ export async function rolloutUnderFaults(options: RolloutOptions = {}): Promise<
   };
 }
 
-const isWhole = (pool: Awaited<ReturnType<Loop["pool"]>>, nodes: number): boolean =>
-  pool?.status?.availableReplicas === nodes && pool.status.updatedReplicas === nodes;
+/** All nodes serve and are up to date. @throws Error that says what the pool says */
+function requireWhole(pool: Awaited<ReturnType<Loop["pool"]>>, nodes: number): true {
+  const { availableReplicas, updatedReplicas, conditions = [] } = pool?.status ?? {};
+  if (availableReplicas === nodes && updatedReplicas === nodes) return true;
+  const said = conditions.map(({ reason, message }) => `${reason}: ${message}`).join("; ");
+  throw new Error(`${availableReplicas} nodes serve, ${updatedReplicas} are up to date; ${said}`);
+}
 
 /** Clients that never try again: of plain and streamed completions, and of asynchronous jobs. */
 function startLoad(loop: Loop, concurrency: number) {
@@ -182,7 +192,7 @@ async function tellStory({ loop, fleet, watch, capacity, nodes, log }: Scene) {
     );
     victims.add(node);
     agentKills.set(node, 1);
-    capacity.fault([node], Date.now());
+    capacity.fault([node], Date.now(), "moved");
     await fleet.killAgent(node);
     log(`killed the agent of ${node}, which ${which}`);
   };
@@ -192,7 +202,7 @@ async function tellStory({ loop, fleet, watch, capacity, nodes, log }: Scene) {
   const lostHost = await until("a host to lose", () => hostInMove(watch, isMoving, barren), patience);
   const lostNodes = new Set(watch.on(lostHost));
   for (const node of lostNodes) victims.add(node);
-  capacity.fault(lostNodes, Date.now());
+  capacity.fault(lostNodes, Date.now(), "over");
   await fleet.crash(lostHost);
   log(`${lostHost} lost its power with ${lostNodes.size} nodes`);
 
@@ -218,24 +228,23 @@ async function tellStory({ loop, fleet, watch, capacity, nodes, log }: Scene) {
 
   await until(
     "the host to count as lost",
-    () => [...lostNodes].some((name) => !isReadyNow(watch, name)) && share(second) > 0.3,
+    () => ![...lostNodes].some((name) => serves(watch, name)) && share(second) > 0.3,
     patience,
   );
   const backAt = Date.now();
   await fleet.boot(lostHost);
   log(`${lostHost} is back`);
+  capacity.over(lostNodes, Date.now());
   await until(
     "the roll to end",
     () => {
-      if (share(second) < 1 || !isWhole(watch.pool, nodes))
-        throw new Error(`${watch.applied(second).length} nodes run it; ${watch.sayings.at(-1)?.message}`);
-      return true;
+      if (share(second) < 1) throw new Error(`${watch.applied(second).length} nodes run it`);
+      return requireWhole(watch.pool, nodes);
     },
     patience,
   );
-  capacity.over(victims, Date.now());
   const lost = { nodes: lostNodes, backAt };
-  return { said, victims, story: { images, retargetedAt, agentKills, lost } };
+  return { said, victims, barren: watch.on(barren), story: { images, retargetedAt, agentKills, lost } };
 }
 
 function hostOf({ pods }: PoolWatch, node: string): string {
@@ -261,9 +270,9 @@ function hostInMove(
   return hosts.find((host) => watch.on(host).filter(isMoving).length >= 2);
 }
 
-function isReadyNow({ nodes }: PoolWatch, name: string): boolean {
-  const conditions = nodes.get(name)?.status?.conditions ?? [];
-  return conditions.some(({ type, status }) => type === "Ready" && status === "True");
+function serves({ nodes }: PoolWatch, name: string): boolean {
+  const node = nodes.get(name);
+  return node !== undefined && isNodeReady(node);
 }
 
 /** Nodes whose engine has begun a job and not ended it. */
