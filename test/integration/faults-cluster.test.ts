@@ -290,6 +290,26 @@ describe("rights that are missing", () => {
   );
 });
 
+it("lent GPUs without their PriorityClass: a condition says what to apply, and then the pod is made", async () => {
+  const scene = await begin("lent");
+  await scene.startOperator();
+  await scene.createNode("gpu", { capacity: "Opportunistic" });
+  const node = await scene.untilCondition("gpu", "Degraded", "True PodCreateRefused");
+  expect(messageOf(node, "Degraded")).toMatch(
+    /no PriorityClass with name resultity-opportunistic.*apply manifests\/operator\/15-priority-class\.yaml/,
+  );
+  const file = join(import.meta.dirname, "../../manifests/operator/15-priority-class.yaml");
+  await stand.bed.kubectlOk(["apply", "-f", file]);
+  // It is tried again after half a minute, or when something changes.
+  await scene.patch("resultitynodes", "gpu", { spec: { participation: { accept: false } } });
+  await scene.untilReady(1);
+  expect((await scene.pod("gpu"))?.spec).toMatchObject({
+    priorityClassName: "resultity-opportunistic",
+    priority: -1000,
+    preemptionPolicy: "Never",
+  });
+});
+
 describe("what the network's owner does not let run", () => {
   it("B28 an image from a registry that is not approved: a condition names field and fix, running pods stay", async () => {
     const scene = await begin("registries");

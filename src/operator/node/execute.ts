@@ -1,4 +1,3 @@
-import type { NodeConditionType, NodeReason } from "../../api/v1alpha1/conditions.ts";
 import { type JsonPatchOperation, jsonPointer, testUnchanged } from "../../kube/client.ts";
 import { isKubeError, KubeError } from "../../kube/errors.ts";
 import type { Expectations } from "../../kube/expectations.ts";
@@ -13,7 +12,6 @@ import {
   type EnsuredIdentity,
   ensureIdentity,
   type Identity,
-  IdentityError,
   ownerOfIdentity,
   readIdentity,
 } from "./identity.ts";
@@ -27,6 +25,7 @@ import { podLabels, podOf } from "./pod.ts";
 import { dropPrefetch, startPrefetch } from "./prefetch/execute.ts";
 import { resizePod } from "./resize-execute.ts";
 import { countStep, lookAtHost } from "./recovery/execute.ts";
+import { refusalOf } from "./refusal.ts";
 import { groupOf } from "./turn.ts";
 
 /** What executing takes. */
@@ -381,43 +380,4 @@ function record(
   note: string,
 ): void {
   context.events.record(node, { type, reason, action, note });
-}
-
-/** The condition for a refusal that trying again soon would not change; undefined for all else. */
-function refusalOf(o: NodeObservation, action: Action, error: unknown): Notes | undefined {
-  const about: NodeConditionType =
-    action.type === "rehearse-image" || action.type === "patch-image" || action.type === "prefetch"
-      ? "ConfigApplied"
-      : action.type === "resize"
-        ? "Scheduled"
-        : "Degraded";
-  // A pod that is not given another size serves on.
-  const note = (reason: NodeReason, message: string): Notes => ({
-    [about]: { status: about === "ConfigApplied" ? "False" : "True", reason, message },
-  });
-  if (error instanceof IdentityError) return note("IdentitySecretInvalid", error.message);
-  if (!isKubeError(error, "Forbidden", "Invalid", "BadRequest", "AlreadyExists")) return undefined;
-  if (error.code === "AlreadyExists" && error.reason !== "Foreign") return undefined;
-  // A namespace that is being deleted refuses everything new; so does the owner's end, soon.
-  if (isKubeError(error, "Forbidden") && error.causes.some(({ reason }) => reason === "NamespaceTerminating"))
-    return {};
-  const missing = / cannot (\w+) resource "([^"]+)"/.exec(error.message);
-  if (missing) {
-    return note(
-      "PermissionMissing",
-      `the operator may not ${missing[1]} ${missing[2]}: apply the RBAC of manifests/operator`,
-    );
-  }
-  const reason =
-    action.type === "create-pod"
-      ? "PodCreateRefused"
-      : action.type === "prefetch"
-        ? "PrefetchFailed"
-        : action.type === "resize"
-          ? "ResizeRefused"
-          : "SpecInvalid";
-  return note(
-    reason,
-    `${error.message} (node ${o.node.metadata.name}): change what the message names in the ResultityNode's spec or the namespace's policies`,
-  );
 }

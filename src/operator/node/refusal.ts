@@ -1,4 +1,5 @@
 import type { NodeConditionType, NodeReason } from "../../api/v1alpha1/conditions.ts";
+import { opportunisticPriorityClass } from "../../api/v1alpha1/node.ts";
 import { isKubeError } from "../../kube/errors.ts";
 import { IdentityError } from "./identity.ts";
 import type { NodeObservation } from "./observation.ts";
@@ -29,6 +30,9 @@ export function refusalOf(o: NodeObservation, action: Action, error: unknown): N
       `the operator may not ${missing[1]} ${missing[2]}: apply the RBAC of manifests/operator`,
     );
   }
+  const fix = error.message.includes(`no PriorityClass with name ${opportunisticPriorityClass}`)
+    ? "apply manifests/operator/15-priority-class.yaml, which belongs to the installation"
+    : "change what the message names in the ResultityNode's spec or the namespace's policies";
   const reason =
     action.type === "create-pod"
       ? "PodCreateRefused"
@@ -37,8 +41,5 @@ export function refusalOf(o: NodeObservation, action: Action, error: unknown): N
         : action.type === "resize"
           ? "ResizeRefused"
           : "SpecInvalid";
-  return note(
-    reason,
-    `${error.message} (node ${o.node.metadata.name}): change what the message names in the ResultityNode's spec or the namespace's policies`,
-  );
+  return note(reason, `${error.message} (node ${o.node.metadata.name}): ${fix}`);
 }
