@@ -89,6 +89,8 @@ export interface KubectlOptions {
 export interface ControlPlane extends AsyncDisposable {
   /** URL of the API server. */
   readonly server: string;
+  /** URL of etcd, which asks nobody who they are. */
+  readonly etcd: string;
   /** Folder of data, certificates and logs (`<component>.log`). */
   readonly dir: string;
   /** Certificate of the authority that signed the API server's and every client's certificate, PEM. */
@@ -235,6 +237,7 @@ async function start(
 
   return {
     server: place.server,
+    etcd: `http://127.0.0.1:${place.ports.etcd}`,
     dir,
     ca: place.authority.cert,
     adminKubeconfig,

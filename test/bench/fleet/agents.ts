@@ -86,7 +86,10 @@ export class PlayedAgents {
   }
 
   async #start(pod: Pod, namespace: string, node: string): Promise<PlayedAgent> {
-    const [key, address] = await Promise.all([this.#keyOf(namespace, node), this.#address()]);
+    const [key, address] = await Promise.all([
+      this.#keyOf(namespace, node),
+      this.#address(pod.status?.podIP),
+    ]);
     const agent = new PlayedAgent(key);
     agent.read(pod);
     this.#addresses.set(pod.metadata.uid, address);
@@ -104,21 +107,25 @@ export class PlayedAgents {
     return importPrivateKey(jwk);
   }
 
-  /** An address of loopback on which something listens now; others on this machine may have taken some. */
-  async #address(): Promise<string> {
+  /** An address of loopback on which something listens now: that of a pod that ran before, or one that nobody else has. */
+  async #address(known: string | undefined): Promise<string> {
+    if (known !== undefined) return this.#listen(known);
     const used = this.#unused.pop();
     if (used !== undefined) return used;
-    return until("a free address", async () => {
+    return until("a free address", () => {
       const at = this.#next++;
-      const address = `127.${100 + ((at / 62_500) | 0)}.${((at / 250) | 0) % 250}.${1 + (at % 250)}`;
-      const server = createServer((socket) => this.#http.emit("connection", socket));
-      await new Promise<void>((resolve, reject) => {
-        server.once("error", reject);
-        server.listen(agentPort, address, resolve);
-      });
-      this.#servers.push(server);
-      return address;
+      return this.#listen(`127.${100 + ((at / 62_500) | 0)}.${((at / 250) | 0) % 250}.${1 + (at % 250)}`);
     });
+  }
+
+  async #listen(address: string): Promise<string> {
+    const server = createServer((socket) => this.#http.emit("connection", socket));
+    await new Promise<void>((resolve, reject) => {
+      server.once("error", reject);
+      server.listen(agentPort, address, resolve);
+    });
+    this.#servers.push(server);
+    return address;
   }
 
   #answer(request: IncomingMessage, response: ServerResponse): void {

@@ -140,14 +140,7 @@ export class PlayedHosts {
     if (slot?.busy) return;
     const pod = this.#reflector.store.get(key);
     if (!pod) return;
-    const mine: Slot = slot ?? {
-      host: pod.spec?.nodeName ?? this.#freeHost(),
-      images: "",
-      ready: false,
-      serving: false,
-      busy: false,
-    };
-    if (!slot) this.#slots.set(key, mine);
+    const mine = slot ?? this.#newSlot(key, pod);
     mine.busy = true;
     let again = false;
     try {
@@ -159,6 +152,23 @@ export class PlayedHosts {
     }
     const newer = this.#reflector.store.get(key)?.metadata.resourceVersion !== pod.metadata.resourceVersion;
     if (again || newer) await this.#look(key);
+  }
+
+  /** A pod that the hosts have not seen yet: one that runs already was begun before they were there. */
+  #newSlot(key: string, pod: Pod): Slot {
+    const host = pod.spec?.nodeName ?? this.#freeHost();
+    const slot: Slot = { host, images: "", ready: false, serving: false, busy: false };
+    this.#slots.set(key, slot);
+    const images = imagesOf(pod);
+    const statuses = [...(pod.status?.initContainerStatuses ?? []), ...(pod.status?.containerStatuses ?? [])];
+    const running = statuses.every(({ ready }) => ready) && statuses.map(({ image }) => image).join(" ");
+    if (running !== images) return slot;
+    slot.images = images;
+    for (const image of images.split(" ")) this.#pulls.set(`${host} ${image}`, Promise.resolve());
+    this.#serve(slot, true);
+    this.#count(slot, true);
+    void this.#agents.of(pod).then((agent) => agent?.serve());
+    return slot;
   }
 
   /** True if there is more to do although no event says so. */

@@ -8,6 +8,7 @@ import { cpuSeconds, memoryOf } from "../usage.ts";
 import { audited, ofOperator, operatorWrote } from "./audit.ts";
 import type { HostTimes } from "./hosts.ts";
 import { rollFigures, rollNote, rollPool, windowPercent } from "./roll.ts";
+import { seedNodes } from "./seed.ts";
 import { FleetStand, type OperatorProcess } from "./stand.ts";
 
 const deadlineMs = 7_200_000;
@@ -28,40 +29,40 @@ export const fleetLife: Bench = {
     const add = (name: string, ours: number, unit: string) => figures.push({ name, unit, against: "", ours });
     await using stand = await FleetStand.start(processes, { asShipped: false, refreshSeconds: 60 });
     let operator = await stand.startOperator();
-    await stand.createPool(0, { maxUnavailable: `${windowPercent}%`, prefetch: { maxParallel: 64 } });
+    await stand.createPool(1, { maxUnavailable: `${windowPercent}%`, prefetch: { maxParallel: 64 } });
+    await stand.untilReady(1, deadlineMs);
+    let made = 1;
     for (const size of sizes) {
-      say(`${size} nodes are made`);
-      const started = performance.now();
+      await operator.child.stop();
+      say(`${size - made} more nodes are put into etcd`);
+      await seedNodes(stand, made, size);
       await stand.scalePool(size);
       await stand.untilReady(size, deadlineMs, say);
-      const seconds = (performance.now() - started) / 1000;
+      made = size;
+      // Takes note of them: the pool's counts and its disruption budget.
+      operator = await stand.startOperator();
+      await untilLooked(operator, size);
       await untilQuiet(stand);
-      const grown = memoryOf(operator.child.pid);
-      say(
-        `${size} nodes after ${seconds.toFixed(0)} s: operator at ${grown.rss.toFixed(0)} MiB, at most ${grown.peak.toFixed(0)}`,
-      );
-      add(
-        `resident with ${size} nodes, after all were made${size === 1_000 ? " (target ≤ 128)" : ""}`,
-        grown.rss,
-        "MiB",
-      );
-      const before = operator;
-      const { restarted, sample } = await restart(stand, before, size);
+      const { restarted, sample } = await restart(stand, operator, size);
       operator = restarted;
+      const { rss, peak } = memoryOf(operator.child.pid);
       say(
-        `restart at ${size}: first decision after ${sample.first.toFixed(2)} s, all looked at after ${sample.all.toFixed(1)} s`,
+        `restart at ${size}: first decision after ${sample.first.toFixed(2)} s, all looked at after ${sample.all.toFixed(1)} s, ${sample.mib.toFixed(0)} MiB read, ${sample.writes} writes; ${rss.toFixed(0)} MiB resident, at most ${peak.toFixed(0)}`,
       );
       add(`restart at ${size} nodes: until the first decision`, sample.first, "s");
       add(`restart at ${size} nodes: until all were looked at`, sample.all, "s");
       add(`restart at ${size} nodes: read from the API server`, sample.mib, "MiB");
       add(`restart at ${size} nodes: writes but the Lease (target 0)`, sample.writes, "");
-      add(`resident with ${size} nodes, after a restart`, memoryOf(operator.child.pid).rss, "MiB");
+      add(`the operator with ${size} nodes: resident${size === 1_000 ? " (target ≤ 128)" : ""}`, rss, "MiB");
+      add(`the operator with ${size} nodes: most resident`, peak, "MiB");
     }
     say(
       `${largest} nodes stand still for ${minutes} min${minutes < longMinutes ? ` (the long form: --minutes ${longMinutes})` : ""}`,
     );
-    for (const [name, count] of await steady(stand, operator, minutes, say))
+    for (const [name, count] of await steady(stand, operator, minutes, say)) {
+      say(`  ${name}: ${count}`);
       add(`${name}, ${largest} nodes`, count, "");
+    }
     const times: HostTimes = rollTimes(largest, quick);
     const window = Math.max(1, Math.floor((largest * windowPercent) / 100));
     figures.push(
@@ -96,24 +97,27 @@ async function untilQuiet({ bed }: FleetStand): Promise<void> {
   );
 }
 
+/** Resolves when the node controller has looked as often at its nodes. */
+async function untilLooked(operator: OperatorProcess, times: number): Promise<void> {
+  await until(
+    `${times} looks at nodes`,
+    async () => (await operator.metric("controller_runtime_reconcile_total", 'controller="node"')) >= times,
+    { deadlineMs, intervalMs: 100, giveUp: operator.child.requireRunning },
+  );
+}
+
 /** Ends the operator and starts it again. */
 async function restart(stand: FleetStand, before: OperatorProcess, size: number) {
   await before.child.stop();
   const mark = await stand.bed.audit.mark();
   const started = performance.now();
   const restarted = await stand.startOperator();
-  const looked = async (count: number) => {
-    await until(
-      `${count} looks at nodes`,
-      async () =>
-        (await restarted.metric("controller_runtime_reconcile_total", 'controller="node"')) >= count,
-      { deadlineMs, intervalMs: 100, giveUp: restarted.child.requireRunning },
-    );
-    return (performance.now() - started) / 1000;
-  };
-  const first = await looked(1);
+  const since = () => (performance.now() - started) / 1000;
+  await untilLooked(restarted, 1);
+  const first = since();
   const mib = restarted.received() / 2 ** 20;
-  const all = await looked(size);
+  await untilLooked(restarted, size);
+  const all = since();
   await untilQuiet(stand);
   const writes = (await audited(stand.bed, mark, operatorWrote)).length;
   return { restarted, sample: { first, all, mib, writes } };

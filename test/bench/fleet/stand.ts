@@ -24,6 +24,8 @@ import { asInPod } from "./in-pod.ts";
 
 /** Namespace of everything that a bench makes. */
 export const namespace = "fleet";
+/** Id of the account at the network. */
+export const account = "acme";
 const ours = `/apis/resultity.com/v1alpha1/namespaces/${namespace}`;
 /** What the operator's Deployment tells Node (manifests/operator/30-deployment.yaml). */
 export const asDeployed = ["--max-semi-space-size=8"];
@@ -55,6 +57,7 @@ export class FleetStand implements AsyncDisposable {
   readonly hosts: PlayedHosts;
   /** All nodes as the API server has them. */
   readonly nodes: Reflector<ResultityNode>;
+  readonly accountKey = random32();
   readonly #io: ScriptedIo;
   readonly #authority = makeAuthority("testnet", Date.now());
   /** Kubeconfig of the operator's ServiceAccount. */
@@ -135,7 +138,7 @@ export class FleetStand implements AsyncDisposable {
       apiVersion: "v1",
       kind: "Secret",
       metadata: { name: "account" },
-      stringData: { "account-key": random32() },
+      stringData: { "account-key": this.accountKey },
     });
     this.#io.root = this.#authority.rootText;
     this.publish("v1");
@@ -147,7 +150,7 @@ export class FleetStand implements AsyncDisposable {
         environment: "Testnet",
         endpoints: [this.#io.url],
         trust: { rootConfigMap: { name: "root" } },
-        account: { id: "acme", secretName: "account" },
+        account: { id: account, secretName: "account" },
         config: { refreshIntervalSeconds },
         agent: { image: `registry.test/agent@sha256:${"1".repeat(64)}` },
       },
