@@ -83,6 +83,11 @@ solo     -       openai  -             -             -             Unknown    Fa
     );
   });
 
+  it("counts those that are parked beside those that are wanted", () => {
+    const pools = [{ ...chat, status: { ...chat.status, parkedReplicas: 1 } }];
+    expect(render({ networks: [], pools, nodes: [] })).toMatch(/chat +2 +1 +1 +2 \(1 parked\) +bbbbbbbbbbbb/);
+  });
+
   it("says when the operator has not looked, or not at the newest spec", () => {
     const { status: _, ...fresh } = node("fresh", "True AllWell");
     const edited = node("edited", "True AllWell", { observedGeneration: 0 });

@@ -210,6 +210,31 @@ describe("why NETWORK", () => {
   });
 });
 
+describe("a node that is parked for want of capacity", () => {
+  it("does not cry: nothing is marked, nothing is to be done", () => {
+    const parked = node(
+      "chat-1",
+      "False NoCapacity: parked: no host has 1 nvidia.com/gpu to lend",
+      {},
+      {
+        Scheduled: "False NoCapacity",
+        RuntimeReady: "False PodNotReady",
+        Connected: "False SessionClosed",
+        Degraded: "False NothingWrong",
+      },
+    );
+    const lent = { ...parked, spec: { ...parked.spec, capacity: "Opportunistic" as const } };
+    const told = (one: typeof parked) =>
+      renderWhy(whyNode({ node: one, network: undefined, pod: { value: undefined }, events: none, now }), {
+        now,
+        screen: plainScreen,
+      });
+    expect(told(lent)).not.toMatch(/False !|kubectl -n/);
+    expect(told(lent)).toContain("What to do\n- NoCapacity: nothing: it is parked until GPUs are lent to it");
+    expect(told(parked)).toMatch(/RuntimeReady +False !/);
+  });
+});
+
 describe("advice", () => {
   const object = { namespace: "ns", name: "x" };
   it("is there for reasons that exist, and none for one of a later version", () => {

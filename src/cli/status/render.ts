@@ -56,7 +56,7 @@ function fit(nodes: readonly NodeRow[]): readonly NodeRow[] {
 }
 
 const readyCells = (ready: Verdict, now: number): readonly Cell[] => [
-  { text: ready.status, tone: toneOf(ready.status) },
+  { text: ready.status, tone: ready.reason === "NoCapacity" ? "unsure" : toneOf(ready.status) },
   ago(ready.since, now),
   shortened(why(ready)),
 ];
@@ -109,7 +109,7 @@ function poolCells(row: PoolRow, now: number): readonly Cell[] {
     String(row.readyNodes),
     String(row.availableNodes),
     String(row.updatedNodes),
-    String(row.wanted),
+    `${row.wanted}${row.parked > 0 ? ` (${row.parked} parked)` : ""}`,
     row.target === undefined ? "" : `${shortDigest(row.target)}${row.paused ? " (paused)" : ""}`,
     waitingOn?.node ?? "",
     ago(waitingOn?.since, now),

@@ -36,6 +36,8 @@ export interface PoolRow {
   readonly name: string;
   readonly network: string;
   readonly wanted: number;
+  /** Those that a person, or want of capacity, has parked. */
+  readonly parked: number;
   /** Nodes whose pod serves; that are in service; that have the newest template and config. */
   readonly readyNodes: number;
   readonly availableNodes: number;
@@ -165,6 +167,7 @@ function poolRow(pool: ResultityNodePool): PoolRow {
     name: metadata.name,
     network: networkOf(pool),
     wanted: spec.replicas,
+    parked: status?.parkedReplicas ?? 0,
     readyNodes: status?.readyReplicas ?? 0,
     availableNodes: status?.availableReplicas ?? 0,
     updatedNodes: status?.updatedReplicas ?? 0,

@@ -37,16 +37,7 @@ export function whyNode({ node, network, pod, events, now }: NodeReading): WhyVi
     namespace,
     name,
     ready: verdictOf(node),
-    conditions: conditionViews(
-      node.status?.conditions,
-      nodeConditionTypes,
-      ["Draining", "Degraded"],
-      // What is off with it is the parking's doing.
-      ({ reason }) =>
-        hasNoCapacity(node) && reason !== "NoCapacity"
-          ? undefined
-          : adviceOf(nodeAdvice, reason, { namespace, name }),
-    ),
+    conditions: nodeConditions(node),
     facts: [...nodeFacts(node, pool), ...(known ? podLines(facts) : [])],
     next: ahead?.next ?? [],
     waits: ahead?.waits ?? [],
@@ -69,6 +60,22 @@ export function whyNode({ node, network, pod, events, now }: NodeReading): WhyVi
     ],
     events: eventViews(events.value ?? [], [node.kind, "Pod"]),
   };
+}
+
+function nodeConditions(node: ResultityNode): WhyView["conditions"] {
+  const { namespace, name } = node.metadata;
+  const views = conditionViews(
+    node.status?.conditions,
+    nodeConditionTypes,
+    ["Draining", "Degraded"],
+    ({ reason }) => adviceOf(nodeAdvice, reason, { namespace, name }),
+  );
+  if (!hasNoCapacity(node)) return views;
+  return views.map(({ todo, ...view }) => {
+    if (view.well || view.type === "Degraded") return { ...view, ...(todo === undefined ? {} : { todo }) };
+    // What else is off is the parking's doing.
+    return { ...view, meant: true, ...(todo !== undefined && view.reason === "NoCapacity" ? { todo } : {}) };
+  });
 }
 
 type Fact = WhyView["facts"][number];

@@ -53,12 +53,17 @@ function head({ kind, namespace, name, ready }: WhyView, now: number): string {
 }
 
 function conditionCells(
-  { type, status, well, since, reason, message }: ConditionView,
+  { type, status, well, meant, since, reason, message }: ConditionView,
   before: readonly ConditionView[],
   now: number,
 ): readonly Cell[] {
-  const tone = well ? "well" : status === "Unknown" ? "unsure" : "unwell";
+  const tone = well ? "well" : meant || status === "Unknown" ? "unsure" : "unwell";
   const same = before.find((other) => other.reason === reason && other.message === message);
   const said = same && message.length > 40 ? `as ${same.type}` : message;
-  return [type, { text: well ? status : `${status} !`, tone }, ago(since, now), `${reason}: ${said}`];
+  return [
+    type,
+    { text: well || meant ? status : `${status} !`, tone },
+    ago(since, now),
+    `${reason}: ${said}`,
+  ];
 }

@@ -9,6 +9,8 @@ export interface ConditionView {
   readonly status: Condition["status"];
   /** Whether that is as it should be: Draining and Degraded should be False, the others True. */
   readonly well: boolean;
+  /** Not well, and nothing is wrong: it is parked for want of capacity. */
+  readonly meant?: true;
   readonly reason: string;
   readonly message: string;
   /** RFC 3339. */
