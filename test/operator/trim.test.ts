@@ -35,6 +35,30 @@ describe("a trimmed pod", () => {
     expect(trimmed.spec?.initContainers?.[0]).toEqual({ name: "mesh", image: "mesh:1" });
   });
 
+  it("keeps what somebody has put into it while it ran, and what is said of its devices", () => {
+    const { world, pod } = servingPod();
+    const volumeMounts = [{ name: "resultity-identity", mountPath: "/key", readOnly: true }];
+    const ephemeralContainers = [{ name: "debugger", image: "busybox", stdin: true, volumeMounts }];
+    const resources = [{ resourceID: "GPU-0", health: "Unhealthy" }];
+    const containerStatuses = (pod.status?.containerStatuses ?? []).map((status) => ({
+      ...status,
+      allocatedResourcesStatus: [{ name: "nvidia.com/gpu", resources }],
+    }));
+    const { spec, status } = pod;
+    if (!spec || !status) throw new Error("a pod that serves has both");
+    const odd: Pod = {
+      ...pod,
+      spec: { ...spec, ephemeralContainers },
+      status: { ...status, containerStatuses },
+    };
+    const facts = podFacts(trimPod(copy(odd)), world.node);
+    expect(facts).toEqual(podFacts(odd, world.node));
+    expect(facts.ephemeral).toEqual([
+      { name: "debugger", image: "busybox", volumes: ["resultity-identity"] },
+    ]);
+    expect(facts.deviceFaults).toEqual([{ resource: "nvidia.com/gpu", id: "GPU-0", message: "" }]);
+  });
+
   it("is no invention: without a spec, host or image there is none after it", () => {
     const { pod } = servingPod();
     const { spec: _, ...bare } = pod;
