@@ -7,7 +7,13 @@ import { keyOf, type KubeObject } from "../kube/object.ts";
 import { type Pod, podDisruptionBudgets, pods } from "../kube/resources.ts";
 import { byOwnerUid, Store } from "../kube/store.ts";
 import { observeNode, observePublic } from "../operator/network/observe.ts";
-import { chooseDigests, imagePolicyOf, knownConfig, restartsAt } from "../operator/network/plan.ts";
+import {
+  chooseDigests,
+  imagePolicyOf,
+  knownConfig,
+  modelPolicyOf,
+  restartsAt,
+} from "../operator/network/plan.ts";
 import { observePool } from "../operator/pool/observe.ts";
 import { isLeaving, type PoolObservation } from "../operator/pool/plan.ts";
 import type { ConfigDigest } from "../protocol/fields.ts";
@@ -167,6 +173,7 @@ export async function readSurroundings(
       current: (digest ?? chosen) as ConfigDigest | undefined,
       snapshots: known?.snapshots ?? new Map(),
       images: imagePolicyOf(spec),
+      models: modelPolicyOf(spec),
       mayRestart: allowed,
     },
     problem: known ? known.problem : read.denied,

@@ -4,6 +4,7 @@ import type { TrustedRoot } from "../protocol/config/root.ts";
 import type { Snapshot } from "../protocol/config/snapshot.ts";
 import type { FeedNode } from "../protocol/feed.ts";
 import type { ConfigDigest } from "../protocol/fields.ts";
+import type { ModelPolicy } from "./node/model-policy.ts";
 import type { ImagePolicy } from "./node/places.ts";
 import type { NodeId } from "../protocol/keys.ts";
 
@@ -30,6 +31,8 @@ export interface NetworkConfig {
   readonly snapshots: ReadonlyMap<ConfigDigest, Snapshot>;
   /** What the network's owner says about images. */
   readonly images: ImagePolicy;
+  /** And about models. */
+  readonly models: ModelPolicy;
   /** Whether nodes in service may be restarted for what the network brings: false outside of its maintenance windows. */
   readonly mayRestart: boolean;
   /** Wall time, ms, at which `mayRestart` changes by itself; undefined = never. */

@@ -28,7 +28,9 @@ export const desiredSchema = z.object({
   gpuProduct: z.nullable(textField),
   gpuCount: z.int().check(z.minimum(0), z.maximum(64)),
   /** Models that the spec asks for; empty = all that the config has for the engine. */
-  models: z.array(modelField).check(z.maxLength(64)),
+  models: z.array(modelField).check(z.maxLength(256)),
+  /** Models that the network's owner keeps from this node, for the operator to know again: `models` names none of them. Absent = none. */
+  withheld: z.optional(z.array(modelField).check(z.maxLength(256))),
   args: z.array(z.string().check(z.maxLength(4096))).check(z.maxLength(256)),
   /** False: hold the session, take no jobs. */
   accept: z.boolean(),

@@ -120,6 +120,10 @@ export const rightCases: readonly { readonly name: string; readonly object: Mani
     ),
   },
   {
+    name: "a network that allows and denies models",
+    object: network({ models: { allowed: ["meta-llama/*", "llama3:8b"], denied: ["*"] } }, "models"),
+  },
+  {
     name: "a node with weights in an image",
     object: node({ modelCache: { imageVolume: { reference: someImage } } }, "weights-in-image"),
   },
@@ -507,6 +511,12 @@ export const wrongCases: readonly WrongCase[] = [
     object: node({ modelCache: { imageVolume: { reference: "registry.example.com/weights:1" } } }),
     field: "spec.modelCache.imageVolume.reference",
     says: "by digest",
+  },
+  {
+    name: "a pattern of models with a star within",
+    object: network({ models: { allowed: ["meta-*/x"] } }),
+    field: "spec.models.allowed[0]",
+    says: "must be a model name",
   },
   {
     name: "a mirror with a password",

@@ -122,8 +122,8 @@ describe("the forecast of a pool", () => {
     fleet.current = digest("b");
     const began = performance.now();
     const view = planView(fleet.observe());
-    // A fifth of this on a machine that has nothing else to do.
-    expect(performance.now() - began).toBeLessThan(3_000);
+    // A third of a second on a machine that has nothing else to do.
+    expect(performance.now() - began).toBeLessThan(5_000);
     expect(view.steps).toHaveLength(10_000);
     expect(view.lowest).toBe(view.minAvailable);
     expect(view.curve.at(-1)?.inService).toBe(10_000);

@@ -13,7 +13,7 @@ const appliedSchema = z.object({
   image: z.nullable(z.string()),
   gpu_product: z.nullable(z.string()),
   gpu_count: z.nullable(z.int()),
-  models: z.array(z.string()).check(z.maxLength(64)),
+  models: z.array(z.string()).check(z.maxLength(256)),
   /** Starts of the runtime container when this was applied. */
   starts: z.int(),
 });

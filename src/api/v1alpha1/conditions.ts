@@ -76,6 +76,7 @@ export const nodeReasons = [
   "NoRuntimeForEngine",
   "ImageNotInConfig",
   "ImageNotAllowed",
+  "ModelNotAllowed",
   "DigestNotAllowed",
   "Waiting",
   "Staging",

@@ -69,6 +69,15 @@ const imagePrefix = () =>
     ),
   );
 
+const modelPattern = () =>
+  withRules(
+    z.string().min(1).max(255),
+    matching(
+      /^([A-Za-z0-9][A-Za-z0-9._:\/@+-]*\*?|\*)$/,
+      'must be a model name as the network\'s config spells it, or the beginning of one and "*", for example "meta-llama/*"',
+    ),
+  );
+
 const maintenanceWindow = z.strictObject({
   schedule: withRules(
     z.string().min(9).max(128),
@@ -188,8 +197,16 @@ export const networkSpec = z
             "Other places of the models' weights. They change the place only: what the bytes must be, the signed config says.",
           )
           .optional(),
+        allowed: listSet(modelPattern(), 64)
+          .describe(
+            "Models that nodes may serve, or beginnings of their names with `*`. Empty: all that the network's signed config lists. Asked when a node gets its pod or a config: what a node serves already it keeps until then.",
+          )
+          .optional(),
+        denied: listSet(modelPattern(), 64)
+          .describe("Those that none may serve, whatever `allowed` says.")
+          .optional(),
       })
-      .describe("Where the weights of models come from.")
+      .describe("Which models may be served here, and where their weights come from.")
       .optional(),
   })
   .describe("What the network is and what is trusted to configure its nodes.");

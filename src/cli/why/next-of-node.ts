@@ -113,6 +113,7 @@ const blocking: ReadonlySet<string> = new Set([
   "NoRuntimeForEngine",
   "ImageNotInConfig",
   "ImageNotAllowed",
+  "ModelNotAllowed",
   "DigestNotAllowed",
 ]);
 

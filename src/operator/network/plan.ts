@@ -2,6 +2,7 @@ import type { ResultityNetwork } from "../../api/v1alpha1/network.ts";
 import { canonical } from "../hash.ts";
 import type { Snapshot } from "../../protocol/config/snapshot.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
+import { modelPolicyOf } from "../node/model-policy.ts";
 import { imagePolicyOf } from "../node/places.ts";
 import type { NetworkConfig } from "../views.ts";
 import { type Choice, chooseDigests, mostDigests } from "./choose.ts";
@@ -11,6 +12,7 @@ import type { NodeUse } from "./observe.ts";
 import { type Restarts, restartsAt } from "./windows.ts";
 
 // `kubectl resultity plan` asks them about the spec that it has read.
+export { modelPolicyOf } from "../node/model-policy.ts";
 export { imagePolicyOf } from "../node/places.ts";
 export { chooseDigests } from "./choose.ts";
 export { type KnownConfig, knownConfig } from "./known.ts";
@@ -150,6 +152,7 @@ function planPublish(
     current: choice.current,
     snapshots,
     images: imagePolicyOf(network.spec),
+    models: modelPolicyOf(network.spec),
     mayRestart: restarts.allowed,
     restartsUntil: restarts.until,
   };
@@ -170,6 +173,7 @@ function sameConfig(a: NetworkConfig, b: NetworkConfig): boolean {
     a.release === b.release &&
     a.current === b.current &&
     canonical(a.images) === canonical(b.images) &&
+    canonical(a.models) === canonical(b.models) &&
     a.mayRestart === b.mayRestart &&
     a.restartsUntil === b.restartsUntil &&
     canonical([...a.snapshots.keys()].sort()) === canonical([...b.snapshots.keys()].sort())

@@ -7,6 +7,7 @@ import { type Selection, selectRuntime } from "../../protocol/config/select.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import { moveInterrupts } from "../move.ts";
 import type { NetworkConfig } from "../views.ts";
+import { isWithheld } from "./model-policy.ts";
 import { placesOf, refusalOf } from "./places.ts";
 import type { Note } from "./plan.ts";
 
@@ -29,7 +30,7 @@ export type Aim =
     };
 
 /** What an aim needs to know of its network's config. */
-export type AimConfig = Pick<NetworkConfig, "release" | "current" | "snapshots" | "images" | "mayRestart">;
+export type AimConfig = Pick<NetworkConfig, "release" | "current" | "snapshots" | "images" | "models" | "mayRestart">;
 
 /** What decides the aim. */
 export interface AimInputs {
@@ -129,8 +130,18 @@ export function aimAt(digest: ConfigDigest, { node, config, now }: AimInputs): A
         message: `config ${snapshot.version} runs ${image}, and ${refusal}: change spec.images of ResultityNetwork ${network}, or ask the network for another image`,
       };
     }
+    const served = selection.models.filter((name) => !isWithheld(name, config.models));
+    if (served.length === 0 && selection.models.length > 0) {
+      const names = selection.models.slice(0, 4).join(", ");
+      return {
+        ok: false,
+        digest,
+        reason: "ModelNotAllowed",
+        message: `of config ${snapshot.version} the node would serve ${names}, and spec.models of ResultityNetwork ${network} allows none of them: change its allowed or denied, or the node's spec.models`,
+      };
+    }
     const places = placesOf(image, config.images);
-    const pulled = { ...selection, runtime: { ...selection.runtime, image: places[0] } };
+    const pulled = { models: served, runtime: { ...selection.runtime, image: places[0] } };
     return { ok: true, digest, selection: pulled, places };
   } catch (thrown) {
     if (!(thrown instanceof ProtocolError)) throw thrown;

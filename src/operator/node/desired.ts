@@ -4,6 +4,8 @@ import { messageOf } from "../../lib/errors.ts";
 import { type Desired, type ModelMirror, parseDesired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import { canonical } from "../hash.ts";
+import type { NetworkConfig } from "../views.ts";
+import { modelWish } from "./model-policy.ts";
 
 /** What the node controller wants done, beside what the spec says directly. */
 export interface Moves {
@@ -19,6 +21,8 @@ export type Wish = Omit<Desired, "revision">;
 export interface WishInputs {
   readonly node: ResultityNode;
   readonly network: ResultityNetwork | undefined;
+  /** Absent while the network is not verified: then models stay as they were told. */
+  readonly config?: Pick<NetworkConfig, "snapshots" | "models"> | undefined;
   readonly pod?: { readonly desired: ReadDesired } | undefined;
 }
 
@@ -26,6 +30,7 @@ export interface WishInputs {
 export function wishOf(o: WishInputs, moves: Moves): Wish {
   const { spec } = o.node;
   const mirrors = mirrorsOf(o);
+  const { models, withheld } = modelWish(o, moves);
   return {
     stage: moves.stage,
     target: moves.target,
@@ -33,14 +38,15 @@ export function wishOf(o: WishInputs, moves: Moves): Wish {
     image: spec.runtime.image ?? null,
     gpuProduct: spec.gpu.product ?? null,
     gpuCount: spec.gpu.count,
-    models: [...(spec.models ?? [])],
+    models,
     args: [...(spec.runtime.args ?? [])],
     accept: spec.participation.accept,
     subclouds: [...(spec.participation.subclouds ?? [])],
     drainTimeoutMs: spec.drain.timeoutSeconds * 1000,
     evictionTimeoutMs: spec.drain.evictionTimeoutSeconds * 1000,
     plannedStop: moves.plannedStop,
-    // Absent, not empty: the pods of networks without mirrors need no new word.
+    // Absent, not empty: the pods of networks without mirrors and models withheld need no new word.
+    ...(withheld && { withheld }),
     ...(mirrors.length > 0 && {
       mirrors: mirrors.map(({ source, mirrors: of }) => ({ source, mirrors: [...of] })),
     }),

@@ -340,8 +340,10 @@ const movesOf = ({ stage: staged, target, plannedStop }: Desired): Moves => ({
 function wishFor({ o, desired, goal }: Scene, moves: Moves): Wish {
   const wish = wishOf(o, moves);
   if (goal.ok) return wish;
-  const { engine, image, gpuProduct, gpuCount, models, args } = desired;
-  return { ...wish, engine, image, gpuProduct, gpuCount, models, args };
+  const { engine, image, gpuProduct, gpuCount, models, withheld, args } = desired;
+  const { withheld: _, ...rest } = wish;
+  const told = { engine, image, gpuProduct, gpuCount, models, args, ...(withheld && { withheld }) };
+  return { ...rest, ...told };
 }
 
 /** Writes the annotation if it does not say this yet, else does `then`. */

@@ -97,6 +97,7 @@ export const stuckReasons: ReadonlySet<string> = new Set([
   "NoRuntimeForEngine",
   "ImageNotInConfig",
   "ImageNotAllowed",
+  "ModelNotAllowed",
   "DigestNotAllowed",
   "StageFailed",
   "PrefetchFailed",

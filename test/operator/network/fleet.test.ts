@@ -1,4 +1,5 @@
 import { noImagePolicy } from "../../../src/operator/node/places.ts";
+import { noModelPolicy } from "../../../src/operator/node/model-policy.ts";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Agent } from "undici";
 import { silentLogger } from "../../../src/lib/logger.ts";
@@ -61,6 +62,7 @@ const config = (endpoints: readonly string[], secret = accountKey): NetworkConfi
   release: undefined,
   current: undefined,
   images: noImagePolicy,
+  models: noModelPolicy,
   mayRestart: true,
   restartsUntil: undefined,
   snapshots: new Map(),

@@ -1,3 +1,4 @@
+import { noModelPolicy } from "../../../src/operator/node/model-policy.ts";
 import { noImagePolicy } from "../../../src/operator/node/places.ts";
 import { randomBytes } from "node:crypto";
 import type { ResultityNetwork } from "../../../src/api/v1alpha1/network.ts";
@@ -91,6 +92,7 @@ export function configOf(
     current,
     snapshots: byDigest,
     images: noImagePolicy,
+    models: noModelPolicy,
     mayRestart: true,
     restartsUntil: undefined,
     ...changes,

@@ -1,3 +1,4 @@
+import type { NetworkConfig } from "../../../src/operator/views.ts";
 import { noImagePolicy } from "../../../src/operator/node/places.ts";
 import { describe, expect, it } from "vitest";
 import { planNode } from "../../../src/operator/node/plan.ts";
@@ -578,6 +579,57 @@ describe("outside of the network's maintenance windows", () => {
     world.network = networkOf("v2");
     world.config = closed(v1);
     expect(world.reconcile()).toEqual(["wait"]);
+  });
+});
+
+describe("models by the network owner's word", () => {
+  const allowing = (...allowed: string[]) => ({ models: { allowed, denied: [] } });
+  const told = ({ desired: { models, withheld } }: World) =>
+    withheld === undefined ? models : [models, withheld];
+  const created = (config: NetworkConfig): World => {
+    const world = new World(nodeOf(), config);
+    world.reconcile();
+    return world;
+  };
+
+  it("are told by name to a new node, and nothing is said where the owner has no word", () => {
+    expect(told(created(configOf([v1])))).toEqual([]);
+    expect(told(created(configOf([v1], allowing("model-*"))))).toEqual([]);
+    expect(told(created(configOf([v1], allowing("model-a"))))).toEqual([["model-a"], ["model-b"]]);
+    const denied = { models: { allowed: ["*"], denied: ["model-b"] } };
+    expect(told(created(configOf([v1], denied)))).toEqual([["model-a"], ["model-b"]]);
+  });
+
+  it("of a node that serves stay until it gets another config; then the new word holds", () => {
+    const world = serving();
+    world.config = configOf([v1, v2, v3], allowing("model-a"));
+    expect(world.reconcile()).toEqual([]);
+    world.retarget(d2);
+    world.reconcile();
+    // While it is staged the old config serves as it did: both have the same models.
+    expect(world.desired).toMatchObject({ stage: d2, target: d1, models: [] });
+    world.agentAnswers({ staged: d2 });
+    world.reconcile();
+    expect(world.desired).toMatchObject({ stage: null, target: d2 });
+    expect(told(world)).toEqual([["model-a"], ["model-b"]]);
+    for (let left = 6; left > 0; left--) {
+      world.reconcile();
+      world.kubeletRunsRuntime(true);
+      world.agentAnswers({ applied: d2 });
+    }
+    expect(world.condition("Ready")).toBe("True AllWell");
+    world.config = configOf([v1, v2, v3]);
+    expect(world.reconcile()).toEqual([]);
+  });
+
+  it("of which none is allowed make no pod, and what runs stays", () => {
+    const world = serving();
+    world.config = configOf([v1, v2, v3], allowing("other"));
+    expect(world.reconcile()).toEqual([]);
+    expect(world.condition("ConfigApplied")).toBe("False ModelNotAllowed");
+    const fresh = new World(nodeOf(), world.config);
+    expect(fresh.reconcile()).toEqual([]);
+    expect(fresh.condition("ConfigApplied")).toBe("False ModelNotAllowed");
   });
 });
 

@@ -1,4 +1,5 @@
 import { noImagePolicy } from "../../../src/operator/node/places.ts";
+import { noModelPolicy } from "../../../src/operator/node/model-policy.ts";
 import { randomBytes } from "node:crypto";
 import type { NetworkConfig } from "../../../src/operator/views.ts";
 import type { AccountKey } from "../../../src/protocol/binding.ts";
@@ -23,6 +24,7 @@ export function mintTestConfig(current: string): NetworkConfig {
     current: current as ConfigDigest,
     snapshots: new Map(),
     images: noImagePolicy,
+    models: noModelPolicy,
     mayRestart: true,
     restartsUntil: undefined,
   };
