@@ -3,7 +3,7 @@
  * scheduler with preemption, operator, service, agents and engines; clients ask all the time, and every job is reconciled by its id.
  */
 import { spawn } from "node:child_process";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import OpenAI from "openai";
 import type { ResultityNode } from "../../src/api/v1alpha1/node.ts";
 import { findCondition } from "../../src/api/v1alpha1/conditions.ts";
@@ -27,6 +27,8 @@ const tokenDelayMs = 30;
 const maxJobs = 2;
 const evictionTimeoutSeconds = 20;
 const patience = { deadlineMs: 120_000, intervalMs: 200 };
+// Each test takes a sixth of that on a machine that does nothing else.
+vi.setConfig({ testTimeout: 240_000, hookTimeout: 240_000 });
 
 let loop: Loop;
 let tail: AuditTail;
@@ -259,13 +261,13 @@ describe("a tenant's pod that takes 3 of 8 lent GPUs", () => {
 
 describe("a node that has to go in the middle of jobs that take longer than it has", () => {
   const timeoutMs = 4_000;
-  /** Longer than the timeout. */
-  const longTokens = Math.ceil((1.7 * timeoutMs) / tokenDelayMs);
+  /** For a busy machine, ms. */
+  const slackMs = 2_000;
+  const drain = { timeoutSeconds: 60, evictionTimeoutSeconds: timeoutMs / 1000 };
 
   beforeAll(async () => {
-    const drain = { timeoutSeconds: 60, evictionTimeoutSeconds: timeoutMs / 1000 };
     const patch = JSON.stringify({ spec: { template: { spec: { drain } } } });
-    const starts = startsOf("agent");
+    const starts = engineStarts();
     await loop.bed.kubectlOk(["-n", namespace, "patch", "rpool", poolName, "--type=merge", "-p", patch]);
     await until(
       "the agents to have the new timeout",
@@ -273,65 +275,82 @@ describe("a node that has to go in the middle of jobs that take longer than it h
         const nodes = await loop.nodes();
         return nodes.every(
           ({ spec, status, metadata }) =>
-            spec.drain.evictionTimeoutSeconds === timeoutMs / 1000 &&
+            spec.drain.evictionTimeoutSeconds === drain.evictionTimeoutSeconds &&
             status?.observedGeneration === metadata.generation &&
             findCondition(status?.conditions, "ConfigApplied")?.status === "True",
         );
       },
       patience,
     );
-    expect(startsOf("agent")).toBe(starts);
+    expect(engineStarts()).toBe(starts);
   });
 
-  const startsOf = (container: "agent" | "runtime") =>
-    containerLines(loop.hosts, container).filter(({ line }) => line["event"] === "start").length;
+  const engineStarts = () => engineLines(loop.hosts).filter(({ event }) => event === "start").length;
 
-  /** Has every node in the middle of long jobs, then does `disturb`; resolves when all are answered. */
-  async function amidLongJobs(disturb: (since: number) => Promise<readonly string[]>) {
-    const openai = new OpenAI({
-      baseURL: `${loop.ioURL}/v1`,
-      apiKey: loop.apiKey,
-      maxRetries: 0,
-      timeout: 120_000,
-    });
+  /**
+   * Has all nodes in the middle of jobs of `jobMs`, then does `disturb`, which says what has to go. All are answered, those of
+   * the victims by others, to which they went in time.
+   */
+  async function amidJobs(jobMs: number, disturb: () => Promise<readonly { pod: string; since: number }[]>) {
+    const url = `${loop.ioURL}/v1`;
+    const openai = new OpenAI({ baseURL: url, apiKey: loop.apiKey, maxRetries: 0, timeout: 120_000 });
+    const tokens = Math.ceil(jobMs / tokenDelayMs);
     // As many as the nodes take. Even ones are not streamed: what a stream has begun to say, no other node may go on with.
-    const jobs = Array.from({ length: gpus * maxJobs }, (_, at) => complete(openai, 2 * at, longTokens));
+    const jobs = Array.from({ length: gpus * maxJobs }, (_, at) => complete(openai, 2 * at, tokens));
     const flights = await until("all nodes to be busy", () => {
       const all = inFlight(loop);
       return [...all.values()].flat().length === jobs.length ? all : undefined;
     });
-    const since = Date.now();
-    const victims = await disturb(since);
+    const victims = await disturb();
     asked.push(...(await Promise.all(jobs)));
-    const moved = victims.flatMap((pod) => (flights.get(pod) ?? []).map(({ id }) => id));
+    const moved = victims.flatMap(({ pod }) => (flights.get(pod) ?? []).map(({ id }) => id));
     expect(moved).toHaveLength(victims.length * maxJobs);
     const { retried } = await expectNoneLost();
     expect(retried).toEqual(expect.arrayContaining(moved));
-    for (const pod of victims) expect(handBackMs(pod, since)).toBeLessThan(timeoutMs + 2_000);
+    for (const { pod, since } of victims) {
+      const [back] = agentSaid(pod, /handed back/, since);
+      expect((back?.time ?? Number.NaN) - since).toBeLessThan(timeoutMs + slackMs);
+    }
   }
 
-  /** From the drain's begin to the hand-back, as the pod's agent tells it. */
-  function handBackMs(pod: string, since: number): number {
-    const lines = containerLines(loop.hosts, "agent").filter((entry) => entry.pod === pod);
-    const at = (said: RegExp) =>
-      lines
-        .filter(({ line }) => said.test(String(line["msg"])) && Date.parse(String(line["time"])) >= since)
-        .map(({ line }) => ({ line, time: Date.parse(String(line["time"])) }))[0];
-    const begun = at(/^draining$/);
-    const back = at(/handed back/);
+  /** Lines of a pod's agents since then. */
+  const agentSaid = (pod: string, what: RegExp, since: number) =>
+    containerLines(loop.hosts, "agent")
+      .map((entry) => ({ ...entry, time: Date.parse(String(entry.line["time"])) }))
+      .filter((entry) => entry.pod === pod && entry.time >= since && what.test(String(entry.line["msg"])));
+
+  /** When the drain of a pod began, which nobody had planned. */
+  function drainOf(pod: string, since: number): { pod: string; since: number } {
+    const [begun] = agentSaid(pod, /^draining$/, since);
     expect(begun?.line).toMatchObject({ planned: false, timeoutMs });
-    return (back?.time ?? Number.NaN) - (begun?.time ?? Number.NaN);
+    return { pod, since: begun?.time ?? Number.NaN };
+  }
+
+  const uidOf = async (name: string) =>
+    (await pods()).find(({ metadata }) => metadata.name === name)?.metadata.uid;
+
+  /** Evicts a pod as `kubectl drain` does; resolves when there is another. */
+  async function evict(name: string): Promise<void> {
+    const uid = await uidOf(name);
+    await loop.kube.create(`/api/v1/namespaces/${namespace}/pods/${name}/eviction`, {
+      apiVersion: "policy/v1",
+      kind: "Eviction",
+      metadata: { name, namespace },
+    });
+    const isOther = async () => ![uid, undefined].includes(await uidOf(name));
+    await until(`another pod ${name}`, isOther, patience);
   }
 
   it("F44 [×3] preempted: its jobs go back when the eviction timeout is over, and others answer them", async () => {
-    await amidLongJobs(async () => {
+    await amidJobs(1.7 * timeoutMs, async () => {
+      const since = Date.now();
       const before = await placed();
       await tenant("inference-of-others", taken);
       await untilRuns("inference-of-others");
       const left = new Set((await placed()).map(({ metadata }) => metadata.uid));
       const victims = before.filter(({ metadata }) => !left.has(metadata.uid));
       expect(victims).toHaveLength(taken);
-      return victims.map(({ metadata }) => metadata.name);
+      return victims.map(({ metadata }) => drainOf(metadata.name, since));
     });
     await leave("inference-of-others");
     await loop.untilReady(gpus, 120_000);
@@ -339,23 +358,39 @@ describe("a node that has to go in the middle of jobs that take longer than it h
 
   it("F44 evicted by the API: the same, and it comes back on what its host has free", async () => {
     const name = `${poolName}-0`;
-    await amidLongJobs(async () => {
-      const uid = (await pods()).find(({ metadata }) => metadata.name === name)?.metadata.uid;
-      await loop.kube.create(`/api/v1/namespaces/${namespace}/pods/${name}/eviction`, {
-        apiVersion: "policy/v1",
-        kind: "Eviction",
-        metadata: { name, namespace },
-      });
-      await until(
-        "another pod",
-        async () => {
-          const now = (await pods()).find(({ metadata }) => metadata.name === name);
-          return now !== undefined && now.metadata.uid !== uid;
-        },
+    await amidJobs(1.7 * timeoutMs, async () => {
+      const since = Date.now();
+      await evict(name);
+      return [drainOf(name, since)];
+    });
+    await loop.untilReady(gpus, 120_000);
+  });
+
+  it("F44 evicted while a rollout drains it, which has more time: the eviction's time counts", async () => {
+    let digest = "";
+    await amidJobs(3 * timeoutMs, async () => {
+      const from = Date.now();
+      digest = await loop.publish("v3");
+      const draining = await until(
+        "a node that drains for the rollout",
+        async () =>
+          (await loop.nodes()).find(
+            ({ metadata }) => agentSaid(metadata.name, /^draining$/, from).length > 0,
+          ),
         patience,
       );
-      return [name];
+      const { name } = draining.metadata;
+      const [begun] = agentSaid(name, /^draining$/, from);
+      expect(begun?.line).toMatchObject({ planned: true, timeoutMs: drain.timeoutSeconds * 1000 });
+      const since = Date.now();
+      await evict(name);
+      return [{ pod: name, since }];
     });
+    await until(
+      "the rollout to end",
+      async () => (await loop.nodes()).every(({ status }) => status?.config?.applied === digest),
+      patience,
+    );
     await loop.untilReady(gpus, 120_000);
   });
 });

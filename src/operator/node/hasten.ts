@@ -5,9 +5,9 @@ import { agentPort } from "../../protocol/status.ts";
 import type { Hands } from "./execute.ts";
 import type { NodeObservation } from "./observation.ts";
 
-/** Longest wait for the agent's answer, and between two tries, ms. */
-const timeoutMs = 2_000;
-const againMs = 1_000;
+/** Longest wait for the agent's answer, ms; by then it is known whether to try again. */
+const timeoutMs = 1_000;
+const againMs = timeoutMs + 200;
 
 /**
  * Tells the agent of a pod that ends to drain within `ms`, outside the worker. Where a planned drain runs already, no annotation
