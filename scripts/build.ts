@@ -55,13 +55,14 @@ const options: BuildOptions = {
     js: '#!/usr/bin/env node\nimport { createRequire as __createRequire } from "node:module";\nconst require = __createRequire(import.meta.url);',
   },
 };
-const isAgent = (path: string): boolean => path.endsWith("agent.ts");
+const isHeldLong = (path: string): boolean => /(agent|operator)\.ts$/.test(path);
 await Promise.all([
-  build({ ...options, entryPoints: entryPoints.filter((path) => !isAgent(path)) }),
-  // A process holds its program's text: without white space the agent's takes 2 MiB less. Names stay, for stack traces.
+  build({ ...options, entryPoints: entryPoints.filter((path) => !isHeldLong(path)) }),
+  // A process holds its program's text: without white space the agent's takes 2 MiB less, and the operator's more. Names stay,
+  // for stack traces.
   build({
     ...options,
-    entryPoints: entryPoints.filter(isAgent),
+    entryPoints: entryPoints.filter(isHeldLong),
     minifyWhitespace: true,
     minifySyntax: true,
   }),
