@@ -414,6 +414,11 @@ export const nodeStatus = z
             "Digest that the node is to move to. Written by the pool's rollout, or for a node without a pool by the node's controller.",
           )
           .optional(),
+        next: observedDigest()
+          .describe(
+            "Digest whose image and weights the node is to have ready by the time that the network's maintenance window opens, and not to move to before. Written by the pool's rollout.",
+          )
+          .optional(),
         staged: observedDigest()
           .describe("Digest whose image and weights are on the host, as the agent's signed status says.")
           .optional(),

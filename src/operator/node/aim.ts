@@ -30,7 +30,10 @@ export type Aim =
     };
 
 /** What an aim needs to know of its network's config. */
-export type AimConfig = Pick<NetworkConfig, "release" | "current" | "snapshots" | "images" | "models" | "mayRestart">;
+export type AimConfig = Pick<
+  NetworkConfig,
+  "release" | "current" | "snapshots" | "images" | "models" | "mayRestart"
+>;
 
 /** What decides the aim. */
 export interface AimInputs {
@@ -65,6 +68,20 @@ function waitsForWindow({ node, config, running, now }: AimInputs): boolean {
   if (!isTrue(node.status?.conditions, "Ready")) return false;
   if ((release?.allowed.find(({ digest }) => digest === running)?.expires ?? 0) <= now) return false;
   return moveInterrupts(node.spec, snapshots.get(running), snapshots.get(current));
+}
+
+/**
+ * Config that the node gets ready for while it runs another, so that a maintenance window is for restarts alone; undefined
+ * where there is none, or none that it may take.
+ */
+export function aheadOf(inputs: AimInputs): (Aim & { readonly ok: true }) | undefined {
+  const { node, inPool, config, running } = inputs;
+  const pinned = node.spec.config?.pin !== undefined;
+  const own = !pinned && waitsForWindow(inputs) ? config.current : undefined;
+  const digest = inPool ? digestOf(node.status?.config?.next) : own;
+  if (digest === undefined || digest === running) return undefined;
+  const aim = aimAt(digest, inputs);
+  return aim.ok ? aim : undefined;
 }
 
 /** The CRD has checked the form. */

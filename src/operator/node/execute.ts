@@ -103,10 +103,19 @@ function claimTurn({ memories }: Hands, o: NodeObservation, actions: readonly Ac
   const stops = actions.map((action) => (action.type === "annotate" ? action.desired.plannedStop : null));
   if (stops.includes("agent-image") || stops.includes("recreate"))
     memories.claim(groupOf(o.node), keyOf(o.node));
+  if (actions.some((action) => interrupts(o, action)))
+    memories.leaves(keyOf(o.node), controllerOf(o.node)?.uid);
   for (const action of actions) {
     if (action.type === "prefetch") memories.beginFetch(networkKeyOf(o.node), action.name);
     if (action.type === "recover") memories.recovery.stepTaken(networkKeyOf(o.node));
   }
+}
+
+/** Tells the agent of a node that serves of a stop, or of a config to which it moves by itself. */
+function interrupts({ pod }: NodeObservation, action: Action): boolean {
+  if (action.type !== "annotate" || !pod?.ready || !pod.desired.ok) return false;
+  const { plannedStop, target } = action.desired;
+  return plannedStop !== null || target !== pod.desired.desired.target;
 }
 
 /** Returns after how many milliseconds to look again, where only time tells. */

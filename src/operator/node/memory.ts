@@ -37,6 +37,9 @@ export class NodeMemories {
   readonly #fetches = new Map<string, { readonly network: string; readonly expires: number }>();
   readonly #noVolumes = new Set<string>();
   readonly #looks = new Map<string, { readonly blocker: string | undefined; readonly expires: number }>();
+  /** Nodes that were just told to leave service, with the monotonic time until which that counts although no cache shows it. */
+  readonly #leaving = new Map<string, number>();
+  readonly #serving = new Map<string, { nodes: number; readonly expires: number }>();
   /** Nodes of a group that wait for their turn, in the order in which they came. */
   readonly #queues = new Map<string, Set<string>>();
 
@@ -66,6 +69,7 @@ export class NodeMemories {
     const id = this.#nodes.get(nodeKey)?.identity?.nodeId;
     if (id !== undefined && this.#keyOfId.get(id) === nodeKey) this.#keyOfId.delete(id);
     this.#nodes.delete(nodeKey);
+    this.#leaving.delete(nodeKey);
   }
 
   /** Remembers who a node is. */
@@ -149,6 +153,31 @@ export class NodeMemories {
 
   volumesOn(host: string): boolean {
     return !this.#noVolumes.has("") && !this.#noVolumes.has(host);
+  }
+
+  /** A node is told of its stop. `pool`: UID of the pool that has it. */
+  leaves(nodeKey: string, pool: string | undefined): void {
+    if (this.isLeaving(nodeKey)) return;
+    this.#leaving.set(nodeKey, this.#clock.monotonic() + claimMs);
+    const counted = pool === undefined ? undefined : this.#serving.get(pool);
+    if (counted) counted.nodes--;
+  }
+
+  /** Nodes of a pool that serve and stay, as they were counted a moment ago; undefined = it is time to count. */
+  serving(pool: string): number | undefined {
+    const counted = this.#serving.get(pool);
+    return counted && counted.expires > this.#clock.monotonic() ? counted.nodes : undefined;
+  }
+
+  counted(pool: string, nodes: number): void {
+    this.#serving.set(pool, { nodes, expires: this.#clock.monotonic() + lookMs });
+  }
+
+  /** Whether a node has just been told of its stop. */
+  isLeaving(nodeKey: string): boolean {
+    const until = this.#leaving.get(nodeKey);
+    if (until !== undefined && until <= this.#clock.monotonic()) this.#leaving.delete(nodeKey);
+    return this.#leaving.has(nodeKey);
   }
 
   /** Takes the turn of a group for a node. */

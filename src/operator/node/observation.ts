@@ -43,6 +43,8 @@ export interface NodeObservation {
   readonly recreateInMs: number;
   /** Whether this node may be disturbed for what all nodes of its pool or network share: one at a time. */
   readonly turn: boolean;
+  /** Whether too few other nodes of its pool serve for this one to be stopped now; looked up where it matters. Absent: they do. */
+  readonly isNeeded?: (() => boolean) | undefined;
   /** How the neighbours fare, while something is wrong with the node. */
   readonly fleet?: FleetHealth | undefined;
   /** What the Node object of the pod's host said, and how long ago; undefined = it was not looked at. */

@@ -5,6 +5,7 @@ import { identitySecretOf, networkKeyOf, type OperatorContext } from "../context
 import { sizeText } from "../size.ts";
 import type { AgentStatuses } from "./agent-status.ts";
 import { type PodFacts, podFacts } from "./facts.ts";
+import { mayLeave } from "./leave.ts";
 import type { NodeMemories } from "./memory.ts";
 import type { NodeObservation } from "./observation.ts";
 import { hostView } from "./prefetch/observe.ts";
@@ -58,6 +59,7 @@ export function observeNode(
       !pod || !config || !network
         ? true
         : hasTurn(caches, memories, node, pod, config, network.spec.agent.image),
+    isNeeded: () => !mayLeave(caches, memories, node),
     fleet:
       node.status?.recovery?.cause === undefined
         ? undefined

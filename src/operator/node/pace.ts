@@ -5,7 +5,7 @@ import type { NodeStatus } from "../../api/v1alpha1/node.ts";
 export const settleMs = 5_000;
 
 /** Reasons of ConfigApplied for which a person has to look. */
-const stopped: ReadonlySet<string> = new Set(["StageFailed", "PrefetchFailed"]);
+const stopped: ReadonlySet<string> = new Set(["StageFailed", "PrefetchFailed", "HostDiskFull"]);
 
 /**
  * Whether a status is written at once, and not when it has settled: each state between two that last would be a write to the API

@@ -7,6 +7,7 @@ import { asksFor, type Moves, revise, type Wish, wishOf } from "./desired.ts";
 import { type PodFacts, pullFails, runs } from "./facts.ts";
 import { rotateKeyAnnotation } from "./identity-secret.ts";
 import { identityInputsHash } from "./inputs.ts";
+import { getReady } from "./get-ready.ts";
 import type { NodeObservation } from "./observation.ts";
 import { nextPlace } from "./places.ts";
 import type { Action, Note, Notes, Plan } from "./plan.ts";
@@ -17,6 +18,8 @@ import { sameImage, type Scene, sceneOf } from "./scene.ts";
 
 /** When to look again whether it is this node's turn, if nobody who had it has called. */
 const turnMs = 30_000;
+/** When to look again whether the pool can do without this node. */
+const roomMs = 2_000;
 
 /** Plans for a node whose pod is there and has not ended. */
 export function planPod(o: NodeObservation, pod: PodFacts, aim: Aim): Plan {
@@ -29,13 +32,14 @@ export function planPod(o: NodeObservation, pod: PodFacts, aim: Aim): Plan {
     return { target: aim.digest, actions: [{ type: "annotate", desired, reason }], notes: blocked };
   }
   const scene = sceneOf(o, pod, pod.desired.desired, aim);
-  const { actions, note } = decide(scene);
+  const { actions, note, awaitsImage = false } = decide(scene);
   const identity = refreshIdentity(o, pod);
   const resize = resizing(scene, actions);
   return {
     target: aim.digest,
     actions: [...identity, ...actions, ...resize],
     notes: note ? { ConfigApplied: note, ...blocked } : blocked,
+    awaitsImage,
   };
 }
 
@@ -49,6 +53,8 @@ function resizing({ steps }: Scene, others: readonly Action[]): readonly Action[
 interface Decision {
   readonly actions: readonly Action[];
   readonly note?: Note;
+  /** What the agent has staged is not all: the host has yet to get the image. */
+  readonly awaitsImage?: boolean;
 }
 
 function decide(scene: Scene): Decision {
@@ -69,6 +75,7 @@ function decide(scene: Scene): Decision {
   }
   if (onlyPod) {
     if (!mayDisturb(scene)) return awaitTurn(scene, onlyPod);
+    if (desired.plannedStop !== "recreate" && isNeeded(scene)) return awaitRoom(scene, onlyPod.reason);
     const lacking = desired.plannedStop === "recreate" ? undefined : lackingImage(scene);
     if (lacking) return lacking;
     return {
@@ -82,11 +89,17 @@ function decide(scene: Scene): Decision {
   // Nothing else can be done to a node without its agent.
   if (newAgent && isDown(pod)) return swapImage(scene, "agent");
   if (moving) return stage(scene);
-  if (steps.some(({ action }) => action === "patch-runtime")) return swapImage(scene, "runtime");
+  const newRuntime = steps.find(({ action }) => action === "patch-runtime");
+  if (newRuntime) {
+    const begun = desired.plannedStop === "runtime-image";
+    return !begun && isNeeded(scene) ? awaitRoom(scene, newRuntime.reason) : swapImage(scene, "runtime");
+  }
   if (desired.plannedStop === "runtime-image" && !runtimeMoved(scene)) return awaitRuntime(scene);
   if (newAgent) {
     if (!pod.agent.started) return awaitStartup(scene, newAgent);
-    return mayDisturb(scene) ? swapImage(scene, "agent") : awaitTurn(scene, newAgent);
+    if (!mayDisturb(scene)) return awaitTurn(scene, newAgent);
+    const begun = desired.plannedStop === "agent-image";
+    return !begun && isNeeded(scene) ? awaitRoom(scene, newAgent.reason) : swapImage(scene, "agent");
   }
   if (desired.plannedStop === "agent-image" && !agentMoved(scene)) {
     const reason = "is the new agent up?";
@@ -137,6 +150,10 @@ function stage(scene: Scene): Decision {
     return { actions: [...fetching, ask], note: moveNote("StageFailed", message) };
   }
   if (!image.ok) return { actions: fetching, note: image.note };
+  if (isInterrupted(scene) && isNeeded(scene)) {
+    const reason = `config ${digest} is staged, and too few other nodes of the pool serve to move to it now`;
+    return { actions: [{ type: "wait", ms: roomMs, reason }], note: moveNote("Staging", reason) };
+  }
   const rehearsal: Action[] = change
     ? [{ type: "rehearse-image", container: "runtime", image: image.image, reason: change.reason }]
     : [];
@@ -257,20 +274,34 @@ function agentMoved({ pod, agentImage }: Scene): boolean {
 /** Nothing is left to move: the annotation says only what lasts, and the agent is asked until all is as it should be. */
 function settle(scene: Scene, target: ConfigDigest | null): Decision {
   const { o, pod, desired, steps } = scene;
-  const lasting: Moves = { stage: null, target, plannedStop: null };
+  const ahead = scene.ahead?.digest ?? null;
+  const lasting: Moves = { stage: ahead, target, plannedStop: null };
   if (!asksFor(desired, wishFor(scene, lasting))) {
+    const staging = ahead !== null && ahead !== desired.stage;
     const reason = desired.plannedStop
       ? `the planned stop (${desired.plannedStop}) is over`
-      : (steps[0]?.reason ?? "the spec changed what the agent applies live");
+      : staging
+        ? `get ready for config ${ahead} before the maintenance window opens`
+        : (steps[0]?.reason ?? "the spec changed what the agent applies live");
+    // What is staged changes nothing of what is applied.
+    const quiet = asksFor(desired, wishFor(scene, { ...lasting, stage: desired.stage }));
     return {
       actions: order(scene, lasting, reason),
-      note: awaited(o),
+      note: quiet ? appliedNote(o, desired) : awaited(o),
     };
   }
   const still = isSettled(o, pod, desired);
-  return {
+  const settled: Decision = {
     actions: still ? [] : [{ type: "ask-agent", reason: "is all applied and serving?" }],
     note: appliedNote(o, desired),
+  };
+  const ready = getReady(scene);
+  if (!ready) return settled;
+  const { note } = settled;
+  return {
+    actions: [...settled.actions, ...ready.actions],
+    awaitsImage: ready.awaitsImage,
+    ...(note ? { note: note.status === "True" ? ready.told(note) : note } : {}),
   };
 }
 
@@ -292,7 +323,8 @@ function appliedNote(o: NodeObservation, desired: Desired): Note {
   const { target } = desired;
   const { status } = o.agent;
   const said = status ? status.report.config.applied : o.node.status?.config?.applied;
-  if (target !== null && said === target && (!status || echoed(o, desired))) {
+  const confirmed = !status || echoed(o, desired) || desired.stage !== null;
+  if (target !== null && said === target && confirmed) {
     return { status: "True", reason: "Applied", message: `config ${target} is applied` };
   }
   const error = status?.config_error;
@@ -370,6 +402,21 @@ function mayDisturb({ o, pod, desired, steps }: Scene): boolean {
   if (begun || !pod.ready || !o.config) return true;
   if (o.turn && o.config.mayRestart) return true;
   return steps.some(({ action }) => action === "recreate") && isEdited(o.node, pod, o.config);
+}
+
+/** It serves, and its pool cannot do without it now. */
+const isNeeded = ({ o, pod }: Scene): boolean => pod.ready && o.isNeeded?.() === true;
+
+/** The move that is planned takes the engine out of service. */
+const isInterrupted = ({ steps }: Scene): boolean =>
+  steps.some(({ action }) => action === "patch-runtime" || action === "restart-engine");
+
+/** Serves on until others of its pool are back. */
+function awaitRoom(scene: Scene, reason: string): Decision {
+  const { actions, note } = settle(scene, scene.desired.target);
+  const why = `${reason}: too few other nodes of the pool serve`;
+  const wait: Action = { type: "wait", ms: roomMs, reason: why };
+  return { actions: [...actions, wait], ...(note ? { note } : {}) };
 }
 
 function awaitTurn(scene: Scene, step: ChangeStep): Decision {

@@ -81,6 +81,8 @@ export interface Plan {
   readonly target: ConfigDigest | undefined;
   readonly actions: readonly Action[];
   readonly notes: Notes;
+  /** The host has yet to get an image of what the agent has staged. */
+  readonly awaitsImage?: boolean;
   /** What is done if the node does not come back by itself; absent = nothing, and nothing was. */
   readonly recovery?: Recovery;
 }

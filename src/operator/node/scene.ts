@@ -4,7 +4,7 @@ import { modelIdentities } from "../../protocol/config/weights.ts";
 import type { Desired } from "../../protocol/desired.ts";
 import { sizeText } from "../size.ts";
 import type { NetworkConfig } from "../views.ts";
-import { type Aim, aimAt, aimOf } from "./aim.ts";
+import { type Aim, aheadOf, aimAt, aimOf } from "./aim.ts";
 import { digestOfImage, type PodFacts, pullFails, runs } from "./facts.ts";
 import { podInputsHash } from "./inputs.ts";
 import { resizeOf } from "./resize.ts";
@@ -20,6 +20,8 @@ export interface Scene {
   readonly desired: Desired;
   /** What is to run now; not ok = leave what runs. */
   readonly goal: Aim;
+  /** What is got ready for, while the goal is another. */
+  readonly ahead: (Aim & { readonly ok: true }) | undefined;
   readonly agentImage: string;
   readonly runtimeImage: string;
   readonly steps: readonly ChangeStep[];
@@ -35,10 +37,15 @@ export function sceneOf(o: NodeObservation, pod: PodFacts, desired: Desired, aim
     pod,
     desired,
     goal,
+    ahead: aheadIn(o, desired),
     agentImage,
     runtimeImage,
     steps: stepsOf(o, pod, desired, goal, agentImage),
   };
+}
+
+function aheadIn({ node, inPool, config, now }: Course, desired: Desired): Scene["ahead"] {
+  return config && aheadOf({ node, inPool, config, running: desired.target ?? undefined, now });
 }
 
 /**
@@ -117,7 +124,9 @@ export function imagesAhead(o: Course, pod: PodFacts): readonly string[] | undef
   const aim = aimOf({ node, inPool, config, running: desired.target ?? undefined, now });
   const goal = goalOf(o, pod, desired, aim);
   const agent = network.spec.agent.image;
+  const ahead = aheadIn(o, desired);
   return [
+    ...(ahead && !runs(pod, "runtime", ahead.places[0]) ? ahead.places : []),
     ...(goal.ok && !runs(pod, "runtime", goal.places[0]) ? goal.places : []),
     ...(runs(pod, "agent", agent) ? [] : [agent]),
   ];

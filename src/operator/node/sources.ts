@@ -51,7 +51,8 @@ export function nodeSources(
 /** What we wrote to the status ourselves needs no second look; a target that the pool gives does, unless it is there already. */
 function wantsLook({ caches }: OperatorContext, change: Change<ResultityNode>): boolean {
   if (exceptStatus(change) || change.type !== "update") return true;
-  const target = change.object.status?.config?.target;
+  const { target, next } = change.object.status?.config ?? {};
+  if (next !== change.old.status?.config?.next) return true;
   if (target === change.old.status?.config?.target) return false;
   const pod = caches.pods.store.get(keyOf(change.object));
   const { desired } = pod ? podFacts(pod, change.object) : {};

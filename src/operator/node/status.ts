@@ -25,7 +25,7 @@ export function nodeStatus(o: NodeObservation, plan: Plan, failed: Notes): NodeS
   }
   const report = agent.status?.report;
   const config = {
-    staged: report ? (report.config.staged ?? undefined) : last.config?.staged,
+    staged: stagedOf(o, plan),
     // Kept while a new pod has yet to apply it: a node without a target stays at what it had.
     applied: report?.config.applied ?? last.config?.applied,
     target: o.inPool ? undefined : (plan.target ?? last.config?.target),
@@ -46,10 +46,18 @@ export function nodeStatus(o: NodeObservation, plan: Plan, failed: Notes): NodeS
   });
 }
 
+/** What the agent has staged, once the host has the image too. */
+function stagedOf({ node, agent }: NodeObservation, { awaitsImage }: Plan): string | undefined {
+  const last = node.status?.config?.staged;
+  if (!agent.status) return last;
+  const staged = agent.status.report.config.staged ?? undefined;
+  return awaitsImage && staged !== last ? undefined : staged;
+}
+
 /** True if writing `status` would change nothing of what the node controller owns. */
 export function isWritten({ node, inPool }: NodeObservation, status: NodeStatus): boolean {
   const { config, ...rest } = node.status ?? {};
-  const { target, ...others } = config ?? {};
+  const { target, next: _next, ...others } = config ?? {};
   return (
     canonical(pruned({ ...rest, config: inPool ? others : { ...others, target } })) === canonical(status)
   );

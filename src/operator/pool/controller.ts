@@ -1,3 +1,4 @@
+import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
 import { Controller, type Result } from "../../kube/controller.ts";
 import { isKubeError } from "../../kube/errors.ts";
@@ -11,8 +12,10 @@ import { executePool } from "./execute.ts";
 import { observePool } from "./observe.ts";
 import type { Work } from "./canary.ts";
 import { trialOf } from "./digest.ts";
+import { readLoads } from "./loads.ts";
 import { nextLookMs } from "./next-look.ts";
 import { planPool } from "./plan.ts";
+import { candidatesOf } from "./scale.ts";
 import { refusalOf, type Refused, refusedMs } from "./refusal.ts";
 import { poolStatus } from "./status.ts";
 
@@ -62,8 +65,11 @@ async function reconcile(
     return undefined;
   }
   const trial = trialOf(seen);
+  const candidates = candidatesOf(seen);
+  const loads = candidates.length > 0 ? await readLoads(context, candidates, signal) : undefined;
+  const loaded = loads ? { ...seen, load: ({ metadata }: ResultityNode) => loads.get(metadata.name) } : seen;
   // Until the network is verified anew after a start nobody is told where to go: the status may be older than what was told.
-  const actions = planPool(seen).filter(({ type }) => type !== "target" || isVerified(context, seen.pool));
+  const actions = planPool(loaded).filter(({ type }) => type !== "target" || isVerified(context, seen.pool));
   let refused: Refused | undefined;
   try {
     await executePool(context, expectations, seen.pool, actions, signal);

@@ -134,6 +134,17 @@ async function execute(
       expectations.wrote(key, caches.nodes, await client.applyStatus(nodes, draft, write));
       return;
     }
+    case "prepare": {
+      const { name, uid } = action.child.metadata;
+      const { target } = action.child.status?.config ?? {};
+      const config = {
+        ...(target === undefined ? {} : { target }),
+        ...(action.digest === undefined ? {} : { next: action.digest }),
+      };
+      const draft = { metadata: { namespace, name, uid }, status: { config } };
+      expectations.wrote(key, caches.nodes, await client.applyStatus(nodes, draft, write));
+      return;
+    }
     case "budget": {
       const draft = {
         metadata: {

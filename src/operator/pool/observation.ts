@@ -24,6 +24,8 @@ export interface PoolObservation {
   readonly interrupts: (child: ResultityNode, digest: string) => boolean;
   /** What the network has seen of a child's jobs; undefined = nothing. */
   readonly work: (child: ResultityNode) => Work | undefined;
+  /** How many jobs a child has now; undefined = not known. Absent: nobody has been asked, as none is to go. */
+  readonly load?: (child: ResultityNode) => number | undefined;
   /** The PodDisruptionBudget of the pool's name. `ours`: we made it. `intact`: it selects the pool's pods. */
   readonly budget:
     | { readonly ours: boolean; readonly intact: boolean; readonly minAvailable: unknown }
@@ -46,6 +48,13 @@ export type PoolAction =
       readonly type: "target";
       readonly child: ResultityNode;
       readonly digest: string;
+      readonly reason: string;
+    }
+  /** Have the child get ready for a config that it is not to move to yet; undefined = for none any more. */
+  | {
+      readonly type: "prepare";
+      readonly child: ResultityNode;
+      readonly digest: string | undefined;
       readonly reason: string;
     }
   | { readonly type: "budget"; readonly minAvailable: number; readonly reason: string };

@@ -6,6 +6,7 @@ import { censusOf, hostOf, sizeOf } from "./census.ts";
 import { childSpec, hasMetadata, hasSpec, isMoving, isParked, isReady, stuckReason } from "./child.ts";
 import { commonDigest, isHeldBack, trialOf, wantedDigest } from "./digest.ts";
 import type { PoolAction, PoolObservation } from "./observation.ts";
+import { planPrepare } from "./prepare.ts";
 import { planScale } from "./scale.ts";
 import { minAvailableOf } from "./window.ts";
 
@@ -54,7 +55,8 @@ function planUpdate(
   staying: readonly ResultityNode[],
   minAvailable: number,
 ): PoolAction[] {
-  const { due, serving } = dueOf(seen, staying);
+  const dues = dueOf(seen, staying);
+  const { due, serving } = dues;
   let room = serving - minAvailable;
   const actions: PoolAction[] = [];
   for (const each of due) {
@@ -62,7 +64,7 @@ function planUpdate(
     room -= admitted.takes;
     actions.push(...admitted.actions);
   }
-  return actions;
+  return [...actions, ...planPrepare(seen, staying, dues, actions)];
 }
 
 /** What an update has for the nodes that stay, in the order in which they go, and how many of them serve. */

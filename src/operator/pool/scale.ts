@@ -21,7 +21,8 @@ export function planScale(seen: PoolObservation): PoolAction[] {
   }
   for (const name of freeNames(seen, missing - revived.size))
     actions.push({ type: "create", name, reason: why });
-  for (const child of surplus(staying, -missing)) actions.push({ type: "retire", child, reason: why });
+  for (const child of surplus(staying, -missing, seen.load))
+    actions.push({ type: "retire", child, reason: why });
   return actions;
 }
 
@@ -35,18 +36,48 @@ function freeNames({ pool, isTaken }: PoolObservation, count: number): string[] 
   return names;
 }
 
-/** Which children go: those that serve nobody, then those that leave whole hosts empty, then the highest ordinals. */
-function surplus(staying: readonly ResultityNode[], count: number): readonly ResultityNode[] {
-  if (count <= 0) return [];
+/** Most nodes of which it is asked how busy they are, before some of them go. */
+const mostAsked = 64;
+
+/**
+ * Children of which it matters how busy they are: they serve, and some of them go and others stay. Of many those that would go
+ * first; empty where none goes.
+ */
+export function candidatesOf(seen: PoolObservation): readonly ResultityNode[] {
+  const { staying } = censusOf(seen);
   const serving = staying.filter(isReady);
-  const idle = staying.filter((child) => !isReady(child));
-  return [...emptyingHosts(idle, staying), ...emptyingHosts(serving, serving)].slice(0, count);
+  const count = staying.length - seen.pool.spec.replicas - (staying.length - serving.length);
+  if (count <= 0 || count >= serving.length) return [];
+  return emptyingHosts(serving, serving, () => 0).slice(0, Math.max(mostAsked, count));
 }
 
-/** `children` in the order in which they go: hosts with the fewest of `there` first, and a host's together. Both by ordinal. */
+/**
+ * Which children go: those that serve nobody, those that have no jobs, then those that leave whole hosts empty. Of equals the
+ * least busy, then the highest ordinals.
+ */
+function surplus(
+  staying: readonly ResultityNode[],
+  count: number,
+  load: PoolObservation["load"] = () => undefined,
+): readonly ResultityNode[] {
+  if (count <= 0) return [];
+  const busy = (child: ResultityNode) => load(child) ?? Number.POSITIVE_INFINITY;
+  const serving = staying.filter(isReady);
+  const away = staying.filter((child) => !isReady(child));
+  const idle = serving.filter((child) => load(child) === 0);
+  const others = serving.filter((child) => load(child) !== 0);
+  return [
+    ...emptyingHosts(away, staying, () => 0),
+    ...emptyingHosts(idle, serving, () => 0),
+    ...emptyingHosts(others, serving, busy),
+  ].slice(0, count);
+}
+
+/** `children` in the order in which they go: hosts with the fewest of `there` first, and a host's together; each by load, then by ordinal. */
 function emptyingHosts(
   children: readonly ResultityNode[],
   there: readonly ResultityNode[],
+  load: (child: ResultityNode) => number,
 ): readonly ResultityNode[] {
   const counts = new Map<string, number>();
   for (const child of there) counts.set(hostOf(child), (counts.get(hostOf(child)) ?? 0) + 1);
@@ -56,8 +87,17 @@ function emptyingHosts(
     if (group) group.push(child);
     else groups.set(hostOf(child), [child]);
   }
-  // The sort is stable: among equals the host of the highest ordinal comes first.
+  const loads = new Map(
+    [...groups].map(([host, group]) => [host, group.reduce((sum, child) => sum + load(child), 0)] as const),
+  );
+  // Sorts are stable: among equals the highest ordinal, and the host of the highest one, comes first.
   return [...groups]
-    .sort(([a], [b]) => (counts.get(a) ?? 0) - (counts.get(b) ?? 0))
-    .flatMap(([, group]) => group);
+    .sort(
+      ([a], [b]) =>
+        (counts.get(a) ?? 0) - (counts.get(b) ?? 0) || compare(loads.get(a) ?? 0, loads.get(b) ?? 0),
+    )
+    .flatMap(([, group]) => group.toSorted((a, b) => compare(load(a), load(b))));
 }
+
+/** Of two that are both infinite neither comes first. */
+const compare = (a: number, b: number): number => (a === b ? 0 : a < b ? -1 : 1);

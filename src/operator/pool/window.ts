@@ -13,6 +13,9 @@ export function maxUnavailableOf(pool: ResultityNodePool, size: number): number 
   return Math.min(wanted, size);
 }
 
+/** Most images that come to hosts at once, where the pool does not say: a registry is shared by many. */
+export const defaultParallel = 4;
+
 /** Fewest nodes of `size` that the operator keeps in service. */
 export function minAvailableOf(pool: ResultityNodePool, size: number): number {
   return Math.max(0, size - maxUnavailableOf(pool, size));

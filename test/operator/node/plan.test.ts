@@ -550,11 +550,14 @@ describe("outside of the network's maintenance windows", () => {
     const world = new World(nodeOf(), configOf([v1, v2, v3]));
     world.untilServing();
     world.config = closed(v2);
-    expect(world.reconcile()).toEqual([]);
+    expect(world.reconcile()).toEqual(["annotate"]);
+    expect(world.desired).toMatchObject({ stage: d2, target: d1 });
     expect(world.condition("Ready")).toBe("True AllWell");
     world.config = { ...closed(v2), mayRestart: true };
-    expect(world.reconcile()).toEqual(["annotate", "prefetch"]);
-    expect(world.desired.stage).toBe(d2);
+    expect(world.reconcile()).toEqual(["prefetch", "ask-agent"]);
+    world.agentAnswers({ staged: d2 });
+    world.reconcile();
+    expect(world.desired.target).toBe(d2);
   });
 
   it("its owner's pin does not wait", () => {

@@ -118,10 +118,17 @@ export class Fleet {
         this.children.delete(action.child.metadata.name);
         break;
       case "target":
-        this.change(action.child.metadata.name, (child) => ({
-          ...child,
-          status: { ...child.status, config: { ...child.status?.config, target: action.digest } },
-        }));
+        this.change(action.child.metadata.name, ({ status, ...child }) => {
+          const { next: _, ...config } = status?.config ?? {};
+          return { ...child, status: { ...status, config: { ...config, target: action.digest } } };
+        });
+        break;
+      case "prepare":
+        this.change(action.child.metadata.name, ({ status, ...child }) => {
+          const { next: _, ...config } = status?.config ?? {};
+          const next = action.digest === undefined ? {} : { next: action.digest };
+          return { ...child, status: { ...status, config: { ...config, ...next } } };
+        });
         break;
       case "budget":
         this.budget = { ours: true, intact: true, minAvailable: action.minAvailable };

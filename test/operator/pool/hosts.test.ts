@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import type { PoolAction } from "../../../src/operator/pool/plan.ts";
+import { type PoolAction, type PoolObservation, planPool } from "../../../src/operator/pool/plan.ts";
+import { candidatesOf } from "../../../src/operator/pool/scale.ts";
 import { poolStatus } from "../../../src/operator/pool/status.ts";
 import { digest, Fleet, makePool } from "./fleet.ts";
 
@@ -46,6 +47,49 @@ describe("a smaller pool", () => {
     const other = on("aabbb");
     for (const name of ["chat-2", "chat-3"]) other.fail(name);
     expect(scaled(other, 2)).toBe("3 2 4");
+  });
+});
+
+describe("a smaller pool whose nodes have jobs", () => {
+  /** Jobs of node n as the n-th digit; "-" = it has not said. */
+  const gone = (hosts: string, jobs: string, replicas: number): string => {
+    const fleet = on(hosts);
+    fleet.pool = { ...fleet.pool, spec: { ...fleet.pool.spec, replicas } };
+    const load: PoolObservation["load"] = ({ metadata }) => {
+      const said = jobs[Number(metadata.name.replace("chat-", ""))];
+      return said === undefined || said === "-" ? undefined : Number(said);
+    };
+    return ordinals(planPool({ ...fleet.observe(), load }), "retire");
+  };
+
+  it("takes those that have none first, then empties hosts, and of equals takes the least busy", () => {
+    expect(gone("abcd", "3012", 3)).toBe("1");
+    expect(gone("abcd", "3012", 1)).toBe("1 2 3");
+    // Hosts b and c have one node each.
+    expect(gone("aabc", "2132", 3)).toBe("3");
+    expect(gone("aabc", "2123", 3)).toBe("2");
+    expect(gone("aa", "12", 1)).toBe("0");
+  });
+
+  it("takes one that has not said how busy it is for busier than all that have", () => {
+    expect(gone("abc", "-2-", 2)).toBe("1");
+    expect(gone("abc", "---", 2)).toBe("2");
+  });
+
+  it("asks nobody where it does not matter", () => {
+    const asked = (hosts: string, replicas: number, failed: readonly string[] = []) => {
+      const fleet = on(hosts);
+      for (const name of failed) fleet.fail(name);
+      fleet.pool = { ...fleet.pool, spec: { ...fleet.pool.spec, replicas } };
+      return candidatesOf(fleet.observe()).length;
+    };
+    expect(asked("abcd", 4)).toBe(0);
+    expect(asked("abcd", 5)).toBe(0);
+    expect(asked("abcd", 0)).toBe(0);
+    expect(asked("abcd", 3, ["chat-0"])).toBe(0);
+    expect(asked("abcd", 3)).toBe(4);
+    expect(asked("a".repeat(100), 99)).toBe(64);
+    expect(asked("a".repeat(100), 10)).toBe(90);
   });
 });
 

@@ -351,7 +351,7 @@ describe("what a config may interrupt", () => {
     fleet.restartsUntil = Date.UTC(2026, 0, 3, 2);
     fleet.fail("chat-1");
     fleet.current = digest("b");
-    expect(brief(fleet.reconcile())).toEqual(["target chat-1"]);
+    expect(brief(fleet.reconcile())).toEqual(["target chat-1", "prepare chat-0", "prepare chat-2"]);
     fleet.arrive("chat-1");
     expect(brief(fleet.reconcile())).toEqual([]);
     const progress = poolStatus(fleet.observe()).conditions?.find(({ type }) => type === "Progressing");
@@ -366,7 +366,7 @@ describe("what a config may interrupt", () => {
     fleet.mayRestart = false;
     fleet.current = digest("b");
     fleet.interrupts = (child) => child.metadata.name !== "chat-1";
-    expect(brief(fleet.reconcile())).toEqual(["target chat-1"]);
+    expect(brief(fleet.reconcile())).toEqual(["target chat-1", "prepare chat-0"]);
     fleet.arrive("chat-1");
     withSpec(fleet, { replicas: 3 });
     fleet.reconcile();

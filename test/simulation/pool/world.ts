@@ -119,7 +119,7 @@ export class PoolWorld {
     const { serving, runs, spec } = this.truth(action.child.metadata.name);
     if (!serving) return false;
     if (action.type === "target") return this.interrupts(runs, action.digest);
-    return !sameJson(rest(spec), childSpec(this.pool.spec));
+    return !sameJson(rest(spec), rest(childSpec(this.pool.spec)));
   }
 
   /** Carries out an action, as the API server does; its node's controller looks at it soon. */
@@ -358,9 +358,9 @@ export class PoolWorld {
   }
 }
 
-/** A spec without what each node has of its own. */
-function rest(spec: ResultityNode["spec"] | undefined): unknown {
+/** A spec without what each node has of its own, and without the pin, which stops nothing by itself. */
+function rest(spec: Partial<ResultityNode["spec"]> | undefined): unknown {
   if (!spec) return undefined;
-  const { replicas: _replicas, identity: _identity, ...shared } = spec;
+  const { replicas: _replicas, identity: _identity, config: _pin, ...shared } = spec;
   return shared;
 }

@@ -3,15 +3,13 @@ import type { PoolSpec } from "../../../api/v1alpha1/pool.ts";
 import { controllerOf, keyOf } from "../../../kube/object.ts";
 import { networkKeyOf, type OperatorContext } from "../../context.ts";
 import { bytesOf } from "../../quantity.ts";
+import { defaultParallel } from "../../pool/window.ts";
 import { agentContainer, runtimeContainer } from "../pod-parts.ts";
 import type { NodeMemories } from "../memory.ts";
 import { type PrefetchFacts, prefetchFacts } from "./facts.ts";
 import type { HostView } from "./plan.ts";
 
 type Prefetch = NonNullable<PoolSpec["strategy"]["rollingUpdate"]["prefetch"]>;
-
-/** Images on their way, or stuck on it, at once, unless the node's pool says otherwise: a registry is shared by many. */
-const defaultParallel = 4;
 
 /** What the caches show of the images of a host, for one of its nodes. */
 export function hostView(

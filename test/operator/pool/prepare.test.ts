@@ -1,0 +1,112 @@
+import { describe, expect, it } from "vitest";
+import { digest, Fleet, makePool } from "./fleet.ts";
+
+const [a, b, c] = [digest("a"), digest("b"), digest("c")];
+
+/** Ten nodes that serve `a`, while no window is open and the network is at `b`. */
+function closed(spec: Parameters<typeof makePool>[0] = {}): Fleet {
+  const fleet = new Fleet(makePool({ replicas: 10, ...spec }));
+  fleet.current = a;
+  fleet.settle();
+  fleet.current = b;
+  fleet.mayRestart = false;
+  return fleet;
+}
+
+const prepared = (fleet: Fleet) =>
+  [...fleet.children.values()].flatMap(({ metadata, status }) =>
+    status?.config?.next === undefined ? [] : [metadata.name],
+  );
+
+/** Those that get ready have all that it takes. */
+function stage(fleet: Fleet): void {
+  for (const [name, { status }] of fleet.children) {
+    const next = status?.config?.next;
+    if (next !== undefined)
+      fleet.change(name, (child) => ({
+        ...child,
+        status: { ...child.status, config: { ...child.status?.config, staged: next } },
+      }));
+  }
+}
+
+describe("before the maintenance window", () => {
+  it("nodes get ready in the order in which they will go, no more at once than images may come; none is told to move", () => {
+    const fleet = closed({
+      strategy: { rollingUpdate: { maxUnavailable: 2, prefetch: { maxParallel: 3 } } },
+    });
+    expect(fleet.reconcile().map(({ type }) => type)).toEqual(["prepare", "prepare", "prepare"]);
+    expect(prepared(fleet)).toEqual(["chat-0", "chat-1", "chat-2"]);
+    expect(fleet.reconcile()).toEqual([]);
+    for (const count of [6, 9, 10]) {
+      stage(fleet);
+      fleet.reconcile();
+      expect(prepared(fleet)).toHaveLength(count);
+    }
+    stage(fleet);
+    expect(fleet.reconcile()).toEqual([]);
+    fleet.mayRestart = true;
+    expect(fleet.reconcile().map(({ type }) => type)).toEqual(["target", "target"]);
+    expect(prepared(fleet)).toHaveLength(8);
+  });
+
+  it("one that cannot get ready holds up no other", () => {
+    const fleet = closed({ strategy: { rollingUpdate: { prefetch: { maxParallel: 1 } } } });
+    fleet.reconcile();
+    fleet.change("chat-0", (child) => ({
+      ...child,
+      status: {
+        ...child.status,
+        conditions: [
+          ...(child.status?.conditions ?? []).filter(({ type }) => type !== "ConfigApplied"),
+          {
+            type: "ConfigApplied",
+            status: "True",
+            reason: "HostDiskFull",
+            message: "",
+            observedGeneration: 1,
+            lastTransitionTime: new Date(fleet.now).toISOString(),
+          },
+        ],
+      },
+    }));
+    fleet.reconcile();
+    expect(prepared(fleet)).toEqual(["chat-0", "chat-1"]);
+  });
+
+  it("members of a trial alone get ready for what is tried, and nobody under a pause or a partition", () => {
+    const trial = closed({ strategy: { rollingUpdate: { canary: { replicas: 2 } } } });
+    trial.reconcile();
+    expect(prepared(trial)).toEqual(["chat-0", "chat-1"]);
+    const paused = closed({ strategy: { paused: true } });
+    expect(paused.reconcile()).toEqual([]);
+    const partitioned = closed({ strategy: { rollingUpdate: { partition: 8 } } });
+    partitioned.reconcile();
+    expect(prepared(partitioned)).toEqual(["chat-8", "chat-9"]);
+  });
+
+  it("who gets ready follows the network to another config, and back to where it is", () => {
+    const fleet = closed();
+    fleet.reconcile();
+    fleet.current = c;
+    fleet.reconcile();
+    expect([...fleet.children.values()].map(({ status }) => status?.config?.next).slice(0, 5)).toEqual([
+      c,
+      c,
+      c,
+      c,
+      undefined,
+    ]);
+    fleet.current = a;
+    expect(fleet.reconcile().map(({ type }) => type)).toEqual(Array.from({ length: 4 }, () => "prepare"));
+    expect(prepared(fleet)).toEqual([]);
+    expect(fleet.reconcile()).toEqual([]);
+  });
+
+  it("nothing is got ready where a move interrupts nothing: it goes at once", () => {
+    const fleet = closed();
+    fleet.interrupts = () => false;
+    fleet.reconcile();
+    expect(prepared(fleet)).toEqual([]);
+  });
+});
