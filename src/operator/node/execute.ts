@@ -171,7 +171,7 @@ async function execute(
       return 0;
     case "hasten":
       await knownIdentity(hands, o, signal);
-      return hasten(hands, o, action.ms);
+      return hasten({ logger: context.logger, memories: hands.memories }, o, action.ms);
     case "ask-agent":
       return askAgent(hands, o, signal);
     default:

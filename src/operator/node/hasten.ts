@@ -1,8 +1,9 @@
 import { request } from "node:http";
 import { keyOf } from "../../kube/object.ts";
 import { messageOf } from "../../lib/errors.ts";
+import type { Logger } from "../../lib/logger.ts";
 import { agentPort } from "../../protocol/status.ts";
-import type { Hands } from "./execute.ts";
+import type { NodeMemories } from "./memory.ts";
 import type { NodeObservation } from "./observation.ts";
 
 /** Longest wait for the agent's answer, ms; by then it is known whether to try again. */
@@ -13,17 +14,18 @@ const againMs = timeoutMs + 200;
  * Tells the agent of a pod that ends to drain within `ms`, outside the worker. Where a planned drain runs already, no annotation
  * reaches it before that is over. Returns when to look again whether it has heard; undefined once it has.
  */
-export function hasten({ context, memories }: Hands, { node, pod }: NodeObservation, ms: number) {
+export function hasten(
+  { logger, memories }: { readonly logger: Logger; readonly memories: NodeMemories },
+  { node, pod }: NodeObservation,
+  ms: number,
+): number | undefined {
   const memory = memories.of(keyOf(node));
   if (!pod?.ip || !memory.identity || memory.hastened === pod.uid) return undefined;
   const { uid, ip } = pod;
   memory.hastened = uid;
   post(ip, memory.identity.drainToken, ms).catch((error: unknown) => {
     if (memory.hastened === uid) memory.hastened = "";
-    context.logger.warn(
-      { node: keyOf(node), error: messageOf(error) },
-      "the agent was not told to make haste",
-    );
+    logger.warn({ node: keyOf(node), error: messageOf(error) }, "the agent was not told to make haste");
   });
   return againMs;
 }
