@@ -5,8 +5,12 @@ import type { NodeUse } from "./observe.ts";
 import type { Finding } from "./refusal.ts";
 import { expiryOf } from "./trust.ts";
 
-/** Most snapshots that a network's ConfigMap holds: three of 256 KiB fit into its 1 MiB with the rest. */
-export const mostDigests = 3;
+/** A snapshot of which nobody knows how large it is, is taken for the largest that there may be. */
+const largestBytes = 256 * 1024;
+/** Most bytes of snapshots that a network's ConfigMap holds: three of the largest fit into its 1 MiB with the rest. */
+const mostBytes = 3 * largestBytes;
+/** Most snapshots of any size. */
+const mostDigests = 16;
 
 /** What the choice depends on. Digests of nodes are as their status says: nobody has checked them. */
 export interface Choosing {
@@ -19,6 +23,8 @@ export interface Choosing {
   readonly previous: string | undefined;
   readonly nodes: readonly NodeUse[];
   readonly has: (digest: ConfigDigest) => boolean;
+  /** Size of a snapshot; undefined for one that is not there. Absent: nobody knows any. */
+  readonly bytes?: (digest: ConfigDigest) => number | undefined;
   /** Wall time, ms. */
   readonly now: number;
 }
@@ -29,7 +35,7 @@ export interface Choice {
   readonly current: ConfigDigest | undefined;
   /** Digest that they will move to once its snapshot is there; the same as `current` where it is. */
   readonly next: ConfigDigest | undefined;
-  /** Digests that the ConfigMap is to hold, at most three, `current` first. */
+  /** Digests that the ConfigMap is to hold, as many as fit, `current` first. */
   readonly held: readonly ConfigDigest[];
   /** Digests for which there is no room. */
   readonly waiting: readonly ConfigDigest[];
@@ -43,7 +49,9 @@ export interface Choice {
 
 /**
  * Chooses. The pin or the release's current one comes next, unless the release does not allow it, it has expired, or
- * nodes are busy with three others: then the previous one stays. A digest that a node runs is kept even when it
+ * nodes are busy with as many others as there is room for: then the previous one stays. Room is counted in bytes, because a
+ * network whose newest config is broken needs one more beside those that its nodes are at, or the cure would wait for the
+ * patient. A digest that a node runs is kept even when it
  * has been withdrawn (its pod still has to be told from what it should be; no agent applies it again), but yields its place
  * first, so that a withdrawal can never block its own remedy.
  */
@@ -75,7 +83,7 @@ export function chooseDigests(seen: Choosing): Choice {
   }
 
   const busy = inUse.filter(valid);
-  if (wanted !== previous && !busy.includes(wanted) && busy.length >= mostDigests) {
+  if (wanted !== previous && !busy.includes(wanted) && !fits(seen, [...busy, wanted])) {
     const settled = settle(seen, previous ?? busy[0], undefined, inUse);
     const waiting = [wanted, ...settled.waiting];
     return { ...settled, waiting, tooMany: tooManyFinding(waiting, settled.held) };
@@ -134,20 +142,36 @@ function compare(a: readonly number[], b: readonly number[]): number {
 }
 
 function settle(
-  { has }: Choosing,
+  seen: Choosing,
   previous: ConfigDigest | undefined,
   next: ConfigDigest | undefined,
   inUse: readonly ConfigDigest[],
 ): Choice {
+  const { has } = seen;
   // What is still to be fetched takes no place from what nodes run.
   const current = next !== undefined && has(next) ? next : previous;
   const all = [...new Set(current === undefined ? inUse : [current, ...inUse])];
+  let room = 0;
+  while (room < all.length && fits(seen, all.slice(0, room + 1))) room++;
   return {
     current: current !== undefined && has(current) ? current : undefined,
     next: next ?? current,
-    held: all.slice(0, mostDigests),
-    waiting: all.slice(mostDigests),
+    held: all.slice(0, room),
+    waiting: all.slice(room),
   };
+}
+
+/** Whether the ConfigMap has room for one more snapshot, beside these and as large as it may be. */
+export function hasRoom(seen: Pick<Choosing, "bytes">, held: readonly ConfigDigest[]): boolean {
+  return held.length < mostDigests && sizeOf(seen, held) + largestBytes <= mostBytes;
+}
+
+function fits(seen: Pick<Choosing, "bytes">, digests: readonly ConfigDigest[]): boolean {
+  return digests.length <= mostDigests && sizeOf(seen, digests) <= mostBytes;
+}
+
+function sizeOf({ bytes }: Pick<Choosing, "bytes">, digests: readonly ConfigDigest[]): number {
+  return digests.reduce((sum, digest) => sum + (bytes?.(digest) ?? largestBytes), 0);
 }
 
 function notAllowed(release: Release, pin: string | undefined): Finding {
@@ -170,7 +194,7 @@ function expiredFinding(release: Release, digest: ConfigDigest, fix: string): Fi
 function tooManyFinding(waiting: readonly ConfigDigest[], held: readonly ConfigDigest[]): Finding {
   return {
     reason: "TooManyDigests",
-    message: `config ${waiting.join(", ")} waits: nodes of this network still run or move to ${held.join(", ")}, and no more than ${mostDigests} are served at once. Let the rollouts under way end, or remove the pins that hold nodes back`,
+    message: `config ${waiting.join(", ")} waits: nodes of this network still run or move to ${held.join(", ")}, and more do not fit into its ConfigMap. Let the rollouts under way end, or remove the pins that hold nodes back`,
   };
 }
 

@@ -5,7 +5,7 @@ import type { ConfigDigest } from "../../protocol/fields.ts";
 import { modelPolicyOf } from "../node/model-policy.ts";
 import { imagePolicyOf } from "../node/places.ts";
 import type { NetworkConfig } from "../views.ts";
-import { type Choice, chooseDigests, mostDigests } from "./choose.ts";
+import { type Choice, chooseDigests, hasRoom } from "./choose.ts";
 import { entriesOf, isOurs } from "./entries.ts";
 import type { Knowledge } from "./knowledge.ts";
 import type { NodeUse } from "./observe.ts";
@@ -58,6 +58,7 @@ export function planNetwork(seen: NetworkObservation): NetworkPlan {
     previous: knowledge.current ?? network.status?.config?.digest,
     nodes,
     has: (digest) => knowledge.snapshots.has(digest),
+    bytes: bytesIn(knowledge),
     now,
   });
   const restarts = restartsAt(network.spec.config.maintenanceWindows, now);
@@ -71,6 +72,13 @@ export function planNetwork(seen: NetworkObservation): NetworkPlan {
     ],
   };
 }
+
+const bytesIn =
+  ({ snapshots }: Readonly<Knowledge>) =>
+  (digest: ConfigDigest): number | undefined => {
+    const text = snapshots.get(digest)?.text;
+    return text === undefined ? undefined : Buffer.byteLength(text);
+  };
 
 /** Snapshots that are wanted, that the release still lists, and that are not there. */
 export function missingOf(
@@ -106,7 +114,9 @@ function planConfigMap({ knowledge }: NetworkObservation, choice: Choice): Netwo
   const { held, pending } = choice;
   const data = entriesOf(
     knowledge,
-    pending !== undefined && !held.includes(pending) && held.length < mostDigests ? [...held, pending] : held,
+    pending !== undefined && !held.includes(pending) && hasRoom({ bytes: bytesIn(knowledge) }, held)
+      ? [...held, pending]
+      : held,
   );
   const reason = difference(configMap?.data, data, knowledge.foreign);
   return reason === undefined ? [] : [{ type: "apply-config-map", data, reason }];

@@ -27,6 +27,8 @@ describe("which digests nodes move to and the ConfigMap holds", () => {
     readonly previous?: string;
     /** `target applied` of each node. */
     readonly nodes?: readonly string[];
+    /** Snapshots that are small; default: none, all are as large as they may be. */
+    readonly small?: string;
     /** Snapshots that are there; default: all. */
     readonly has?: string;
     readonly current: string;
@@ -123,6 +125,16 @@ describe("which digests nodes move to and the ConfigMap holds", () => {
       held: "CAB",
       waiting: "D",
       finding: "TooManyDigests",
+    },
+    {
+      name: "a fourth does not wait where they are small: it may be what mends the third",
+      allowed: "DCBA",
+      previous: "C",
+      nodes: ["C A", "C B", "C C"],
+      small: "ABC",
+      has: "ABCD",
+      current: "D",
+      held: "DCAB",
     },
     {
       name: "it goes on when one of them is free",
@@ -272,6 +284,7 @@ describe("which digests nodes move to and the ConfigMap holds", () => {
       previous: row.previous && digestOf(row.previous),
       apply: row.approved === undefined ? "Automatic" : "Approve",
       approved: row.approved === "" || row.approved === undefined ? undefined : digestOf(row.approved),
+      bytes: (digest) => (row.small?.includes(lettersOf([digest])) ? 2_000 : undefined),
       nodes,
       has: (digest) => row.has === undefined || row.has.includes(lettersOf([digest])),
       now,

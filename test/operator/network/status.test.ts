@@ -147,8 +147,8 @@ describe("conditions", () => {
     expect(verdictsOf(observed({ knowledge: good() }), refusal).Ready).toBe("False AccountSecretInvalid");
   });
 
-  test("a fourth digest waits, by name, with what it waits for", () => {
-    const others = ["3.0.0", "4.0.0", "5.0.0"].map((version) => authority.snapshot(version));
+  test("a digest for which there is no room waits, by name, with what it waits for", () => {
+    const others = Array.from({ length: 16 }, (_, at) => authority.snapshot(`${at + 3}.0.0`));
     const all = [first, ...others].map(({ digest }) => ({ digest, expires: now + day }));
     const knowledge = knowledgeOf(authority, authority.release(first, { allowed: all }), [first, ...others]);
     knowledge.current = others[0]?.digest;

@@ -86,6 +86,9 @@ export function stormOf(
       at(begins, "scale", (world) => world.scale(other));
       if (back) at(begins + dice.between(0.02, 0.3), "scale back", (world) => world.scale(nodes));
     },
+    () => {
+      if (dice.chance(0.5)) at(dice.between(0, 0.8), "edit", (world) => world.editTemplate());
+    },
     () => at(dice.number(), "watches", (world) => world.cutWatches()),
   ];
   // Each kind as often as the size of the world bears it, and some twice.

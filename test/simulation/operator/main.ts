@@ -52,7 +52,10 @@ const options = {
 };
 const same = [
   ...(values.nodes === undefined ? [] : ["--nodes", values.nodes]),
-  ...["--storm", values.storm, "--patience", values.patience],
+  "--storm",
+  values.storm,
+  "--patience",
+  values.patience,
 ];
 
 function tell(outcome: Outcome): void {

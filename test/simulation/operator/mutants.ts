@@ -33,4 +33,37 @@ export const mutants: readonly Mutant[] = [
       },
     ],
   },
+  {
+    name: "a node does not look at its pool before it goes",
+    finds: "I7",
+    mutations: [
+      {
+        file: "src/operator/node/leave.ts",
+        from: "return serving > minAvailable;",
+        to: "return true;",
+      },
+    ],
+  },
+  {
+    name: "a pod has a name of its own, so that what is not seen is made again",
+    finds: "I1",
+    mutations: [
+      {
+        file: "src/operator/node/execute.ts",
+        from: "const pod = await client.create(pods, draft, {",
+        to: "const pod = await client.create(pods, { ...draft, metadata: { ...draft.metadata, name: `${name}-${Date.now()}` } }, {",
+      },
+    ],
+  },
+  {
+    name: "a pod that has ended is left as it is",
+    finds: "I8",
+    mutations: [
+      {
+        file: "src/operator/node/plan.ts",
+        from: 'actions: [{ type: "delete-pod", uid: pod.uid, finished: true, reason: `pod ended: ${finished.reason}` }],',
+        to: "actions: [],",
+      },
+    ],
+  },
 ];

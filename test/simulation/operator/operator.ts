@@ -14,9 +14,6 @@ import { poolController } from "../../../src/operator/pool/controller.ts";
 import { Fleet, NetworkConfigs } from "../../../src/operator/views.ts";
 import type { FaultProxy } from "../../testbed/fault-proxy.ts";
 
-/** Lines of the operator's log that a report of a failure shows. */
-const keptLines = 400;
-
 /** A life of the operator in this process: its three controllers, without election, over a proxy. */
 export class OperatorLife {
   readonly #stop = new AbortController();
@@ -28,20 +25,16 @@ export class OperatorLife {
     this.#running = run(this.#stop.signal);
   }
 
-  /** @param lines takes what it logs. */
+  /** @param onLine takes what it logs, as JSON. */
   static async begin(
     kubeconfig: string,
     proxy: FaultProxy,
     namespace: string,
-    lines: string[],
+    onLine: (line: string) => void,
   ): Promise<OperatorLife> {
     const clock = systemClock;
     const metrics = new Metrics();
-    const write = (line: string) => {
-      lines.push(line.trim());
-      if (lines.length > 2 * keptLines) lines.splice(0, keptLines);
-    };
-    const logger = pino({ level: "info", base: null }, { write });
+    const logger = pino({ level: "info", base: null }, { write: onLine });
     const connection = {
       ...(await fromKubeconfig(kubeconfig)),
       server: new URL(proxy.server),

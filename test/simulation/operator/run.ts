@@ -48,8 +48,7 @@ export interface RunOptions {
 
 /** The operator has come to rest when it has written nothing for so long: longer than a status may be kept back. */
 const restMs = 8_000;
-const traceLines = 150;
-const logLines = 25;
+const traceLines = 400;
 
 /** Runs a seed on the stand. What goes wrong is in the outcome; what cannot be run rejects. */
 export async function runSeed(stand: Stand, seed: number, options: RunOptions): Promise<Outcome> {
@@ -85,7 +84,7 @@ export async function runSeed(stand: Stand, seed: number, options: RunOptions): 
   } catch (thrown) {
     const found = world.witness.problem ?? thrown;
     const id = found instanceof Violation ? found.id : "error";
-    const trace = [...world.trace.slice(-traceLines), ...world.operatorLog.slice(-logLines)];
+    const trace = world.trace.slice(-traceLines);
     problem = { id, message: messageOf(found), trace };
   } finally {
     await world.end();

@@ -21,6 +21,7 @@ import {
   type RunningEngine,
 } from "../../testbed/kubelet/memory/engine-program.ts";
 import { hostNames, type MemoryFleet, startMemoryFleet } from "../../testbed/kubelet/memory/fleet.ts";
+import { isObject } from "../../testbed/kubelet/memory/json.ts";
 import type { MemoryImage } from "../../testbed/kubelet/process/images.ts";
 import { Api } from "../../testbed/kubelet/process/api.ts";
 import { watchPods } from "../../testbed/kubelet/process/pod-watch.ts";
@@ -72,8 +73,6 @@ export class World {
   readonly dice: Dice;
   readonly fleet: MemoryFleet;
   readonly witness: Witness;
-  /** The operator's own words, of all its lives. */
-  readonly operatorLog: string[] = [];
   readonly trace: string[] = [];
   operatorLives = 0;
   replicas: number;
@@ -95,6 +94,7 @@ export class World {
   #releases = 0;
   #killAfterWrites: number | undefined;
   #tenants = 0;
+  #edits = 0;
 
   private constructor(parts: {
     stand: Stand;
@@ -290,15 +290,35 @@ export class World {
     this.replicas = replicas;
   }
 
+  /** The pool's owner changes what only new pods can have. */
+  async editTemplate(): Promise<void> {
+    const value = String(++this.#edits);
+    this.note(`pool's template is edited: pods are to have EDIT=${value}`);
+    const template = { spec: { runtime: { engine: "openai", env: [{ name: "EDIT", value }] } } };
+    await this.stand.kube.patch(this.#ours("resultitynodepools", poolName), "merge", { spec: { template } });
+  }
+
   startOperator(): void {
     const begin = async () => {
       if (this.#operator || this.#closed.signal.aborted) return;
       this.operatorLives++;
       this.note(`operator begins, life ${this.operatorLives}`);
       const { operator } = this.stand;
-      this.#operator = await OperatorLife.begin(operator, this.#proxy, this.namespace, this.operatorLog);
+      const onLine = (line: string) => this.#operatorSays(line);
+      this.#operator = await OperatorLife.begin(operator, this.#proxy, this.namespace, onLine);
     };
     this.#starting = this.#starting.then(begin);
+  }
+
+  /** What the operator does, and why, is part of the story; how it goes about it is not. */
+  #operatorSays(line: string): void {
+    const said: unknown = JSON.parse(line);
+    if (!isObject(said)) return;
+    const { msg, level, node, object, action, reason, why } = said;
+    const isWarning = typeof level === "number" && level >= 40;
+    if (isWarning) this.note(`  operator warns: ${String(msg)} ${typeof why === "string" ? why : ""}`);
+    else if (msg === "node: acting" || msg === "pool action")
+      this.note(`  operator: ${String(node ?? object)} ${String(action)}: ${String(reason)}`);
   }
 
   killOperator(): void {

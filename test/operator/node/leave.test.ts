@@ -1,0 +1,104 @@
+import { describe, expect, it } from "vitest";
+import type { ResultityNode } from "../../../src/api/v1alpha1/node.ts";
+import { poolKind } from "../../../src/api/v1alpha1/kinds.ts";
+import { keyOf } from "../../../src/kube/object.ts";
+import type { Pod, PodDisruptionBudget } from "../../../src/kube/resources.ts";
+import { byOwnerUid, Store } from "../../../src/kube/store.ts";
+import { mayLeave } from "../../../src/operator/node/leave.ts";
+import { NodeMemories } from "../../../src/operator/node/memory.ts";
+import { desiredAnnotation } from "../../../src/protocol/desired.ts";
+import { FakeClock } from "../../lib/fake-clock.ts";
+import { nodeOf } from "./world.ts";
+
+const poolUid = "pool-uid";
+const ownerReferences = [
+  { apiVersion: "resultity.com/v1alpha1", kind: poolKind.kind, name: "chat", uid: poolUid, controller: true },
+];
+
+function emptyBudgets(): Store<PodDisruptionBudget> {
+  const budgets = new Store<PodDisruptionBudget>();
+  budgets.addIndex("owner", byOwnerUid);
+  return budgets;
+}
+
+/** A pool of `size` nodes that all serve, of which `minAvailable` are to. */
+function poolOf(size: number, minAvailable: number) {
+  const clock = new FakeClock();
+  const memories = new NodeMemories(clock);
+  const nodes = new Store<ResultityNode>();
+  const pods = new Store<Pod>();
+  const budgets = emptyBudgets();
+  nodes.addIndex("owner", byOwnerUid);
+  let version = 0;
+  const meta = (name: string) => ({
+    name,
+    namespace: "prod",
+    uid: `uid-${name}`,
+    resourceVersion: String(++version),
+    creationTimestamp: "2026-01-01T00:00:00Z",
+  });
+  budgets.put({
+    apiVersion: "policy/v1",
+    kind: "PodDisruptionBudget",
+    metadata: { ...meta("chat"), ownerReferences },
+    spec: { minAvailable },
+  });
+  const node = (name: string): ResultityNode => ({
+    ...nodeOf(),
+    metadata: { ...nodeOf().metadata, ...meta(name), ownerReferences },
+  });
+  const pod = (name: string, ready: boolean, plannedStop: string | null = null) =>
+    pods.put({
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { ...meta(name), annotations: { [desiredAnnotation]: JSON.stringify({ plannedStop }) } },
+      status: { conditions: [{ type: "Ready", status: ready ? "True" : "False" }] },
+    });
+  for (let at = 0; at < size; at++) {
+    nodes.put(node(`chat-${at}`));
+    pod(`chat-${at}`, true);
+  }
+  const caches = { nodes: { store: nodes }, pods: { store: pods }, budgets: { store: budgets } };
+  return {
+    clock,
+    memories,
+    caches,
+    pod,
+    node,
+    may: (name: string) => mayLeave(caches, memories, node(name)),
+  };
+}
+
+describe("whether a pool can do without a node that serves", () => {
+  it("lets as many go as the budget bears, one after the other, before any cache shows it", () => {
+    const pool = poolOf(5, 3);
+    for (const name of ["chat-0", "chat-1"]) {
+      expect(pool.may(name)).toBe(true);
+      pool.memories.leaves(keyOf(pool.node(name)), poolUid);
+    }
+    expect(pool.may("chat-2")).toBe(false);
+    // Who has been told goes on.
+    expect(pool.may("chat-0")).toBe(true);
+  });
+
+  it("counts who fails, and who is on the way, a moment later", () => {
+    const pool = poolOf(4, 3);
+    pool.pod("chat-3", false);
+    expect(pool.may("chat-0")).toBe(false);
+    pool.pod("chat-3", true);
+    pool.clock.advance(1_001);
+    expect(pool.may("chat-0")).toBe(true);
+    pool.pod("chat-2", true, "runtime-image");
+    pool.clock.advance(1_001);
+    expect(pool.may("chat-0")).toBe(false);
+  });
+
+  it("holds nobody back who has no pool, or whose pool has no budget of ours", () => {
+    const pool = poolOf(1, 1);
+    expect(pool.may("chat-0")).toBe(false);
+    const alone = nodeOf();
+    expect(mayLeave(pool.caches, pool.memories, alone)).toBe(true);
+    const without = { ...pool.caches, budgets: { store: emptyBudgets() } };
+    expect(mayLeave(without, pool.memories, pool.node("chat-0"))).toBe(true);
+  });
+});
