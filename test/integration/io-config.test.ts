@@ -328,6 +328,13 @@ describe("the fleet feed", () => {
     const session: AgentSession = await agent.connect();
     await until("connected", () => of()?.connected === true && of()?.models_active[0] === model);
     expect(of()).toMatchObject({ epoch: 1, config_applied: agent.setting.config });
+    const gpu = { product: null, memory_mib: null };
+    const old = { ...gpu, xid: { code: 31, since: null } };
+    session.heartbeat([], {}, [old, { ...gpu, xid: { code: 79, since: 1_767_225_600_000 } }]);
+    await until("what the driver said", () => of()?.xids !== undefined);
+    expect(of()?.xids).toEqual([{ code: 79, since: 1_767_225_600_000 }]);
+    session.heartbeat();
+    await until("that it is over", () => of() !== undefined && of()?.xids === undefined);
     session.drop();
     await until("disconnected", () => of()?.connected === false);
     feed.close();

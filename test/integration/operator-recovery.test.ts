@@ -227,13 +227,16 @@ describe("a node that does not come back", () => {
     });
 
     // Five minutes later it fails as before.
+    scene.says = (_, status) => status;
+    await scene.untilReady(1);
+    await scene.untilQuiet();
     const second = await uidOf("gpu");
-    await until("it to run", async () => (await scene.pod("gpu"))?.status?.phase === "Running");
     const steps = (await scene.node("gpu"))?.status?.recovery?.steps ?? [];
     const earlier = steps.map((step) => ({ ...step, time: rfc3339(Date.now() - 6 * 60_000) }));
     await stand.kube.patch(`${scene.path("resultitynodes", "gpu")}/status`, "merge", {
       status: { recovery: { steps: earlier } },
     });
+    scene.says = crashing;
     await kubelet("gpu", () => unready(7));
     await until("another pod", async () => ![undefined, second].includes(await uidOf("gpu")));
     await until(
@@ -291,6 +294,7 @@ describe("a node that does not come back", () => {
     await Promise.all([0, 1, 2, 3, 4].map((at) => kubelet(`chat-${at}`, () => unready(3))));
     for (const at of [0, 1, 2, 3, 4])
       await scene.untilCondition(`chat-${at}`, "Degraded", "True EngineFailed");
+    await Promise.all([0, 1, 2, 3, 4].map((at) => kubelet(`chat-${at}`, () => ({ conditions: [] }))));
     await Promise.all([0, 1, 2, 3, 4].map((at) => kubelet(`chat-${at}`, () => unready(6))));
     await until("all to be held", async () =>
       (await scene.nodes()).every(({ status }) => status?.recovery?.held === "SharedCause"),
@@ -340,7 +344,8 @@ describe("a host that is lost", () => {
       async () => (await scene.pod("moves"))?.spec?.nodeName === "host-1",
       { deadlineMs: 60_000 },
     );
-    expect(Date.now()).toBeGreaterThan(since + 60_000);
+    // Times in status are whole seconds.
+    expect(Date.now()).toBeGreaterThanOrEqual(since + 59_000);
     expect(await uidOf("moves")).not.toBe(moves);
     const given = deletions().filter(({ name }) => name === "moves");
     expect(given.map(({ body }) => JSON.parse(body))).toMatchObject([

@@ -30,9 +30,9 @@ let ports: FakePorts;
 let watch: EngineWatch;
 
 /** A control on the same files: what a restarted agent has. */
-async function control(): Promise<EngineControl> {
+async function control(restartable = false): Promise<EngineControl> {
   watch = new EngineWatch(ports, () => {});
-  const made = new EngineControl(ports, new LaunchDir(ports.files, "/launch"), watch, () => {});
+  const made = new EngineControl(ports, new LaunchDir(ports.files, "/launch"), watch, () => {}, restartable);
   await made.start();
   return made;
 }
@@ -100,5 +100,24 @@ describe("EngineControl", () => {
     await vllm.models(configOf({ engine: "vllm", models: ["m2"] }));
     expect(watch.place?.models).toEqual(["m1"]);
     expect(vllm.current?.models).toEqual(["m1"]);
+  });
+
+  it.each([
+    ["in a pod", true, "3\n"],
+    ["on a host where nobody begins it anew", false, undefined],
+  ])("asks the launcher to leave after five crashes, %s", async (_, restartable, asked) => {
+    const vllm = await control(restartable);
+    await vllm.render(configOf({ engine: "vllm" }), {}, "now");
+    const say = async (crashes: number) => {
+      await ports.files.write("/launch/run/state", `3 1 7 ${crashes} 1 backoff`);
+      await ports.clock.advanceAsync(1_000, 100);
+    };
+    for (let crashes = 0; crashes <= 4; crashes++) await say(crashes);
+    expect(vllm.crashes).toBe(4);
+    expect(ports.files.text("/launch/leave")).toBeUndefined();
+    await say(5);
+    expect(ports.files.text("/launch/leave")).toBe(asked);
+    expect(vllm.crashes).toBe(5);
+    vllm.stop();
   });
 });
