@@ -12,7 +12,10 @@ import type { NetworkConfig } from "../views.ts";
  * all its nodes share. Hashes of inputs, not of the template that is built from them: a new version of the operator
  * must not replace the pods of a fleet.
  */
-export function podInputsHash(node: ResultityNode, config: NetworkConfig): string {
+export function podInputsHash(
+  node: ResultityNode,
+  config: Pick<NetworkConfig, "root" | "endpoints">,
+): string {
   const { spec, metadata } = node;
   const own = hashOf({
     gpu: spec.gpu,

@@ -4,12 +4,13 @@ import type { KubeObject } from "../../../src/kube/object.ts";
 import { pods, type Secret, secrets } from "../../../src/kube/resources.ts";
 import { nodes } from "../../../src/operator/context.ts";
 import { encoded, entries } from "../../../src/operator/node/identity-secret.ts";
+import { podInputsHash } from "../../../src/operator/node/inputs.ts";
 import { mintBinding, parseAccountKey } from "../../../src/protocol/binding.ts";
 import { generateKey, importPrivateKey } from "../../../src/protocol/keys.ts";
 import { account, type FleetStand, namespace } from "./stand.ts";
 
-/** Nodes that are put into etcd in one transaction. */
-const atOnce = 20;
+/** Nodes that are put into etcd at once. */
+const parallel = 8;
 
 /**
  * Makes nodes `chat-<from>` up to `chat-<to − 1>` of pool `chat` as copies of `chat-0`, which serves: node, pod and Secret, each with a
@@ -36,12 +37,14 @@ export async function seedNodes(stand: FleetStand, from: number, to: number): Pr
     const id = String(kid) as Parameters<typeof mintBinding>[3];
     const binding = mintBinding(accountKey, "testnet", account, id);
     const own = encoded({ [entries.key]: JSON.stringify(jwk), [entries.binding]: JSON.stringify(binding) });
+    const itself = { ...node, metadata: { ...node.metadata, name: `chat-${at}` } };
     const replaced: readonly (readonly [string, string])[] = [
       [name, `chat-${at}`],
       [node.metadata.uid, randomUUID()],
       [pod.metadata.uid, randomUUID()],
       [secret.metadata.uid, randomUUID()],
       [nodeId, String(id)],
+      [podInputsHash(node, stand.shared), podInputsHash(itself, stand.shared)],
       [host, `host-${String(Math.floor(at / 8)).padStart(5, "0")}`],
       [address, `127.${170 + Math.floor(at / 62_500)}.${Math.floor(at / 250) % 250}.${1 + (at % 250)}`],
     ];
@@ -58,14 +61,12 @@ export async function seedNodes(stand: FleetStand, from: number, to: number): Pr
       [`secrets/${namespace}/chat-${at}-identity`, copy(withData(secret, own))],
     ] as const;
   };
-  for (let first = from; first < to; first += atOnce) {
-    const count = Math.min(atOnce, to - first);
-    const objects = Array.from({ length: count }, (_, at) => copyOf(first + at)).flat();
-    await put(
-      bed.etcd,
-      objects.map(([key, text]) => [`/registry/${key}`, text]),
-    );
-  }
+  let next = from;
+  await Promise.all(
+    Array.from({ length: parallel }, async () => {
+      for (let at = next++; at < to; at = next++) await put(bed.etcd, copyOf(at));
+    }),
+  );
 }
 
 const withData = (secret: Secret, own: Record<string, string>): Secret => ({
@@ -73,10 +74,11 @@ const withData = (secret: Secret, own: Record<string, string>): Secret => ({
   data: { ...secret.data, ...own },
 });
 
+/** In one transaction, which is one revision: so of each kind there is one object only, as the API server has it. */
 async function put(etcd: string, objects: readonly (readonly [string, string])[]): Promise<void> {
   const base64 = (text: string) => Buffer.from(text).toString("base64");
   const success = objects.map(([key, value]) => ({
-    requestPut: { key: base64(key), value: base64(value) },
+    requestPut: { key: base64(`/registry/${key}`), value: base64(value) },
   }));
   const answer = await request(`${etcd}/v3/kv/txn`, { method: "POST", body: JSON.stringify({ success }) });
   const said = await answer.body.text();

@@ -7,6 +7,7 @@ import { Reflector } from "../../../src/kube/reflector.ts";
 import { Transport } from "../../../src/kube/transport.ts";
 import { findCondition } from "../../../src/api/v1alpha1/conditions.ts";
 import { nodes, pools } from "../../../src/operator/context.ts";
+import type { NetworkConfig } from "../../../src/operator/views.ts";
 import type { ConfigDigest } from "../../../src/protocol/fields.ts";
 import { digestOf } from "../../../src/protocol/config/snapshot.ts";
 import { bundle, repository } from "../../loop/paths.ts";
@@ -155,6 +156,11 @@ export class FleetStand implements AsyncDisposable {
         agent: { image: `registry.test/agent@sha256:${"1".repeat(64)}` },
       },
     });
+  }
+
+  /** What the pods of the network have in common. */
+  get shared(): Pick<NetworkConfig, "root" | "endpoints"> {
+    return { root: this.#authority.root, endpoints: [this.#io.url] };
   }
 
   /** Publishes a config with another engine image; the operator learns of it when it next asks. Returns its digest. */
