@@ -111,8 +111,8 @@ it("one without traffic waits and says so; with traffic that is well it passes, 
   good = digest;
 });
 
-it("one with more than 10 % errors goes back by itself, and no job is lost by it", async () => {
-  const bad = await publish("worse", ["--fail-every", "8"]);
+it("one with 10 % errors goes back by itself, and no job is lost by it", async () => {
+  const bad = await publish("worse", ["--fail-every", "10"]);
   const entries = await underLoad(async () => {
     await until(
       "the config to be rejected",
