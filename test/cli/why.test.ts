@@ -3,7 +3,13 @@ import { networkReasons, nodeReasons, poolReasons } from "../../src/api/v1alpha1
 import { findSubject } from "../../src/cli/find.ts";
 import type { Reader } from "../../src/cli/read.ts";
 import { plainScreen } from "../../src/cli/text/screen.ts";
-import { adviceOf, networkAdvice, nodeAdvice, poolAdvice } from "../../src/cli/why/advice.ts";
+import {
+  adviceOf,
+  networkAdvice,
+  nodeAdvice,
+  plainNodeReasons,
+  poolAdvice,
+} from "../../src/cli/why/advice.ts";
 import { whyNetwork } from "../../src/cli/why/network.ts";
 import { nextOfNode } from "../../src/cli/why/next-of-node.ts";
 import { whyNode } from "../../src/cli/why/node.ts";
@@ -142,6 +148,11 @@ describe("why NODE", () => {
     expect(view.conditions.find(({ type }) => type === "Draining")?.well).toBe(true);
     expect(text).toMatch(/^ResultityNode inference\/gpu-0 is not Ready since /);
     expect(text).toContain("ImagePullFailed: the runtime image");
+    // The config waits and there is no session because of it.
+    expect(view.cause?.type).toBe("RuntimeReady");
+    expect(text).toMatch(
+      /\nFirst cause: RuntimeReady is False since \d+m \(2026-01-01T.*\), ImagePullFailed: the runtime image .*\nWhat to do: kubectl -n inference describe pod gpu-0\n/,
+    );
     expect(text).toMatch(/Degraded +True ! .*ImagePullFailed: the runtime image/);
     expect(text.replaceAll(/\s+/g, " ")).toContain("the pod is replaced by one on another host at");
     expect(text.split("- ImagePullFailed: kubectl -n inference describe pod gpu-0")).toHaveLength(2);
@@ -164,6 +175,60 @@ describe("why NODE", () => {
       "pod and next steps are not shown: get pods: forbidden",
       "events are not shown: list events: forbidden",
     ]);
+  });
+});
+
+describe("the first cause", () => {
+  const causeIn = (conditions: Parameters<typeof node>[3], ready = "False PodNotReady") =>
+    whyNode({
+      node: node("gpu-0", ready, {}, conditions),
+      network: networkOf(),
+      pod: { value: undefined },
+      events: none,
+      now,
+    }).cause;
+
+  it("is what does not pass by itself, before what follows from it", () => {
+    const gpu = causeIn({
+      RuntimeReady: "False PodNotReady",
+      Connected: "False SessionClosed",
+      Degraded: "True GPUFault: GPU 3 is unhealthy",
+    });
+    expect(gpu).toMatchObject({ type: "Degraded", reason: "GPUFault", since: "2026-01-01T00:00:00Z" });
+    expect(gpu?.todo).toContain("allocatedResourcesStatus");
+    expect(
+      causeIn({ Scheduled: "True ResizeDeferred", RuntimeReady: "True ModelsLoaded" }, "True AllWell"),
+    ).toBeUndefined();
+    expect(causeIn({ ConfigApplied: "False Moving", RuntimeReady: "False EngineStarting" })?.type).toBe(
+      "ConfigApplied",
+    );
+    expect(causeIn({}, "True AllWell")).toBeUndefined();
+  });
+
+  it("has something to do for every reason that a node may give, or says it in its message", () => {
+    const well = [
+      "PodScheduled",
+      "Applied",
+      "ModelsLoaded",
+      "AccountBound",
+      "SessionOpen",
+      "NotDraining",
+      "NothingWrong",
+      "AllWell",
+    ];
+    // They pass by themselves, and what comes next is told below them.
+    const passing = [
+      "Waiting",
+      "Staging",
+      "Moving",
+      "ConfigChange",
+      "ScaleDown",
+      "SpecChange",
+      "Evicted",
+      "Deleted",
+    ];
+    const known = new Set<string>([...well, ...passing, ...plainNodeReasons, ...Object.keys(nodeAdvice)]);
+    expect(nodeReasons.filter((reason) => !known.has(reason))).toEqual([]);
   });
 });
 

@@ -30,9 +30,35 @@ export const nodeAdvice: Readonly<Partial<Record<NodeReason, Advice>>> = {
   PodFailed: ({ namespace, name }) =>
     `kubectl -n ${namespace} get events --field-selector regarding.name=${name}`,
   HostLost: () => "kubectl get nodes",
+  GPUFault: ({ namespace, name }) =>
+    `see which GPU and what the driver said: kubectl -n ${namespace} get pod ${name} -o jsonpath='{.status.containerStatuses[*].allocatedResourcesStatus}'; a host whose GPUs stay faulty wants a reset or a repair, and is kept free by kubectl cordon meanwhile`,
+  AgentUnreachable: ({ namespace, name }) => `kubectl -n ${namespace} logs ${name} -c agent`,
+  EphemeralContainer: ({ namespace, name }) => `kubectl -n ${namespace} describe pod ${name}`,
+  HostDiskFull: ({ namespace }) =>
+    `make room on the host, or lower strategy.rollingUpdate.prefetch.minFreeDisk of the pool: kubectl -n ${namespace} describe pods -l resultity.com/prefetch`,
+  KeyRevoked: () => "ask the network why, or give the node another identity",
   NotYetKnown: () => operatorLog,
   PermissionMissing: () => "apply the operator's rights again: kubectl apply -f manifests/install.yaml",
 };
+
+/** Reasons whose message says by itself what to do. */
+export const plainNodeReasons: ReadonlySet<NodeReason> = new Set([
+  "NetworkNotFound",
+  "NetworkNotTrusted",
+  "NoConfig",
+  "NoRuntimeForEngine",
+  "ImageNotInConfig",
+  "ImageNotAllowed",
+  "ModelNotAllowed",
+  "DigestNotAllowed",
+  "ResizeDeferred",
+  "ResizeInfeasible",
+  "ResizeFailed",
+  "ResizeRefused",
+  "IdentityConflict",
+  "IdentitySecretInvalid",
+  "SpecInvalid",
+]);
 
 export const poolAdvice: Readonly<Partial<Record<PoolReason, Advice>>> = {
   MinimumUnavailable: ({ namespace, name }) =>

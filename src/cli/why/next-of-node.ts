@@ -198,7 +198,14 @@ function withOrders(
     return say([], `waits for the agent to say that config ${orders.target} is applied`);
   }
   const ready = findCondition(node.status?.conditions, "Ready");
-  if (ready?.status === "True") return say([], "nothing: it runs what it should");
+  const scheduled = findCondition(node.status?.conditions, "Scheduled");
+  if (ready?.status === "True")
+    return say(
+      [],
+      scheduled?.reason.startsWith("Resize")
+        ? `${scheduled.reason}: ${scheduled.message}`
+        : "nothing: it runs what it should",
+    );
   return say([], ready ? `${ready.reason}: ${ready.message}` : "the operator has not looked at it yet");
 }
 

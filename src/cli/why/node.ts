@@ -9,6 +9,7 @@ import { shortRef } from "../subject.ts";
 import { poolOf } from "../status/view.ts";
 import { verdictOf } from "../verdict.ts";
 import { adviceOf, nodeAdvice } from "./advice.ts";
+import { causeOf } from "./cause.ts";
 import { nextOfNode } from "./next-of-node.ts";
 import { notesOf } from "./pool.ts";
 import { conditionViews, eventViews, type WhyView } from "./view.ts";
@@ -32,12 +33,15 @@ export function whyNode({ node, network, pod, events, now }: NodeReading): WhyVi
   const ahead = known
     ? nextOfNode({ now, node, inPool: pool !== undefined, network, pod: facts })
     : undefined;
+  const conditions = nodeConditions(node);
+  const cause = causeOf(conditions);
   return {
     kind: node.kind,
     namespace,
     name,
     ready: verdictOf(node),
-    conditions: nodeConditions(node),
+    conditions,
+    ...(cause ? { cause } : {}),
     facts: [...nodeFacts(node, pool), ...(known ? podLines(facts) : [])],
     next: ahead?.next ?? [],
     waits: ahead?.waits ?? [],

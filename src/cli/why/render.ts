@@ -9,6 +9,7 @@ export function renderWhy(view: WhyView, { now, screen }: { now: number; screen:
   const title = (text: string) => screen.paint(text, "heading");
   const wide: Screen = { ...screen, columns: undefined };
   const parts = [head(view, now)];
+  if (view.cause) parts.push(causeLines(view.cause, now).join("\n"));
   parts.push(
     `${title("Conditions")}\n${table(
       ["TYPE", "STATUS", "SINCE", "WHY"],
@@ -50,6 +51,18 @@ function head({ kind, namespace, name, ready }: WhyView, now: number): string {
   const is = { True: "is Ready", False: "is not Ready", Unknown: "may or may not be Ready" }[ready.status];
   const since = ready.since === undefined ? "" : ` since ${ago(ready.since, now)} (${ready.since})`;
   return `${kind} ${namespace}/${name} ${is}${since}\n${why(ready)}`;
+}
+
+/** What it comes from, since when, and what to do about it. */
+function causeLines(
+  { type, status, since, reason, message, todo }: ConditionView,
+  now: number,
+): readonly string[] {
+  const when = since === undefined ? "" : ` since ${ago(since, now)} (${since})`;
+  return [
+    `First cause: ${type} is ${status}${when}, ${reason}: ${message}`,
+    ...(todo === undefined ? [] : [`What to do: ${todo}`]),
+  ];
 }
 
 function conditionCells(

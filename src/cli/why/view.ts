@@ -42,6 +42,8 @@ export interface WhyView {
   readonly name: string;
   readonly ready: Verdict;
   readonly conditions: readonly ConditionView[];
+  /** The condition that the others follow from; absent where all is well. */
+  readonly cause?: ConditionView;
   /** What else is known, in pairs. */
   readonly facts: readonly (readonly [label: string, value: string])[];
   readonly next: readonly NextView[];
