@@ -368,7 +368,8 @@ describe("a node that has to go in the middle of jobs that take longer than it h
 
   it("F44 evicted while a rollout drains it, which has more time: the eviction's time counts", async () => {
     let digest = "";
-    await amidJobs(3 * timeoutMs, async () => {
+    // So long that they outlast the rollout's beginning and the timeout.
+    await amidJobs(6 * timeoutMs, async () => {
       const from = Date.now();
       digest = await loop.publish("v3");
       const draining = await until(
