@@ -75,6 +75,34 @@ describe("scale", () => {
     expect(fleet.budget?.minAvailable).toBe(1);
   });
 
+  it("is done with an update when all but the parked nodes have it, and these take it up when they come back", () => {
+    const fleet = settled(3);
+    fleet.change("chat-1", (child) => ({ ...child, spec: { ...child.spec, replicas: 0 } }));
+    fleet.arrive("chat-1");
+    fleet.settle();
+    const { template } = fleet.pool.spec;
+    fleet.current = digest("b");
+    const spec = { ...template.spec, runtime: { ...template.spec.runtime, args: ["--new"] } };
+    withSpec(fleet, { template: { ...template, spec } });
+    for (let step = 0; step < 8; step++) {
+      fleet.reconcile();
+      for (const name of ["chat-0", "chat-2"]) fleet.arrive(name);
+    }
+    const parked = fleet.children.get("chat-1");
+    expect(parked?.status?.config?.applied).toBe(digest("a"));
+    expect(fleet.reconcile()).toEqual([]);
+    const { conditions, rollout, parkedReplicas } = poolStatus(fleet.observe());
+    const said = (type: string) => conditions?.find((one) => one.type === type);
+    expect(said("Progressing")).toMatchObject({ status: "True", reason: "NewestConfig" });
+    expect(said("Ready")).toMatchObject({ status: "True", reason: "AllWell" });
+    expect(rollout).toMatchObject({ updated: 2, total: 2 });
+    expect(rollout?.waitingOn).toBeUndefined();
+    expect(parkedReplicas).toBe(1);
+    fleet.change("chat-1", (child) => ({ ...child, spec: { ...child.spec, replicas: 1 } }));
+    fleet.settle();
+    expect(fleet.children.get("chat-1")?.status?.config?.applied).toBe(digest("b"));
+  });
+
   it("I7 counts on no child that it retires, when the pool shrinks and changes at once", () => {
     const fleet = settled(3);
     withSpec(fleet, { replicas: 2 });
