@@ -1,5 +1,6 @@
 import { findCondition } from "../api/v1alpha1/conditions.ts";
-import { opportunisticPriorityClass, type ResultityNode } from "../api/v1alpha1/node.ts";
+import { opportunisticPriorityClass } from "../api/v1alpha1/names.ts";
+import type { ResultityNode } from "../api/v1alpha1/node.ts";
 
 /** Whether a node takes GPUs that nobody else wants, and none when there are none. */
 export function isOpportunistic({ spec }: Pick<ResultityNode, "spec">): boolean {

@@ -1,5 +1,5 @@
-import { networkKind, nodeKind, poolKind } from "../api/v1alpha1/kinds.ts";
 import { group, version } from "../api/v1alpha1/meta.ts";
+import { networkNames, nodeNames, poolNames } from "../api/v1alpha1/names.ts";
 import type { ResultityNetwork } from "../api/v1alpha1/network.ts";
 import type { ResultityNode } from "../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../api/v1alpha1/pool.ts";
@@ -26,22 +26,19 @@ import type { Fleet, NetworkConfigs } from "./views.ts";
 export const networks: Resource<ResultityNetwork> = {
   group,
   version,
-  plural: networkKind.plural,
-  kind: networkKind.kind,
+  ...networkNames,
   namespaced: true,
 };
 export const nodes: Resource<ResultityNode> = {
   group,
   version,
-  plural: nodeKind.plural,
-  kind: nodeKind.kind,
+  ...nodeNames,
   namespaced: true,
 };
 export const pools: Resource<ResultityNodePool> = {
   group,
   version,
-  plural: poolKind.plural,
-  kind: poolKind.kind,
+  ...poolNames,
   namespaced: true,
 };
 

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { dnsLabel, withRules, type Rule } from "./fields.ts";
 import { apiVersion } from "./meta.ts";
+import { networkNames, nodeNames, poolNames } from "./names.ts";
 import { networkSpec, networkStatus } from "./network.ts";
 import { nodeSpec, nodeStatus } from "./node.ts";
 import { maxPoolNameLength, poolSpec, poolStatus } from "./pool.ts";
@@ -69,8 +70,7 @@ function nameRule(maxLength: number, why: string): Rule<{ metadata: { name: stri
 }
 
 export const networkKind: Kind = {
-  kind: "ResultityNetwork",
-  plural: "resultitynetworks",
+  ...networkNames,
   singular: "resultitynetwork",
   shortName: "rnet",
   description:
@@ -124,8 +124,7 @@ export const networkKind: Kind = {
 };
 
 export const nodeKind: Kind = {
-  kind: "ResultityNode",
-  plural: "resultitynodes",
+  ...nodeNames,
   singular: "resultitynode",
   shortName: "rnode",
   description:
@@ -176,8 +175,7 @@ export const nodeKind: Kind = {
 };
 
 export const poolKind: Kind = {
-  kind: "ResultityNodePool",
-  plural: "resultitynodepools",
+  ...poolNames,
   singular: "resultitynodepool",
   shortName: "rpool",
   description:

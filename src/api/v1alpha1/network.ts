@@ -1,6 +1,7 @@
 /** `ResultityNetwork`: which inference network the nodes of a namespace belong to, and what is trusted to configure them. */
 import { z } from "zod";
-import { conditions, networkConditionTypes, networkReasons } from "./conditions.ts";
+import { conditions } from "./condition-list.ts";
+import { networkConditionTypes, networkReasons } from "./conditions.ts";
 import {
   count,
   dataKey,

@@ -1,6 +1,7 @@
 /** `ResultityNode`: one identity at the network, and the pod that serves it. */
 import { z } from "zod";
-import { conditions, nodeConditionTypes, nodeReasons } from "./conditions.ts";
+import { conditions } from "./condition-list.ts";
+import { nodeConditionTypes, nodeReasons } from "./conditions.ts";
 import {
   count,
   digest,
@@ -27,10 +28,8 @@ import {
   type Rule,
 } from "./fields.ts";
 import type { NewResource, Resource } from "./meta.ts";
+import { maxDrainTimeoutSeconds, opportunisticPriorityClass } from "./names.ts";
 import { emptyDir, hostPath, persistentVolumeClaim, podOverrides } from "./pod-overrides.ts";
-
-/** Longest `spec.drain.timeoutSeconds`. The pod's termination grace period must be longer, since it cannot change. */
-export const maxDrainTimeoutSeconds = 3600;
 
 const defaultGpuResource = "nvidia.com/gpu";
 
@@ -258,9 +257,6 @@ const shared = {
 
 /** Whose GPUs a node has: those that it needs, or those that nobody else wants just now. */
 export const capacities = ["Guaranteed", "Opportunistic"] as const;
-
-/** The PriorityClass of pods on lent GPUs. It is installed with the operator (manifests/operator). */
-export const opportunisticPriorityClass = "resultity-opportunistic";
 
 interface Lent {
   readonly capacity?: (typeof capacities)[number] | undefined;

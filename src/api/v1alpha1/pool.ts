@@ -1,6 +1,7 @@
 /** `ResultityNodePool`: equal nodes, counted and rolled together. */
 import { z } from "zod";
-import { conditions, poolConditionTypes, poolReasons } from "./conditions.ts";
+import { conditions } from "./condition-list.ts";
+import { poolConditionTypes, poolReasons } from "./conditions.ts";
 import {
   count,
   dnsLabel,
@@ -12,11 +13,9 @@ import {
   withRules,
 } from "./fields.ts";
 import type { NewResource, Resource } from "./meta.ts";
+import { maxPoolReplicas } from "./names.ts";
 import { capacities, lentAtLowPriority, nodeTemplateSpec } from "./node.ts";
 import { annotations, labels } from "./pod-overrides.ts";
-
-/** Children are `<pool>-<n>` with n from 0 to this less one. */
-export const maxPoolReplicas = 10_000;
 
 /** Longest name of a pool, so that `<pool>-9999` is still a DNS label. */
 export const maxPoolNameLength = 58;

@@ -1,4 +1,4 @@
-import { poolKind } from "../../api/v1alpha1/kinds.ts";
+import { poolNames } from "../../api/v1alpha1/names.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import { controllerOf, keyOf } from "../../kube/object.ts";
 import type { Pod, PodDisruptionBudget } from "../../kube/resources.ts";
@@ -20,7 +20,7 @@ interface Looked {
  */
 export function mayLeave(caches: Looked, memories: NodeMemories, node: ResultityNode): boolean {
   const owner = controllerOf(node);
-  if (owner?.kind !== poolKind.kind || memories.isLeaving(keyOf(node))) return true;
+  if (owner?.kind !== poolNames.kind || memories.isLeaving(keyOf(node))) return true;
   const minAvailable = caches.budgets.store.byIndex("owner", owner.uid)[0]?.spec?.minAvailable;
   if (typeof minAvailable !== "number") return true;
   const known = memories.serving(owner.uid);
@@ -28,16 +28,19 @@ export function mayLeave(caches: Looked, memories: NodeMemories, node: Resultity
   let serving = 0;
   for (const child of caches.nodes.store.byIndex("owner", owner.uid)) {
     const key = keyOf(child);
-    if (!memories.isLeaving(key) && staysInService(caches.pods.store.get(key))) serving++;
+    const pod = caches.pods.store.get(key);
+    const orders = pod?.metadata.annotations?.[desiredAnnotation] ?? "";
+    if (staysInService(pod, orders) && !memories.isLeaving(key, revisionOf(orders))) serving++;
   }
   memories.counted(owner.uid, serving);
   return serving > minAvailable;
 }
 
-/** Serves, and has not been told of a stop. A pool may have thousands: the annotation is not parsed. */
-function staysInService(pod: Pod | undefined): boolean {
+/** Serves, and has not been told of a stop. A pool may have thousands: the orders are not parsed. */
+function staysInService(pod: Pod | undefined, orders: string): boolean {
   if (pod === undefined || pod.metadata.deletionTimestamp !== undefined) return false;
   const ready = pod.status?.conditions?.find(({ type }) => type === "Ready");
-  const orders = pod.metadata.annotations?.[desiredAnnotation];
-  return ready?.status === "True" && orders?.includes('"plannedStop":null') === true;
+  return ready?.status === "True" && orders.includes('"plannedStop":null');
 }
+
+const revisionOf = (orders: string): number => Number(/"revision":(\d+)/.exec(orders)?.[1] ?? 0);

@@ -1,6 +1,6 @@
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import { controllerOf, keyOf } from "../../kube/object.ts";
-import { poolKind } from "../../api/v1alpha1/kinds.ts";
+import { poolNames } from "../../api/v1alpha1/names.ts";
 import { identitySecretOf, networkKeyOf, type OperatorContext } from "../context.ts";
 import { sizeText } from "../size.ts";
 import type { AgentStatuses } from "./agent-status.ts";
@@ -44,7 +44,7 @@ export function observeNode(
   return {
     now: clock.now(),
     node,
-    inPool: controllerOf(node)?.kind === poolKind.kind,
+    inPool: controllerOf(node)?.kind === poolNames.kind,
     network,
     config,
     pod,

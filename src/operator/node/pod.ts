@@ -1,4 +1,5 @@
-import { maxDrainTimeoutSeconds, type ResultityNode } from "../../api/v1alpha1/node.ts";
+import { maxDrainTimeoutSeconds } from "../../api/v1alpha1/names.ts";
+import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import { type Draft, ownedBy } from "../../kube/object.ts";
 import type { Pod } from "../../kube/resources.ts";
 import { type Desired, desiredAnnotation } from "../../protocol/desired.ts";

@@ -1,5 +1,5 @@
 import type { NodeConditionType, NodeReason } from "../../api/v1alpha1/conditions.ts";
-import { opportunisticPriorityClass } from "../../api/v1alpha1/node.ts";
+import { opportunisticPriorityClass } from "../../api/v1alpha1/names.ts";
 import { isKubeError } from "../../kube/errors.ts";
 import { IdentityError } from "./identity.ts";
 import type { NodeObservation } from "./observation.ts";

@@ -1,7 +1,7 @@
 import { apiVersion } from "../../api/v1alpha1/meta.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
-import { poolKind } from "../../api/v1alpha1/kinds.ts";
+import { poolNames } from "../../api/v1alpha1/names.ts";
 import { isKubeError, KubeError } from "../../kube/errors.ts";
 import type { Expectations } from "../../kube/expectations.ts";
 import { keyOf, type OwnerReference } from "../../kube/object.ts";
@@ -181,7 +181,7 @@ function childDraft(pool: ResultityNodePool, name: string) {
 
 function ownerOf(pool: ResultityNodePool): OwnerReference {
   const { name, uid } = pool.metadata;
-  return { apiVersion, kind: poolKind.kind, name, uid, controller: true };
+  return { apiVersion, kind: poolNames.kind, name, uid, controller: true };
 }
 
 /** Lets the garbage collector take the identity with the node: the operator may not delete Secrets itself. */

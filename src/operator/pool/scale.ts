@@ -1,5 +1,5 @@
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
-import { maxPoolReplicas } from "../../api/v1alpha1/pool.ts";
+import { maxPoolReplicas } from "../../api/v1alpha1/names.ts";
 import { censusOf, hostOf } from "./census.ts";
 import { childName, isReady } from "./child.ts";
 import type { PoolAction, PoolObservation } from "./observation.ts";

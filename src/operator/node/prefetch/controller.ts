@@ -4,7 +4,7 @@ import { isKubeError } from "../../../kube/errors.ts";
 import { controllerOf, keyOf } from "../../../kube/object.ts";
 import { exceptStatus, mapped, own } from "../../../kube/sources.ts";
 import { type Pod, pods } from "../../../kube/resources.ts";
-import { poolKind } from "../../../api/v1alpha1/kinds.ts";
+import { poolNames } from "../../../api/v1alpha1/names.ts";
 import { hostKeyOf, networkKeyOf, type OperatorContext, type Runnable } from "../../context.ts";
 import { networkLabel } from "../../names.ts";
 import { podFacts } from "../facts.ts";
@@ -90,7 +90,7 @@ function isNeeded(
       const network = caches.networks.store.get(networkKeyOf(node));
       const known = configs.get(networkKeyOf(node));
       const config = known && known.uid === network?.metadata.uid ? known : undefined;
-      const inPool = controllerOf(node)?.kind === poolKind.kind;
+      const inPool = controllerOf(node)?.kind === poolNames.kind;
       const ahead = imagesAhead({ node, inPool, network, config, now }, podFacts(pod, node));
       return ahead === undefined || ahead.includes(image);
     });
