@@ -142,6 +142,8 @@ export class Scene implements AsyncDisposable {
   says: (node: string, status: AgentStatus) => AgentStatus | undefined = (_, status) => status;
   /** Whether hosts can give a running pod another size; those that cannot do not say what its containers have. */
   resizes = true;
+  /** What agents say of their hosts' disks; undefined = nothing, as old ones do. */
+  imageDisk: { readonly free: number; readonly total: number } | undefined;
   readonly #agents = new Map<string, Server>();
   readonly #feedLines = new Map<string, FeedNode>();
   readonly #operators = new Set<RunningOperator>();
@@ -616,6 +618,7 @@ export class Scene implements AsyncDisposable {
         load: { slots: 1, active: 0, accepting: true },
         subclouds: [],
       },
+      ...(this.imageDisk ? { image_disk: this.imageDisk } : {}),
       config_error: null,
       drain: { state: "serving", jobs: 0, since: null },
       session: { connected: true, since: null, epoch: 1, last_error: null },
