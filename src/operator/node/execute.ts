@@ -4,7 +4,7 @@ import type { Expectations } from "../../kube/expectations.ts";
 import { controllerOf, keyOf } from "../../kube/object.ts";
 import { type Pod, pods } from "../../kube/resources.ts";
 import { messageOf, unreachable } from "../../lib/errors.ts";
-import { desiredAnnotation } from "../../protocol/desired.ts";
+import { type Desired, desiredAnnotation } from "../../protocol/desired.ts";
 import { networkKeyOf, type OperatorContext } from "../context.ts";
 import { nodeManager } from "../names.ts";
 import type { AgentStatuses } from "./agent-status.ts";
@@ -103,8 +103,11 @@ function claimTurn({ memories }: Hands, o: NodeObservation, actions: readonly Ac
   const stops = actions.map((action) => (action.type === "annotate" ? action.desired.plannedStop : null));
   if (stops.includes("agent-image") || stops.includes("recreate"))
     memories.claim(groupOf(o.node), keyOf(o.node));
-  if (actions.some((action) => interrupts(o, action)))
-    memories.leaves(keyOf(o.node), controllerOf(o.node)?.uid);
+  for (const action of actions) {
+    if (action.type !== "annotate" || !interrupts(o, action.desired)) continue;
+    const { revision, plannedStop } = action.desired;
+    memories.leaves(keyOf(o.node), controllerOf(o.node)?.uid, revision, plannedStop !== null);
+  }
   for (const action of actions) {
     if (action.type === "prefetch") memories.beginFetch(networkKeyOf(o.node), action.name);
     if (action.type === "recover") memories.recovery.stepTaken(networkKeyOf(o.node));
@@ -112,9 +115,8 @@ function claimTurn({ memories }: Hands, o: NodeObservation, actions: readonly Ac
 }
 
 /** Tells the agent of a node that serves of a stop, or of a config to which it moves by itself. */
-function interrupts({ pod }: NodeObservation, action: Action): boolean {
-  if (action.type !== "annotate" || !pod?.ready || !pod.desired.ok) return false;
-  const { plannedStop, target } = action.desired;
+function interrupts({ pod }: NodeObservation, { plannedStop, target }: Desired): boolean {
+  if (!pod?.ready || !pod.desired.ok) return false;
   return plannedStop !== null || target !== pod.desired.desired.target;
 }
 

@@ -20,7 +20,7 @@ interface Looked {
  */
 export function mayLeave(caches: Looked, memories: NodeMemories, node: ResultityNode): boolean {
   const owner = controllerOf(node);
-  if (owner?.kind !== poolNames.kind || memories.isLeaving(keyOf(node))) return true;
+  if (owner?.kind !== poolNames.kind) return true;
   const minAvailable = caches.budgets.store.byIndex("owner", owner.uid)[0]?.spec?.minAvailable;
   if (typeof minAvailable !== "number") return true;
   const known = memories.serving(owner.uid);

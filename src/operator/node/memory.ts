@@ -37,8 +37,8 @@ export class NodeMemories {
   readonly #fetches = new Map<string, { readonly network: string; readonly expires: number }>();
   readonly #noVolumes = new Set<string>();
   readonly #looks = new Map<string, { readonly blocker: string | undefined; readonly expires: number }>();
-  /** Nodes that were just told to leave service, with the monotonic time until which that counts although no cache shows it. */
-  readonly #leaving = new Map<string, number>();
+  /** Nodes that were just told to leave service: the revision that shows it, and until when that counts although no cache does. */
+  readonly #leaving = new Map<string, { readonly shownBy: number; readonly expires: number }>();
   readonly #serving = new Map<string, { nodes: number; readonly expires: number }>();
   /** Nodes of a group that wait for their turn, in the order in which they came. */
   readonly #queues = new Map<string, Set<string>>();
@@ -155,12 +155,18 @@ export class NodeMemories {
     return !this.#noVolumes.has("") && !this.#noVolumes.has(host);
   }
 
-  /** A node is told of its stop. `pool`: UID of the pool that has it. */
-  leaves(nodeKey: string, pool: string | undefined): void {
-    if (this.isLeaving(nodeKey)) return;
-    this.#leaving.set(nodeKey, this.#clock.monotonic() + claimMs);
+  /**
+   * A node is told of its stop, in this revision of its orders.
+   *
+   * @param pool UID of the pool that has it.
+   * @param isPlanned false: it moves by itself, and no cache shows when it is gone.
+   */
+  leaves(nodeKey: string, pool: string | undefined, revision: number, isPlanned: boolean): void {
+    const shownBy = isPlanned ? revision : Number.POSITIVE_INFINITY;
+    const isNews = !this.#leaving.has(nodeKey);
+    this.#leaving.set(nodeKey, { shownBy, expires: this.#clock.monotonic() + claimMs });
     const counted = pool === undefined ? undefined : this.#serving.get(pool);
-    if (counted) counted.nodes--;
+    if (counted && isNews) counted.nodes--;
   }
 
   /** Nodes of a pool that serve and stay, as they were counted a moment ago; undefined = it is time to count. */
@@ -173,11 +179,13 @@ export class NodeMemories {
     this.#serving.set(pool, { nodes, expires: this.#clock.monotonic() + lookMs });
   }
 
-  /** Whether a node has just been told of its stop. */
-  isLeaving(nodeKey: string): boolean {
-    const until = this.#leaving.get(nodeKey);
-    if (until !== undefined && until <= this.#clock.monotonic()) this.#leaving.delete(nodeKey);
-    return this.#leaving.has(nodeKey);
+  /** Whether a node has just been told of its stop, and the orders that the cache shows are older. */
+  isLeaving(nodeKey: string, shown: number): boolean {
+    const told = this.#leaving.get(nodeKey);
+    if (!told) return false;
+    if (shown < told.shownBy && told.expires > this.#clock.monotonic()) return true;
+    this.#leaving.delete(nodeKey);
+    return false;
   }
 
   /** Takes the turn of a group for a node. */

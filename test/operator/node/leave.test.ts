@@ -47,11 +47,14 @@ function poolOf(size: number, minAvailable: number) {
     ...nodeOf(),
     metadata: { ...nodeOf().metadata, ...meta(name), ownerReferences },
   });
-  const pod = (name: string, ready: boolean, plannedStop: string | null = null) =>
+  const pod = (name: string, ready: boolean, plannedStop: string | null = null, revision = 1) =>
     pods.put({
       apiVersion: "v1",
       kind: "Pod",
-      metadata: { ...meta(name), annotations: { [desiredAnnotation]: JSON.stringify({ plannedStop }) } },
+      metadata: {
+        ...meta(name),
+        annotations: { [desiredAnnotation]: JSON.stringify({ revision, plannedStop }) },
+      },
       status: { conditions: [{ type: "Ready", status: ready ? "True" : "False" }] },
     });
   for (let at = 0; at < size; at++) {
@@ -74,11 +77,24 @@ describe("whether a pool can do without a node that serves", () => {
     const pool = poolOf(5, 3);
     for (const name of ["chat-0", "chat-1"]) {
       expect(pool.may(name)).toBe(true);
-      pool.memories.leaves(keyOf(pool.node(name)), poolUid);
+      pool.memories.leaves(keyOf(pool.node(name)), poolUid, 2, true);
     }
     expect(pool.may("chat-2")).toBe(false);
-    // Who has been told goes on.
-    expect(pool.may("chat-0")).toBe(true);
+    pool.clock.advance(1_001);
+    expect(pool.may("chat-2")).toBe(false);
+    // They are back: their orders say that the stop is over, and they serve.
+    for (const name of ["chat-0", "chat-1"]) pool.pod(name, true, null, 3);
+    pool.clock.advance(1_001);
+    expect(pool.may("chat-2")).toBe(true);
+  });
+
+  it("does not count on who moves by itself before it had time to go", () => {
+    const pool = poolOf(2, 1);
+    pool.memories.leaves(keyOf(pool.node("chat-0")), poolUid, 2, false);
+    pool.pod("chat-0", true, null, 2);
+    expect(pool.may("chat-1")).toBe(false);
+    pool.clock.advance(16_000);
+    expect(pool.may("chat-1")).toBe(true);
   });
 
   it("counts who fails, and who is on the way, a moment later", () => {
