@@ -5,6 +5,13 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
+import type { PlansView } from "../../src/cli/plan/command.ts";
+import { parseOptions } from "../../src/cli/options.ts";
+import { run } from "../../src/cli/run.ts";
+import { plainScreen } from "../../src/cli/text/screen.ts";
+import { Client } from "../../src/kube/client.ts";
+import { fromKubeconfig } from "../../src/kube/config.ts";
+import { Transport } from "../../src/kube/transport.ts";
 import { settleMs } from "../../src/operator/node/pace.ts";
 import {
   type RecordedFleet,
@@ -82,6 +89,54 @@ it.each(versions)(
     expect(await runOver(scene)).toEqual([]);
     expect(await runOver(scene)).toEqual([]);
     expect(await identitiesOf(scene)).toEqual(before);
+
+    // So says `kubectl resultity plan`, from what the operator has put into the ConfigMap; and of a change, what it does.
+    const admin = new Transport({
+      connection: await fromKubeconfig(stand.bed.adminKubeconfig),
+      userAgent: "plan",
+    });
+    try {
+      const client = new Client(admin);
+      const plan = async (line: string, manifest = "") => {
+        const options = parseOptions(["plan", ...line.split(" "), "-o", "json"]);
+        if (typeof options === "string") throw new Error(options);
+        const { text } = await run(options, {
+          reader: client,
+          writer: client,
+          namespace: scene.namespace,
+          now: Date.now(),
+          screen: plainScreen,
+          readFile: () => Promise.resolve(manifest),
+        });
+        const view: PlansView = JSON.parse(text);
+        expect(view.notes).toEqual([]);
+        return [...view.pools.flatMap((pool) => pool.nodes ?? []), ...view.nodes].map(
+          ({ node, does }) => `${node} ${does}`,
+        );
+      };
+      expect(await plan("rnet/approved")).toEqual(["whole-0 none", "whole-1 none"]);
+      const whole = await scene.pool("whole");
+      if (!whole) throw new Error("pool whole is gone");
+      const { apiVersion, kind, spec } = whole;
+      const template = { ...spec.template, spec: { ...spec.template.spec, models: [] } };
+      const { runtime } = template.spec;
+      const changed = { ...template, spec: { ...template.spec, runtime: { ...runtime, args: ["--new"] } } };
+      const manifest = {
+        apiVersion,
+        kind,
+        metadata: { name: "whole" },
+        spec: { ...spec, template: changed },
+      };
+      expect(await plan("-f -", JSON.stringify(manifest))).toEqual([
+        "whole-0 restart-engine",
+        "whole-1 restart-engine",
+      ]);
+      const wrong = { ...manifest, spec: { ...manifest.spec, replicas: -1 } };
+      await expect(plan("-f -", JSON.stringify(wrong))).rejects.toThrow("spec.replicas");
+      expect((await scene.pool("whole"))?.metadata.generation).toBe(whole.metadata.generation);
+    } finally {
+      admin.close();
+    }
 
     // It is not that it does nothing: what somebody takes away it restores.
     const operator = await scene.startOperator();
