@@ -17,9 +17,17 @@ export const needs: readonly Need[] = [
   {
     what: "control plane",
     files: [
-      ...["api", "cli", "faults-cluster", "faults-operator*", "kube", "loop-*", "operator-*", "testbed"].map(
-        (name) => `test/integration/${name}.test.ts`,
-      ),
+      ...[
+        "api",
+        "cli",
+        "faults-cluster",
+        "faults-operator*",
+        "kube",
+        "loop-*",
+        "operator-*",
+        "simulation-operator",
+        "testbed",
+      ].map((name) => `test/integration/${name}.test.ts`),
       "test/testbed/kubelet/**/*.test.ts",
       "test/e2e/*.test.ts",
     ],

@@ -4,6 +4,8 @@ import type { Mutation } from "../../lib/mutate.ts";
 export interface Mutant {
   readonly name: string;
   readonly finds: string;
+  /** It shows before the storm begins. */
+  readonly quick?: boolean;
   readonly mutations: readonly Mutation[];
 }
 
@@ -47,6 +49,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: "a pod has a name of its own, so that what is not seen is made again",
     finds: "I1",
+    quick: true,
     mutations: [
       {
         file: "src/operator/node/execute.ts",
