@@ -3,7 +3,7 @@ import { echoed } from "./plan-stop.ts";
 import { type Fetched, fetchImage } from "./prefetch/plan.ts";
 import { sameImage, type Scene } from "./scene.ts";
 
-/** What a node does about the config that comes in the next maintenance window. */
+/** What a node does about the config that comes next: in a maintenance window, or when others have moved. */
 export interface Readiness {
   readonly actions: readonly Action[];
   readonly awaitsImage: boolean;
@@ -12,7 +12,7 @@ export interface Readiness {
 }
 
 /**
- * Image and weights of what comes in the maintenance window are fetched before it, while the node serves. What fails is told,
+ * Image and weights of what comes next are fetched before the node is told to move, while it serves. What fails is told,
  * and takes nothing from the node. Undefined where nothing is to come; asked once the agent has been told to stage it.
  */
 export function getReady({ o, pod, desired, ahead }: Scene): Readiness | undefined {
@@ -41,7 +41,7 @@ export function getReady({ o, pod, desired, ahead }: Scene): Readiness | undefin
         ? {
             ...applied,
             reason: trouble.reason,
-            message: `${applied.message}; it cannot get ready for config ${digest}, which comes in the maintenance window: ${trouble.message}`,
+            message: `${applied.message}; it cannot get ready for config ${digest}, which comes next: ${trouble.message}`,
           }
         : applied,
   };

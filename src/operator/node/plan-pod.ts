@@ -281,7 +281,7 @@ function settle(scene: Scene, target: ConfigDigest | null): Decision {
     const reason = desired.plannedStop
       ? `the planned stop (${desired.plannedStop}) is over`
       : staging
-        ? `get ready for config ${ahead} before the maintenance window opens`
+        ? `get ready for config ${ahead}, which comes next`
         : (steps[0]?.reason ?? "the spec changed what the agent applies live");
     // What is staged changes nothing of what is applied.
     const quiet = asksFor(desired, wishFor(scene, { ...lasting, stage: desired.stage }));
