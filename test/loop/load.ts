@@ -11,6 +11,8 @@ export interface ClientEntry {
   readonly ended: number;
   readonly ok: boolean;
   readonly text: string;
+  /** Something of a streamed answer was read, if only its first event, which has no text. */
+  readonly relayed: boolean;
   readonly tokens: number;
   readonly error: string | undefined;
   /** `code` of the API's error, in the answer or as the last event of a stream; undefined when there was none. */
@@ -57,7 +59,7 @@ export async function complete(client: OpenAI, at: number, maxTokens: number): P
   const begun = Date.now();
   const stream = at % 2 === 1;
   let id: string | undefined;
-  let [text, tokens] = ["", 0];
+  let [text, tokens, relayed] = ["", 0, false];
   const end = (ok: boolean, error?: string, code?: string): ClientEntry => ({
     id,
     stream,
@@ -65,6 +67,7 @@ export async function complete(client: OpenAI, at: number, maxTokens: number): P
     ended: Date.now(),
     ok,
     text,
+    relayed,
     tokens,
     error,
     code,
@@ -87,6 +90,7 @@ export async function complete(client: OpenAI, at: number, maxTokens: number): P
     id = response.headers.get("x-request-id") ?? undefined;
     let finished = false;
     for await (const part of data) {
+      relayed = true;
       text += part.choices[0]?.delta.content ?? "";
       finished ||= part.choices[0]?.finish_reason === "stop";
       tokens = part.usage?.completion_tokens ?? tokens;

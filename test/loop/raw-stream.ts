@@ -56,6 +56,7 @@ export async function openStream(options: {
       ended: Date.now(),
       ok,
       text,
+      relayed: parsed.some(({ choices }) => choices !== undefined),
       expected,
       tokens: 0,
       error: failure?.message ?? error,

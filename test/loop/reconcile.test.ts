@@ -9,6 +9,7 @@ const client = (id: string, ok = true): ClientEntry => ({
   begun: 1,
   ended: 2,
   text: "",
+  relayed: false,
   tokens: 1,
   error: ok ? undefined : "cut",
   code: undefined,

@@ -43,7 +43,7 @@ export async function submitJobs(
 export async function collectJobs(client: Client, promised: readonly Promised[]): Promise<ClientEntry[]> {
   const entries: ClientEntry[] = [];
   for (const { id, begun, expected } of promised) {
-    const entry = { id, begun, expected, stream: false, tokens: 0, code: undefined };
+    const entry = { id, begun, expected, stream: false, relayed: false, tokens: 0, code: undefined };
     try {
       const text = await until(`job ${id}`, async () => answerOf(client, id), { deadlineMs: 60_000 });
       const ok = text === expected;

@@ -56,11 +56,13 @@ export class Fleet {
     const child = fork(join(import.meta.dirname, "fleet-process.ts"), { stdio: ["ignore", log, log, "ipc"] });
     const waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
     let last = 0;
-    const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
-    void ended.then(() => {
-      for (const { reject } of waiting.values())
-        reject(new Error(`the hosts' process has ended: see ${bed.dir}/fleet.log`));
-    });
+    const ended = new Promise<void>((resolve) =>
+      child.once("exit", () => {
+        for (const { reject } of waiting.values())
+          reject(new Error(`the hosts' process has ended: see ${bed.dir}/fleet.log`));
+        resolve();
+      }),
+    );
     child.on("message", ({ id, value, problem }: Answer) => {
       const asked = waiting.get(id);
       waiting.delete(id);

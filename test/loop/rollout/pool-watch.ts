@@ -1,8 +1,14 @@
 import type { ResultityNode } from "../../../src/api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../../src/api/v1alpha1/pool.ts";
+import type { KubeObject } from "../../testbed/kube-json.ts";
 import { isNodeReady, type Loop, namespace, type PodObject, poolName } from "../loop.ts";
 import type { Capacity } from "./capacity.ts";
-import { type OpenWatch, watchAll } from "./watch.ts";
+import { Watch } from "./watch.ts";
+
+/** A pod of a node with its images. */
+interface RolledPod extends PodObject {
+  readonly spec: PodObject["spec"] & { readonly containers: readonly { readonly image: string }[] };
+}
 
 /** What the pool has said of its update, each different text once. */
 export interface Saying {
@@ -15,38 +21,42 @@ export interface Saying {
 /** Follows a pool, its nodes and their pods by watches of its own, and tells `capacity` what it sees. */
 export class PoolWatch {
   readonly nodes = new Map<string, ResultityNode>();
-  readonly pods = new Map<string, PodObject>();
+  readonly pods = new Map<string, RolledPod>();
   readonly sayings: Saying[] = [];
   /** Pods that were deleted, and why that is not right. */
   readonly problems: string[] = [];
   /** Target of the pool → wall time, ms, at which it said so first. */
   readonly targets = new Map<string, number>();
+  /** Image of a runtime → node → wall time, ms, at which its pod was given it first. */
+  readonly given = new Map<string, Map<string, number>>();
+  /** Config → node → wall time, ms, at which it was told to go there first. */
+  readonly told = new Map<string, Map<string, number>>();
   pool: ResultityNodePool | undefined;
   readonly #capacity: Capacity;
-  #watches: readonly OpenWatch[] = [];
+  readonly #watches: readonly Pick<Watch<KubeObject>, "open" | "close" | "problem">[];
 
-  private constructor(capacity: Capacity) {
+  private constructor(kubeconfig: string, capacity: Capacity) {
     this.#capacity = capacity;
+    const ours = `/apis/resultity.com/v1alpha1/namespaces/${namespace}`;
+    this.#watches = [
+      new Watch<ResultityNodePool>(kubeconfig, `${ours}/resultitynodepools`, (_change, pool, at) =>
+        this.#pool(pool, at),
+      ),
+      new Watch<RolledPod>(kubeconfig, `/api/v1/namespaces/${namespace}/pods`, (change, pod, at) =>
+        this.#pod(change, pod, at),
+      ),
+      new Watch<ResultityNode>(kubeconfig, `${ours}/resultitynodes`, (_change, node, at) => {
+        this.nodes.set(node.metadata.name, node);
+        note(this.told, node.status?.config?.target, node.metadata.name, at);
+        this.#see(node.metadata.name, at);
+      }),
+    ];
   }
 
   static async open(loop: Loop, capacity: Capacity): Promise<PoolWatch> {
-    const watch = new PoolWatch(capacity);
-    const ours = `/apis/resultity.com/v1alpha1/namespaces/${namespace}`;
-    const { adminKubeconfig } = loop.bed;
-    watch.#watches = await Promise.all([
-      watchAll<ResultityNodePool & { metadata: { name: string } }>(
-        adminKubeconfig,
-        `${ours}/resultitynodepools`,
-        (_type, pool, at) => watch.#pool(pool, at),
-      ),
-      watchAll<PodObject>(adminKubeconfig, `/api/v1/namespaces/${namespace}/pods`, (type, pod, at) =>
-        watch.#pod(type, pod, at),
-      ),
-      watchAll<ResultityNode>(adminKubeconfig, `${ours}/resultitynodes`, (_type, node, at) => {
-        watch.nodes.set(node.metadata.name, node);
-        watch.#see(node.metadata.name, at);
-      }),
-    ]);
+    const watch = new PoolWatch(loop.bed.adminKubeconfig, capacity);
+    // Pods before nodes: a node is looked at together with its pod.
+    for (const each of watch.#watches) await each.open();
     return watch;
   }
 
@@ -67,13 +77,14 @@ export class PoolWatch {
     this.sayings.push({ at, target, reason: said.reason, message: said.message });
   }
 
-  #pod(type: string, pod: PodObject, at: number): void {
+  #pod(type: string, pod: RolledPod, at: number): void {
     const { name, labels } = pod.metadata;
     if (labels?.["resultity.com/node"] === undefined) return;
     if (type === "DELETED") {
       this.pods.delete(name);
       this.problems.push(`pod ${name} was deleted`);
     } else this.pods.set(name, pod);
+    note(this.given, pod.spec.containers[0]?.image, name, at);
     this.#see(name, at);
   }
 
@@ -112,4 +123,17 @@ export class PoolWatch {
       .filter(({ spec }) => spec.nodeName === host)
       .map(({ metadata }) => metadata.name);
   }
+}
+
+/** Notes the first time of something at a node. */
+function note(
+  times: Map<string, Map<string, number>>,
+  what: string | undefined,
+  node: string,
+  at: number,
+): void {
+  if (what === undefined) return;
+  const of = times.get(what) ?? new Map<string, number>();
+  times.set(what, of);
+  if (!of.has(node)) of.set(node, at);
 }

@@ -3,7 +3,11 @@ import { judgeStarts, type Start, type Story } from "./starts.ts";
 
 const story: Story = {
   images: ["v1", "v2", "v3"],
-  retargetedAt: 10_000,
+  given: new Map([
+    ["b", 10_900],
+    ["late", 16_000],
+  ]),
+  turned: new Map(["a", "b", "late", "killed"].map((name) => [name, 10_000])),
   agentKills: new Map([["killed", 1]]),
   lost: { nodes: new Set(["lost"]), backAt: 20_000 },
 };
@@ -65,12 +69,12 @@ describe("the starts of a roll", () => {
     ],
     [
       "a way by the target that was given up",
-      node("a", [
+      node("late", [
         ["v1", 1],
-        ["v2", 16_000],
+        ["v2", 16_001],
         ["v3", 17_000],
       ]),
-      "it went to the first target 6000 ms after that was given up",
+      "it was given the first target's image 6000 ms after it was told of the second",
     ],
     [
       "a roll that did not end",

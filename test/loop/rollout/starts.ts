@@ -14,16 +14,17 @@ export interface Start {
 export interface Story {
   /** Runtime images: the one before, the first target, the second target. */
   readonly images: readonly [string, string, string];
-  /** Wall time, ms, at which the pool said that the second target is its own. */
-  readonly retargetedAt: number;
+  /** Wall times, ms: when each pod was given the first target's image, and when each node was told of the second target. */
+  readonly given: ReadonlyMap<string, number>;
+  readonly turned: ReadonlyMap<string, number>;
   /** How often each node's agent was killed. */
   readonly agentKills: ReadonlyMap<string, number>;
   /** Nodes whose host was off, and the wall time, ms, at which it came back. */
   readonly lost: { readonly nodes: ReadonlySet<string>; readonly backAt: number };
 }
 
-/** Until what was asked for before is done: an image that was patched in is started when the drain is over. Ms. */
-const underWayMs = 5_000;
+/** How long what was planned before a node was told otherwise may still be written, ms. */
+const underWayMs = 3_000;
 
 /** What a roll cost in starts. */
 export interface StartReport {
@@ -49,11 +50,9 @@ export function judgeStarts(nodes: readonly string[], starts: readonly Start[], 
     if (told === "first → last") straight++;
     else if (told === "first → between → last") twice++;
     else say(`its runtime went ${told || "nowhere"}`);
-    const late = path.find(
-      ({ image, at }) => image === story.images[1] && at > story.retargetedAt + underWayMs,
-    );
-    if (late && !story.lost.nodes.has(node))
-      say(`it went to the first target ${late.at - story.retargetedAt} ms after that was given up`);
+    const late = (story.given.get(node) ?? 0) - (story.turned.get(node) ?? 0);
+    if (late > underWayMs)
+      say(`it was given the first target's image ${late} ms after it was told of the second`);
     const engines = of("engine").length;
     if (engines !== runtimes.length)
       say(`its engine was started ${engines} times in ${runtimes.length} runs of the container`);

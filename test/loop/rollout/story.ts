@@ -48,8 +48,8 @@ export interface RolloutReport {
 }
 
 const gpusPerHost = 8;
-const tokenDelayMs = 120;
-const maxTokens = 10;
+const tokenDelayMs = 400;
+const maxTokens = 5;
 /** A host renews its Lease every so often, and counts as lost if it has not for so long. */
 const [leaseMs, graceSeconds] = [4_000, 14];
 /** How long nothing may be written at the end, ms. */
@@ -115,7 +115,7 @@ export async function rolloutUnderFaults(options: RolloutOptions = {}): Promise<
     jobs: { ...jobs, asked: entries.all.length, asynchronous: entries.asynchronous },
     capacity,
     wentForNothing: capacity.departures
-      .filter(({ name, at }) => told.barren.includes(name) && at < told.story.retargetedAt)
+      .filter(({ name, at }) => told.barren.includes(name) && at < told.retargetedAt)
       .map(({ name }) => name),
     starts: judgeStarts([...watch.nodes.keys()], starts, told.story),
     pods: watch.problems,
@@ -244,7 +244,19 @@ async function tellStory({ loop, fleet, watch, capacity, nodes, log }: Scene) {
     patience,
   );
   const lost = { nodes: lostNodes, backAt };
-  return { said, victims, barren: watch.on(barren), story: { images, retargetedAt, agentKills, lost } };
+  return {
+    said,
+    victims,
+    barren: watch.on(barren),
+    retargetedAt,
+    story: {
+      images,
+      given: watch.given.get(images[1]) ?? new Map(),
+      turned: watch.told.get(second) ?? new Map(),
+      agentKills,
+      lost,
+    },
+  };
 }
 
 function hostOf({ pods }: PoolWatch, node: string): string {
