@@ -14,7 +14,8 @@ import {
 } from "./fields.ts";
 import type { NewResource, Resource } from "./meta.ts";
 import { maxPoolReplicas } from "./names.ts";
-import { capacities, lentAtLowPriority, nodeTemplateSpec } from "./node.ts";
+import { capacities, lentAtLowPriority } from "./capacity.ts";
+import { nodeTemplateSpec } from "./node.ts";
 import { annotations, labels } from "./pod-overrides.ts";
 
 /** Longest name of a pool, so that `<pool>-9999` is still a DNS label. */
