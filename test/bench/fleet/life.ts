@@ -47,10 +47,11 @@ export const fleetLife: Bench = {
       operator = restarted;
       const { rss, peak } = memoryOf(operator.child.pid);
       say(
-        `restart at ${size}: first decision after ${sample.first.toFixed(2)} s, all looked at after ${sample.all.toFixed(1)} s, ${sample.mib.toFixed(0)} MiB read, ${sample.writes} writes; ${rss.toFixed(0)} MiB resident, at most ${peak.toFixed(0)}`,
+        `restart at ${size}: first decision after ${sample.first.toFixed(2)} s, all looked at after ${sample.all.toFixed(1)} s and ${sample.cpu.toFixed(1)} s of CPU, ${sample.mib.toFixed(0)} MiB read, ${sample.writes} writes; ${rss.toFixed(0)} MiB resident, at most ${peak.toFixed(0)}`,
       );
       add(`restart at ${size} nodes: until the first decision`, sample.first, "s");
       add(`restart at ${size} nodes: until all were looked at`, sample.all, "s");
+      add(`restart at ${size} nodes: CPU until then`, sample.cpu, "s");
       add(`restart at ${size} nodes: read from the API server`, sample.mib, "MiB");
       add(`restart at ${size} nodes: writes but the Lease (target 0)`, sample.writes, "");
       add(`the operator with ${size} nodes: resident${size === 1_000 ? " (target ≤ 128)" : ""}`, rss, "MiB");
@@ -118,9 +119,10 @@ async function restart(stand: FleetStand, before: OperatorProcess, size: number)
   const mib = restarted.received() / 2 ** 20;
   await untilLooked(restarted, size);
   const all = since();
+  const cpu = cpuSeconds(restarted.child.pid);
   await untilQuiet(stand);
   const writes = (await audited(stand.bed, mark, operatorWrote)).length;
-  return { restarted, sample: { first, all, mib, writes } };
+  return { restarted, sample: { first, all, cpu, mib, writes } };
 }
 
 /** What is asked of the API server while nothing happens. */
