@@ -1,4 +1,5 @@
 import type { Rule } from "./fields.ts";
+import { opportunisticPriorityClass } from "./names.ts";
 
 /** Whose GPUs a node has: those that it needs, or those that nobody else wants just now. */
 export const capacities = ["Guaranteed", "Opportunistic"] as const;

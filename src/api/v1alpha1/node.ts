@@ -1,5 +1,6 @@
 /** `ResultityNode`: one identity at the network, and the pod that serves it. */
 import { z } from "zod";
+import { capacities, lentAtLowPriority } from "./capacity.ts";
 import { conditions } from "./condition-list.ts";
 import { nodeConditionTypes, nodeReasons } from "./conditions.ts";
 import {
@@ -28,7 +29,7 @@ import {
   type Rule,
 } from "./fields.ts";
 import type { NewResource, Resource } from "./meta.ts";
-import { maxDrainTimeoutSeconds, opportunisticPriorityClass } from "./names.ts";
+import { maxDrainTimeoutSeconds } from "./names.ts";
 import { emptyDir, hostPath, persistentVolumeClaim, podOverrides } from "./pod-overrides.ts";
 
 const defaultGpuResource = "nvidia.com/gpu";
