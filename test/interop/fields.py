@@ -267,6 +267,7 @@ PING = record({"node_id": _bytes32, "time": _time})
 
 DRAIN = record({"node_id": _bytes32})
 
+_xid = record({"code": integer(1, 65_535), "since": or_null(_time)})
 REPORT = record(
     {
         "agent_version": _version,
@@ -277,14 +278,20 @@ REPORT = record(
                 "image": or_null(_text),
                 "health": one_of("starting", "healthy", "unhealthy", "stopped"),
                 "reason": _text,
+                "crashes": _count,
             },
-            optional=["reason"],
+            optional=["reason", "crashes"],
         ),
         "hardware": record(
             {
                 "cpus": _count,
                 "memory_mib": _count,
-                "gpus": list_of(record({"product": or_null(_text), "memory_mib": or_null(_count)}), 64),
+                "gpus": list_of(
+                    record(
+                        {"product": or_null(_text), "memory_mib": or_null(_count), "xid": _xid}, optional=["xid"]
+                    ),
+                    64,
+                ),
             }
         ),
         "config": record(
@@ -381,6 +388,7 @@ STATUS = record(
         "node_id": _bytes32,
         "instance": _bytes16,
         "desired_revision": _count,
+        "image_disk": record({"free": _count, "total": _count}),
         "report": REPORT,
         "config_error": or_null(record({"digest": or_null(_digest), "code": _text, "message": _text})),
         "drain": record(
@@ -389,7 +397,8 @@ STATUS = record(
         "session": record(
             {"connected": boolean, "since": _moment, "epoch": _count, "last_error": or_null(_text)}
         ),
-    }
+    },
+    optional=["image_disk"],
 )
 
 _feed_node = record(
@@ -407,6 +416,7 @@ _feed_node = record(
         "config_applied": or_null(_digest),
         "models_active": list_of(_model, 256),
         "jobs_committed": _count,
+        "xids": list_of(_xid, 64),
         "work": record(
             {
                 "config": or_null(_digest),
@@ -415,7 +425,8 @@ _feed_node = record(
                 "duration_ms": _count,
             }
         ),
-    }
+    },
+    optional=["xids"],
 )
 _feed_lines: dict[str, Shape] = {"node": _feed_node, "synced": record({}), "ping": record({"time": _time})}
 
