@@ -110,7 +110,7 @@ function claimTurn({ memories }: Hands, o: NodeObservation, actions: readonly Ac
   }
   for (const action of actions) {
     if (action.type === "prefetch") memories.beginFetch(networkKeyOf(o.node), action.name);
-    if (action.type === "recover") memories.recovery.stepTaken(networkKeyOf(o.node));
+    if (action.type === "recover") memories.recovery.stepTaken(networkKeyOf(o.node), keyOf(o.node));
   }
 }
 

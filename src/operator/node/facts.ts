@@ -45,6 +45,8 @@ export interface PodFacts {
         /** When it was asked to end, ms. */
         readonly began: number;
         readonly disruption: string | undefined;
+        /** The cluster ends it for a taint of its host: that is how it gives up a lost one. */
+        readonly tainted: boolean;
         /** The scheduler ends it in favour of a pod of higher priority. */
         readonly preempted: boolean;
       }
@@ -154,6 +156,7 @@ export function podFacts(pod: Pod, node: ResultityNode): PodFacts {
             began: Date.parse(metadata.deletionTimestamp) - (metadata.deletionGracePeriodSeconds ?? 0) * 1000,
             disruption:
               disruption?.status === "True" ? (disruption.message ?? disruption.reason ?? "") : undefined,
+            tainted: disruption?.status === "True" && disruption.reason === "DeletionByTaintManager",
             preempted: disruption?.status === "True" && disruption.reason === "PreemptionByScheduler",
           },
     ready: condition("Ready")?.status === "True",

@@ -1,6 +1,6 @@
 import { isTrue } from "../../../api/v1alpha1/conditions.ts";
 import type { ResultityNode } from "../../../api/v1alpha1/node.ts";
-import { controllerOf } from "../../../kube/object.ts";
+import { controllerOf, keyOf } from "../../../kube/object.ts";
 import { networkKeyOf } from "../../context.ts";
 import type { Neighbours } from "../turn.ts";
 import { type FleetHealth, rateWindowMs } from "./ladder.ts";
@@ -34,7 +34,11 @@ export function fleetHealth(
   return {
     pool: census.pools.get(poolOf(node)) ?? { nodes: 0, failing: 0 },
     network: census.network,
-    recentSteps: Math.max(census.recentSteps, memory.stepsTaken(network)),
+    // Its own do not stand in its way: it has a budget of its own.
+    recentSteps: Math.max(
+      census.recentSteps - recentSteps(node, now),
+      memory.stepsTaken(network, keyOf(node)),
+    ),
     servesSame: same > 0,
     servesOther: all > same,
   };
@@ -47,7 +51,7 @@ export function count(nodes: Iterable<ResultityNode>, now: number): Census {
   const network = { nodes: 0, failing: 0 };
   const pools: Census["pools"] = new Map();
   const serving: Census["serving"] = new Map();
-  let recentSteps = 0;
+  let steps = 0;
   for (const node of nodes) {
     if (node.spec.replicas === 0 || node.metadata.deletionTimestamp !== undefined) continue;
     const pool = pools.get(poolOf(node)) ?? { nodes: 0, failing: 0 };
@@ -58,12 +62,18 @@ export function count(nodes: Iterable<ResultityNode>, now: number): Census {
       tally.nodes++;
       tally.failing += failing;
     }
-    for (const { step, cause, time } of status?.recovery?.steps ?? [])
-      if (step !== "LostHost" && cause !== "PodFailed" && now - Date.parse(time) < rateWindowMs)
-        recentSteps++;
+    steps += recentSteps(node, now);
     const applied = status?.config?.applied;
     if (applied !== undefined && isTrue(status?.conditions, "Ready"))
       serving.set(applied, (serving.get(applied) ?? 0) + 1);
   }
-  return { network, pools, recentSteps, serving };
+  return { network, pools, recentSteps: steps, serving };
+}
+
+function recentSteps({ status }: ResultityNode, now: number): number {
+  const taken = status?.recovery?.steps ?? [];
+  return taken.filter(
+    ({ step, cause, time }) =>
+      step !== "LostHost" && cause !== "PodFailed" && now - Date.parse(time) < rateWindowMs,
+  ).length;
 }

@@ -7,7 +7,7 @@ export interface FleetHealth {
   /** Nodes of the same pool, and of the whole network, that are to run; those of them that recovery is at work on. */
   readonly pool: { readonly nodes: number; readonly failing: number };
   readonly network: { readonly nodes: number; readonly failing: number };
-  /** Steps taken in the network within {@link rateWindowMs}. */
+  /** Steps taken for other nodes of the network within {@link rateWindowMs}. */
   readonly recentSteps: number;
   /** Whether other nodes of the network serve this node's config, and whether they serve another. */
   readonly servesSame: boolean;

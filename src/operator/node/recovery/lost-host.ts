@@ -34,8 +34,13 @@ export function mayBeLost({ agent, node, now }: NodeObservation, pod: PodFacts):
   if (pod.host === undefined || pod.finished) return false;
   // Who knew it before a restart need not wait for anybody's silence.
   if (node.status?.recovery?.cause === "HostLost" && !pod.ready) return true;
-  if (pod.terminating) return now - pod.terminating.began > endingMs;
+  if (pod.terminating) return pod.terminating.tainted || now - pod.terminating.began > endingMs;
   return !pod.ready && pod.agent.started && agent.silentMs > silentMs;
+}
+
+/** Milliseconds until the host of a pod that ends is worth a look, if it has not ended by then; undefined where it does not end. */
+export function endingLookMs({ now }: NodeObservation, { terminating }: PodFacts): number | undefined {
+  return terminating && Math.max(1_000, terminating.began + endingMs + 1_000 - now);
 }
 
 /** Whether the host has to be looked at. */

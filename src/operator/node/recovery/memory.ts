@@ -6,7 +6,7 @@ import { rateWindowMs } from "./ladder.ts";
 /** What recovery remembers between reconciles. All of it can be lost: the record is in each node's status. */
 export class RecoveryMemory {
   readonly #clock: Clock;
-  readonly #steps = new Map<string, number[]>();
+  readonly #steps = new Map<string, { readonly nodeKey: string; readonly at: number }[]>();
   readonly #hosts = new Map<string, { readonly state: HostState; readonly at: number }>();
   readonly #censuses = new Map<string, { readonly census: Census; readonly at: number }>();
 
@@ -15,16 +15,19 @@ export class RecoveryMemory {
   }
 
   /** A step is about to be recorded: it counts before any cache shows it. @param network `namespace/name` */
-  stepTaken(network: string): void {
-    const now = this.#clock.monotonic();
-    const before = (this.#steps.get(network) ?? []).filter((at) => now - at < rateWindowMs);
-    this.#steps.set(network, [...before, now]);
+  stepTaken(network: string, nodeKey: string): void {
+    const at = this.#clock.monotonic();
+    this.#steps.set(network, [...this.#lately(network), { nodeKey, at }]);
   }
 
-  /** Steps of a network that this process has taken lately. */
-  stepsTaken(network: string): number {
+  /** Steps that this process has lately taken for other nodes of a network. */
+  stepsTaken(network: string, nodeKey: string): number {
+    return this.#lately(network).filter((step) => step.nodeKey !== nodeKey).length;
+  }
+
+  #lately(network: string) {
     const now = this.#clock.monotonic();
-    return (this.#steps.get(network) ?? []).filter((at) => now - at < rateWindowMs).length;
+    return (this.#steps.get(network) ?? []).filter(({ at }) => now - at < rateWindowMs);
   }
 
   /** What a host's Node object said. */

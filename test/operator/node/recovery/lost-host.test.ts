@@ -58,6 +58,30 @@ describe("a host that is lost", () => {
     expect(world.plan().actions).toMatchObject([{ type: "delete-pod", graceSeconds: 0 }]);
   });
 
+  it("is looked at when its pod has been ending for a minute, or at once when the cluster ends it for a taint", () => {
+    const world = lost({}, never);
+    world.hostLook = undefined;
+    world.agent = { status: undefined, silentMs: 0, problem: "" };
+    const end = (reason: string) => {
+      if (!world.pod) return;
+      const metadata = {
+        ...world.pod.metadata,
+        deletionTimestamp: at(never + 3_900_000),
+        deletionGracePeriodSeconds: 3_900,
+      };
+      world.pod = { ...world.pod, metadata };
+      world.kubeletSays({ conditions: [{ type: "DisruptionTarget", status: "True", reason }] });
+    };
+    end("EvictionByEvictionAPI");
+    const waits = world.plan().actions.flatMap((action) => (action.type === "wait" ? [action.ms] : []));
+    expect(Math.min(...waits)).toBe(61_000);
+    world.now += minute + 1_000;
+    expect(world.reconcile()).toContain("look-at-host");
+    world.now = never;
+    end("DeletionByTaintManager");
+    expect(world.reconcile()).toContain("look-at-host");
+  });
+
   it.each<[string, (world: Patient) => void]>([
     [
       "the network has its session",
