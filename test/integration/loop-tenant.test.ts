@@ -25,7 +25,7 @@ const taken = 3;
 const tokenDelayMs = 30;
 /** Jobs at once on a node. */
 const maxJobs = 2;
-const evictionTimeoutSeconds = 20;
+const evictionTimeoutSeconds = 30;
 const patience = { deadlineMs: 120_000, intervalMs: 200 };
 // Each test takes a sixth of that on a machine that does nothing else.
 vi.setConfig({ testTimeout: 240_000, hookTimeout: 240_000 });
