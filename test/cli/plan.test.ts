@@ -120,10 +120,10 @@ describe("the forecast of a pool", () => {
     for (let at = 0; at < 3; at++) fleet.reconcile();
     for (const name of fleet.children.keys()) fleet.arrive(name);
     fleet.current = digest("b");
-    const began = performance.now();
+    const began = process.cpuUsage();
     const view = planView(fleet.observe());
-    // A third of a second on a machine that has nothing else to do.
-    expect(performance.now() - began).toBeLessThan(5_000);
+    // Some 300 ms; time of the processor, since a machine that tests has others to do too.
+    expect(process.cpuUsage(began).user / 1_000).toBeLessThan(2_000);
     expect(view.steps).toHaveLength(10_000);
     expect(view.lowest).toBe(view.minAvailable);
     expect(view.curve.at(-1)?.inService).toBe(10_000);

@@ -53,6 +53,7 @@ export class Outlooks {
   readonly #around: Surroundings;
   readonly #now: number;
   readonly #known = new Map<string, Outlook>();
+  readonly #texts = new WeakMap<ResultityNode["spec"], string>();
 
   constructor(around: Surroundings, now: number) {
     this.#around = around;
@@ -66,8 +67,7 @@ export class Outlooks {
 
   of(node: ResultityNode, spec: ResultityNode["spec"], digest: string): Outlook {
     const { network, proposed, config } = this.#around;
-    const { replicas: _replicas, identity: _identity, ...own } = node.spec;
-    const key = JSON.stringify([own, node.status?.config?.applied, digest]);
+    const key = `${this.#textOf(node)} ${node.status?.config?.applied} ${digest}`;
     const before = this.#known.get(key);
     if (before) return before;
     const shared = ({ spec: { agent, endpoints } }: ResultityNetwork) => ({
@@ -83,6 +83,14 @@ export class Outlooks {
     });
     this.#known.set(key, outlook);
     return outlook;
+  }
+
+  /** What a node's spec says; of thousands it is asked several times. */
+  #textOf({ spec }: ResultityNode): string {
+    const { replicas: _replicas, identity: _identity, ...own } = spec;
+    const text = this.#texts.get(spec) ?? JSON.stringify(own);
+    this.#texts.set(spec, text);
+    return text;
   }
 
   /** The same for people, with what the host has to fetch. */
