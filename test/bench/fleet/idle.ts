@@ -25,8 +25,8 @@ export const fleetIdle: Bench = {
     await buildBundles();
     const times: HostTimes = quick
       ? { drainMs: 2_000, startMs: 3_000, pullMs: 6_000, spread: 0.2 }
-      : { drainMs: 10_000, startMs: 20_000, pullMs: 60_000, spread: 0.2 };
-    const arm: Arm = { setting, size: quick ? 8 : 24, window: quick ? 2 : 4, times };
+      : { drainMs: 5_000, startMs: 10_000, pullMs: 20_000, spread: 0.2 };
+    const arm: Arm = { setting, size: quick ? 8 : 16, window: quick ? 2 : 4, times };
     const measured = await pairs(
       quick ? 1 : 2,
       () => pool(arm),
