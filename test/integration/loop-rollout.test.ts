@@ -30,4 +30,4 @@ it("200 nodes roll under load, with two agents killed, a host lost, an image tha
   expect(starts.twice).toBeGreaterThan(report.nodes / 4);
 
   expect(report.writesAfter).toEqual([]);
-}, 600_000);
+}, 900_000);
