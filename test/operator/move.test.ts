@@ -76,8 +76,6 @@ describe("whether an edit of the spec interrupts jobs", () => {
   ];
   test.each(rows)("%s", (_name, from, to, interrupts) => {
     expect(editInterrupts(from, to)).toBe(interrupts);
-    expect(editInterrupts({ ...from, replicas: 1, identity: { secretName: "x" } }, to)).toBe(
-      interrupts,
-    );
+    expect(editInterrupts({ ...from, replicas: 1, identity: { secretName: "x" } }, to)).toBe(interrupts);
   });
 });

@@ -74,7 +74,7 @@ const modelPattern = () =>
   withRules(
     z.string().min(1).max(255),
     matching(
-      /^([A-Za-z0-9][A-Za-z0-9._:\/@+-]*\*?|\*)$/,
+      /^([A-Za-z0-9][A-Za-z0-9._:/@+-]*\*?|\*)$/,
       'must be a model name as the network\'s config spells it, or the beginning of one and "*", for example "meta-llama/*"',
     ),
   );
