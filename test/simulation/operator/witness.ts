@@ -23,7 +23,7 @@ export class Violation extends Error {
  * write and a watch. A bug that takes too many does so without any such loss.
  */
 const newsMs = 5_000;
-/** How long after the operator's word a node's end of service is still its doing. */
+/** How long after the operator's deed a node's end of service is still its doing. */
 const doingMs = 45_000;
 
 /** What the operator may have in a pool at any time, as its spec says since `since`. */
@@ -41,6 +41,8 @@ interface Seen {
 interface Service {
   /** When it was lost for a reason that is not the operator's. */
   lostAt: number | undefined;
+  /** When the operator told its agent of a stop that is not over, and whether it served then. */
+  word: { readonly at: number; readonly served: boolean } | undefined;
   /** When the operator last wrote what ends its service. */
   takenAt: number | undefined;
 }
@@ -100,8 +102,13 @@ export class Witness {
       if (!/"preconditions":\{[^}]*"uid":"[^"]+"/.test(body))
         this.#fail("I1", `the operator deletes the pod ${name} without saying which: it may be a successor`);
     }
-    const ends = method === "DELETE" || (method === "PATCH" && (plansStop(body) || body.includes('/image"')));
-    if (ends) this.#service(name).takenAt = performance.now();
+    const service = this.#service(name);
+    const planned = method === "PATCH" ? plannedStopIn(body) : undefined;
+    if (planned === null) service.word = undefined;
+    else if (planned !== undefined)
+      service.word ??= { at: performance.now(), served: this.available.includes(name) };
+    if (planned || method === "DELETE" || (method === "PATCH" && body.includes('/image"')))
+      service.takenAt = performance.now();
   }
 
   /** What the API server says of a pod. */
@@ -161,16 +168,19 @@ export class Witness {
     const service = this.#service(node);
     if (!before?.available && after?.available) {
       service.lostAt = undefined;
-      service.takenAt = undefined;
+      if (!service.word) service.takenAt = undefined;
       this.#note(`${node} serves`);
     }
     if (before?.available && !after?.available) this.#ended(node, service);
   }
 
-  /** I7: a node that served does so no more. */
+  /**
+   * I7: a node that served does so no more. What counts is the moment in which the operator gave its word, which its agent
+   * acts on: who was out of service then is taken for nothing.
+   */
   #ended(node: string, service: Service): void {
     const now = performance.now();
-    const { takenAt } = service;
+    const { takenAt, word } = service;
     const faultAt = this.#faults.get(node) ?? -Infinity;
     const isTaken = takenAt !== undefined && now - takenAt < doingMs && faultAt < takenAt;
     if (!isTaken) {
@@ -181,13 +191,15 @@ export class Witness {
     }
     this.counts.taken++;
     this.#note(`${node} is taken by the operator`);
+    if (word && !word.served) return;
+    const decidedAt = word?.at ?? takenAt;
     const serving = new Set(this.available);
     // Who was lost after the operator had decided, or so shortly before that it could not know, served as far as it knew.
     const unknown = [...this.#services].filter(
-      ([name, { lostAt }]) => !serving.has(name) && lostAt !== undefined && lostAt > takenAt - newsMs,
+      ([name, { lostAt }]) => !serving.has(name) && lostAt !== undefined && lostAt > decidedAt - newsMs,
     );
     const known = serving.size + unknown.length;
-    const least = this.#least(takenAt - newsMs);
+    const least = this.#least(decidedAt - newsMs);
     if (known < least)
       this.#fail(
         "I7",
@@ -202,7 +214,7 @@ export class Witness {
   }
 
   #service(node: string): Service {
-    const service = this.#services.get(node) ?? { lostAt: undefined, takenAt: undefined };
+    const service = this.#services.get(node) ?? { lostAt: undefined, word: undefined, takenAt: undefined };
     this.#services.set(node, service);
     return service;
   }
@@ -229,16 +241,18 @@ function identityOf(pod: Pod): string {
 }
 
 interface PatchOperation {
+  readonly op?: string;
   readonly path?: string;
   readonly value?: unknown;
 }
 
-/** Whether a JSON Patch tells the agent of a stop that is planned. */
-function plansStop(body: string): boolean {
+/** The stop that a JSON Patch tells the agent of: null = none any more, undefined = it says nothing of stops. */
+function plannedStopIn(body: string): string | null | undefined {
   const operations: unknown = JSON.parse(body);
-  if (!Array.isArray(operations)) return false;
-  return operations.some(({ path, value }: PatchOperation) => {
-    if (!path?.includes("desired") || typeof value !== "string") return false;
-    return parseDesired(value).plannedStop !== null;
-  });
+  if (!Array.isArray(operations)) return undefined;
+  const orders = operations.find(
+    ({ op, path, value }: PatchOperation) =>
+      op !== "test" && path?.includes("desired") === true && typeof value === "string",
+  );
+  return orders && parseDesired(orders.value).plannedStop;
 }
