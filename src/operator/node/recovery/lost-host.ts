@@ -38,9 +38,11 @@ export function mayBeLost({ agent, node, now }: NodeObservation, pod: PodFacts):
   return !pod.ready && pod.agent.started && agent.silentMs > silentMs;
 }
 
-/** Milliseconds until the host of a pod that ends is worth a look, if it has not ended by then; undefined where it does not end. */
-export function endingLookMs({ now }: NodeObservation, { terminating }: PodFacts): number | undefined {
-  return terminating && Math.max(1_000, terminating.began + endingMs + 1_000 - now);
+/** Milliseconds until the host of this pod may be worth a look, if nothing changes; undefined = it is not on the way to that. */
+export function lookInMs({ agent, now }: NodeObservation, pod: PodFacts): number | undefined {
+  if (pod.terminating) return Math.max(1_000, pod.terminating.began + endingMs + 1_000 - now);
+  if (pod.ready || !pod.agent.started || agent.silentMs === 0) return undefined;
+  return Math.max(500, silentMs + 500 - agent.silentMs);
 }
 
 /** Whether the host has to be looked at. */

@@ -6,7 +6,7 @@ import type { PodFacts } from "../facts.ts";
 import type { NodeObservation } from "../observation.ts";
 import type { Action, Note, Notes, Plan } from "../plan.ts";
 import { climb, type Decision, expiryMs, heldMs, intended, recent, withStep } from "./ladder.ts";
-import { endingLookMs, lookAgainMs, lostPodOf, type LostPod, mayBeLost, wantsLook } from "./lost-host.ts";
+import { lookAgainMs, lookInMs, lostPodOf, type LostPod, mayBeLost, wantsLook } from "./lost-host.ts";
 import { avoidedHosts, type Trouble, troubleOf } from "./trouble.ts";
 
 type Steps = NonNullable<Recovery["steps"]>;
@@ -24,9 +24,9 @@ export function withRecovery(o: NodeObservation, plan: Plan): Plan {
   if (pod.finished) return keep(o, plan, withFailure(steps, pod, now));
   const step = intended(steps, pod.uid, now);
   if (mayBeLost(o, pod)) return onLostHost(o, pod, plan, steps, step);
-  const ms = endingLookMs(o, pod);
+  const ms = lookInMs(o, pod);
   if (ms !== undefined) {
-    const look: Action = { type: "wait", ms, reason: "the pod is ending" };
+    const look: Action = { type: "wait", ms, reason: "the host may be lost" };
     return keep(o, { ...plan, actions: [...plan.actions, look] }, steps);
   }
   const trouble = troubleOf(o, pod);

@@ -22,6 +22,9 @@ describe("a host that is lost", () => {
     expect(world.reconcile()).toContain("look-at-host");
     world.agent = { ...world.agent, silentMs: 0 };
     expect(world.reconcile()).not.toContain("look-at-host");
+    // The first silence brings it up; five seconds of it bring the look.
+    world.agent = { ...world.agent, silentMs: 1 };
+    expect(world.plan().actions).toContainEqual({ type: "wait", ms: 5_499, reason: "the host may be lost" });
   });
 
   it("keeps its pod for ever unless the spec says otherwise, and says what to do", () => {
