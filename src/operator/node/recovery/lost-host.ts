@@ -55,6 +55,8 @@ export const lookAgainMs = lookMs + 1_000;
 export interface LostPod {
   readonly since: number;
   readonly message: string;
+  /** The network or the operator hears of it: it serves on. */
+  readonly heard: boolean;
   /** When it is given up, wall time, ms; undefined = not by itself. */
   readonly replaceAt: number | undefined;
   readonly held: "SharedCause" | undefined;
@@ -75,10 +77,11 @@ export function lostPodOf(
   const since = state.is === "lost" ? state.since : pod.since.ready;
   const said = `host ${pod.host ?? ""} is lost since ${rfc3339(since)}: ${state.is === "lost" ? state.what : "its Node object is gone"}`;
   const after = o.node.spec.unreachable?.replaceAfterSeconds;
-  const none = { since, replaceAt: undefined, held: undefined };
+  const none = { since, heard: false, replaceAt: undefined, held: undefined };
   if (o.feed?.connected || (o.agent.status && o.agent.silentMs === 0)) {
     return {
       ...none,
+      heard: true,
       message: `${said}, but the node is heard of and serves on: repair what lies between host and cluster`,
     };
   }
@@ -93,9 +96,8 @@ export function lostPodOf(
   }
   const replaceAt = since + after * 1000;
   return {
-    since,
+    ...none,
     replaceAt,
-    held: undefined,
     message: `${said}; at ${rfc3339(replaceAt)} the pod is given up and one is made on another host (spec.unreachable.replaceAfterSeconds): ${person} before that to keep it`,
   };
 }

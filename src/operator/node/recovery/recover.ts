@@ -23,12 +23,19 @@ export function withRecovery(o: NodeObservation, plan: Plan): Plan {
   if (!pod) return keep(o, plan, steps);
   if (pod.finished) return keep(o, plan, withFailure(steps, pod, now));
   const step = intended(steps, pod.uid, now);
-  if (mayBeLost(o, pod)) return onLostHost(o, pod, plan, steps, step);
-  const ms = lookInMs(o, pod);
-  if (ms !== undefined) {
-    const look: Action = { type: "wait", ms, reason: "the host may be lost" };
-    return keep(o, { ...plan, actions: [...plan.actions, look] }, steps);
-  }
+  if (!mayBeLost(o, pod)) return onHost(o, pod, withLook(o, pod, plan), steps, step);
+  const looked = withLook(o, pod, plan);
+  return onLostHost(o, pod, looked, steps, step) ?? onHost(o, pod, looked, steps, step);
+}
+
+/** What is done while the host is there, as far as anybody knows. */
+function onHost(
+  o: NodeObservation,
+  pod: PodFacts,
+  plan: Plan,
+  steps: Steps,
+  step: RecoveryStep | undefined,
+): Plan {
   const trouble = troubleOf(o, pod);
   if (!trouble) return keep(o, plan, steps);
   if (step !== undefined && step !== "LostHost") return take(o, pod, plan, steps, trouble, step);
@@ -62,30 +69,45 @@ function withFailure(steps: Steps, { uid, host }: PodFacts, now: number): Steps 
   return withStep(steps, step, { now, podUid: uid, host }, "PodFailed");
 }
 
+/** The plan with a look at the host, where it may be lost or may come to be. */
+function withLook(o: NodeObservation, pod: PodFacts, plan: Plan): Plan {
+  const reason = "the host may be lost";
+  if (!mayBeLost(o, pod)) {
+    const ms = lookInMs(o, pod);
+    return ms === undefined ? plan : { ...plan, actions: [...plan.actions, { type: "wait", ms, reason }] };
+  }
+  const actions: Action[] = [...plan.actions];
+  if (wantsLook(o) && pod.host !== undefined) actions.push({ type: "look-at-host", host: pod.host, reason });
+  actions.push({ type: "wait", ms: lookAgainMs, reason });
+  return { ...plan, actions, notes: { ...plan.notes, ...unreadable(o) } };
+}
+
+/** What is done about a pod whose host is lost; undefined where it is not. */
 function onLostHost(
   o: NodeObservation,
   pod: PodFacts,
   plan: Plan,
   steps: Steps,
   step: RecoveryStep | undefined,
-): Plan {
-  const actions: Action[] = [...plan.actions];
-  if (wantsLook(o) && pod.host !== undefined)
-    actions.push({ type: "look-at-host", host: pod.host, reason: "is the host lost?" });
-  actions.push({ type: "wait", ms: lookAgainMs, reason: "the host may be lost" });
+): Plan | undefined {
+  const { actions } = plan;
   const before = o.node.status?.recovery;
   // Not looked at yet since the start: what was said stays said.
   if (!o.hostLook && before?.cause === "HostLost") {
     const said = o.node.status?.conditions?.find(({ type }) => type === "Degraded");
     const note: Note = { status: "True", reason: "HostLost", message: said?.message ?? "" };
-    return { ...plan, actions, recovery: before, notes: { ...plan.notes, Degraded: note } };
+    return { ...plan, recovery: before, notes: { ...plan.notes, Degraded: note } };
   }
   const lost = lostPodOf(o, pod, o.fleet);
-  if (!lost) return keep(o, { ...plan, actions, notes: { ...plan.notes, ...unreadable(o) } }, steps);
+  if (!lost) return undefined;
+  const notes: Notes = {
+    ...plan.notes,
+    Degraded: { status: "True", reason: "HostLost", message: lost.message },
+  };
+  if (lost.heard) return keep(o, { ...plan, notes }, steps);
   const noted: Plan = {
     ...plan,
-    actions,
-    notes: { ...plan.notes, Degraded: { status: "True", reason: "HostLost", message: lost.message } },
+    notes,
     recovery: { ...lostRecord(lost), ...(steps.length > 0 ? { steps: [...steps] } : {}) },
   };
   if (lost.replaceAt === undefined || lost.replaceAt > o.now) {

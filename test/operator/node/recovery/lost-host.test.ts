@@ -118,4 +118,13 @@ describe("a host that is lost", () => {
     world.stopServing();
     expect(world.watch(5 * minute).filter((line) => /delete|recover LostHost/.test(line))).toEqual([]);
   });
+
+  it("that is not lost keeps nobody from seeing what else is wrong: an agent that hangs costs its pod", () => {
+    const world = lost({}, never);
+    world.hostLook = { state: { is: "ready" }, ageMs: 0 };
+    world.agent = { ...world.agent, silentMs: 3 * minute };
+    expect(world.watch(9 * minute)).toEqual([]);
+    expect(world.condition("Degraded")).toBe("True AgentUnreachable");
+    expect(world.watch(2 * minute)).toEqual(["recover NewPod", "delete"]);
+  });
 });
