@@ -158,7 +158,7 @@ describe("what is wrong is said within 10 s, with what to do", () => {
       /XID 79 .*fallen off the bus.*reset the GPU/,
     ],
     [
-      "an ephemeral container (B29)",
+      "B29 an ephemeral container",
       async () => {
         const volumeMounts = [{ name: "resultity-identity", mountPath: "/key" }];
         await stand.kube.patch(`${scene.core("pods", "gpu")}/ephemeralcontainers`, "strategic", {
