@@ -51,7 +51,7 @@ const gpusPerHost = 8;
 const tokenDelayMs = 400;
 const maxTokens = 5;
 /** A host renews its Lease every so often, and counts as lost if it has not for so long. */
-const [leaseMs, graceSeconds] = [4_000, 14];
+const [leaseMs, graceSeconds] = [5_000, 30];
 /** Longest time that one step of the story may take on a machine that is busy with others, ms. */
 const patienceMs = (nodes: number): number => 120_000 + nodes * 1_500;
 /** How long nothing may be written at the end, ms. */

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { namespace } from "./fixture-pod.ts";
 import type { Suite } from "./suite.ts";
 
 const gpu = "nvidia.com/gpu";
@@ -25,6 +26,19 @@ export function hostRows(suite: () => Suite): void {
     await first.gone();
     await using third = await suite().pod({ name: "gpu-third", ...wants(suite().kubelet.gpus) });
     await third.ready();
+  });
+
+  test("a pod that was marked not ready, as those of a silent host are, is marked ready again", async () => {
+    const { kube } = suite();
+    await using pod = await suite().pod({ name: "marked" });
+    await pod.ready();
+    const path = `/api/v1/namespaces/${namespace}/pods/${(await pod.read())?.metadata.name}/status`;
+    const condition = { type: "Ready", status: "False", reason: "NodeNotReady" };
+    await kube.patch(path, "strategic", { status: { conditions: [condition] } });
+    await pod.until("it to be ready again", async () => {
+      const found = (await pod.read())?.status?.conditions?.find(({ type }) => type === "Ready");
+      return found?.status === "True";
+    });
   });
 
   test("a host that lost its power: the same pod runs again, restarted, with its emptyDir and the API server's pod object", async () => {

@@ -95,6 +95,7 @@ export class PodWorker {
   update(pod: Pod): void {
     const before = this.#latest;
     this.#latest = pod;
+    this.#status.see(pod);
     const sooner = deletionGrace(pod) < deletionGrace(before);
     if (sooner) this.#interrupt.abort();
     if (sooner || sawChange(before, pod)) {

@@ -14,6 +14,11 @@ export class StatusWriter {
   readonly #signal: AbortSignal;
   #wanted: PodStatus | undefined;
   #written = "";
+  /** What was written last, and the pod's resourceVersion since. */
+  #last: PodStatus | undefined;
+  #version = 0;
+  /** The pod as the API server had it last. */
+  #seen: Pod | undefined;
   #writing: Promise<void> | undefined;
 
   constructor(host: Host, pod: Pod, signal: AbortSignal) {
@@ -25,7 +30,27 @@ export class StatusWriter {
 
   write(status: PodStatus): void {
     this.#wanted = status;
-    this.#writing ??= this.#run().finally(() => (this.#writing = undefined));
+    this.#writing ??= this.#run().finally(() => {
+      this.#writing = undefined;
+      this.#restore();
+    });
+  }
+
+  /** The pod as the API server has it: readiness that somebody else has taken away is written again. */
+  see(pod: Pod): void {
+    this.#seen = pod;
+    this.#restore();
+  }
+
+  /** The control plane marks the pods of a host not ready that has been silent for a while, and leaves it at that. */
+  #restore(): void {
+    const [last, seen] = [this.#last, this.#seen];
+    if (this.#writing || !last || !seen || this.#signal.aborted) return;
+    if (Number(seen.metadata.resourceVersion) <= this.#version || readyOf(seen.status) === readyOf(last))
+      return;
+    this.#seen = undefined;
+    this.#written = "";
+    this.write(last);
   }
 
   /** Resolves when what was given last is written, or writing was given up. */
@@ -40,8 +65,12 @@ export class StatusWriter {
       const text = JSON.stringify(status);
       if (text === this.#written) continue;
       try {
-        await this.#host.api.patch(this.#path, this.#patch(status), { signal: this.#signal });
+        const taken = await this.#host.api.patch<Pod>(this.#path, this.#patch(status), {
+          signal: this.#signal,
+        });
         this.#written = text;
+        this.#last = status;
+        this.#version = Number(taken.metadata.resourceVersion);
       } catch (thrown) {
         // Gone, or replaced by another pod of that name: nobody is left to be told.
         if (isStatus(thrown, 404) || isStatus(thrown, 409)) return;
@@ -69,3 +98,6 @@ export class StatusWriter {
     };
   }
 }
+
+const readyOf = (status: PodStatus | undefined): string | undefined =>
+  status?.conditions?.find(({ type }) => type === "Ready")?.status;
