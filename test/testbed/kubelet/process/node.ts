@@ -71,7 +71,7 @@ export async function keepNode(
     if (signal.aborted) return;
     try {
       await renewLease(host, signal);
-      if (host.clock.monotonic() >= statusAt) {
+      if (host.clock.monotonic() >= statusAt || !(await isReady(host, signal))) {
         await writeNodeStatus(host, shape, signal);
         statusAt = host.clock.monotonic() + statusMs;
       }
@@ -81,6 +81,16 @@ export async function keepNode(
       pause = retryMs;
     }
   }
+}
+
+interface NodeObject {
+  readonly status?: { readonly conditions?: readonly { readonly type: string; readonly status: string }[] };
+}
+
+/** False when the control plane has missed the host meanwhile: a kubelet that lives says so at its next beat, not in a minute. */
+async function isReady(host: Host, signal: AbortSignal): Promise<boolean> {
+  const node = await host.api.get<NodeObject>(`/api/v1/nodes/${host.name}?resourceVersion=0`, { signal });
+  return node.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True") === true;
 }
 
 async function writeNodeStatus(host: Host, shape: HostShape, signal: AbortSignal): Promise<void> {
