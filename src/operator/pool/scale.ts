@@ -41,14 +41,14 @@ const mostAsked = 64;
 
 /**
  * Children of which it matters how busy they are: they serve, and some of them go and others stay. Of many those that would go
- * first; empty where none goes.
+ * first; empty where none goes, and where as many go as would be asked: those go, whatever they answer.
  */
 export function candidatesOf(seen: PoolObservation): readonly ResultityNode[] {
   const { staying } = censusOf(seen);
   const serving = staying.filter(isReady);
   const count = staying.length - seen.pool.spec.replicas - (staying.length - serving.length);
-  if (count <= 0 || count >= serving.length) return [];
-  return emptyingHosts(serving, serving, () => 0).slice(0, Math.max(mostAsked, count));
+  if (count <= 0 || count >= Math.min(serving.length, mostAsked)) return [];
+  return emptyingHosts(serving, serving, () => 0).slice(0, mostAsked);
 }
 
 /**
