@@ -22,7 +22,7 @@ export function explain(thrown: unknown, server: string): string {
     case "Unauthorized":
       return `${message}: ${server} does not accept your credentials; log in again, or choose others with --context`;
     case "Forbidden":
-      return thrown.verb === "patch"
+      return ["create", "update", "patch"].includes(thrown.verb)
         ? `${message}: ask an administrator of the namespace for the ClusterRole edit (of which resultity-edit is a part), or for a network for admin`
         : `${message}: ask an administrator of the namespace for the ClusterRole view, of which resultity-view is a part`;
     case "NotFound":

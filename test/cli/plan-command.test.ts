@@ -401,4 +401,65 @@ describe("plan -f", () => {
     await expect(world.answer("-f no.yaml", files)).rejects.toThrow("the manifest holds no ResultityNetwork");
     await expect(world.answer("-f broken.yaml", { "broken.yaml": "a: [" })).rejects.toThrow("is no YAML");
   });
+
+  it("what the manifest does not say stays as it is, as `kubectl apply` has it, but for what it said before", async () => {
+    const world = new World(3);
+    const { replicas: _, ...spec } = world.pool.spec;
+    world.pool = {
+      ...world.pool,
+      spec: { ...world.pool.spec, strategy: { ...spec.strategy, paused: true } },
+    };
+    const { strategy: __, ...rest } = spec;
+    const manifest = { "p.yaml": yaml({ ...world.pool, spec: rest }) };
+    const plan = async () => (await world.view("-f p.yaml", manifest)).pools[0];
+    expect(await plan()).toMatchObject({ wanted: 3, paused: true, steps: [] });
+
+    const before = { spec: { ...rest, template: { spec: { ...spec.template.spec, models: ["m"] } } } };
+    const { template } = world.pool.spec;
+    world.pool = {
+      ...world.pool,
+      metadata: {
+        ...world.pool.metadata,
+        annotations: { "kubectl.kubernetes.io/last-applied-configuration": JSON.stringify(before) },
+      },
+      spec: {
+        ...world.pool.spec,
+        template: { spec: { ...template.spec, models: ["m"] } },
+        strategy: { ...spec.strategy, paused: false },
+      },
+    };
+    const [first] = (await plan())?.next ?? [];
+    expect(first).toBeUndefined();
+  });
+
+  it("a network and nodes of it together, each once and by the new network", async () => {
+    const world = new World(1);
+    const { spec } = world.network;
+    const alone = (name: string): ResultityNode => ({
+      ...nodeOf({}, name),
+      status: { config: { applied: world.digest(0) } },
+    });
+    world.others = [alone("one"), alone("two")];
+    const pinned = { ...world.network, spec: { ...spec, config: { ...spec.config, pin: world.digest(1) } } };
+    const one = alone("one");
+    const held = { ...one, spec: { ...one.spec, config: { pin: world.digest(0) } } };
+    const files = { "all.yaml": [pinned, held, alone("new")].map(yaml).join("\n---\n") };
+    expect(brief(await world.view("-f all.yaml", files))).toEqual([
+      "chat-0 patch-runtime",
+      "one live",
+      "two patch-runtime",
+      "new create",
+    ]);
+  });
+
+  it("a node of a network that the manifest makes is not refused", async () => {
+    const world = new World(1);
+    const node = nodeOf({}, "alone");
+    const other = { ...world.network, metadata: { ...world.network.metadata, name: "other" } };
+    const there = { ...node, spec: { ...node.spec, networkRef: { name: "other" } } };
+    const files = { "all.yaml": [other, there].map(yaml).join("\n---\n") };
+    const { code, text } = await world.answer("-f all.yaml", files);
+    expect(code).toBeUndefined();
+    expect(text).toContain("network other is new");
+  });
 });

@@ -1,8 +1,8 @@
-import { networkKind, poolKind } from "../../api/v1alpha1/kinds.ts";
+import { networkKind, nodeKind, poolKind } from "../../api/v1alpha1/kinds.ts";
 import type { ResultityNetwork } from "../../api/v1alpha1/network.ts";
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
-import { controllerOf } from "../../kube/object.ts";
+import { controllerOf, keyOf } from "../../kube/object.ts";
 import { CliError } from "../errors.ts";
 import { findSubject } from "../find.ts";
 import { type Proposal, type Reader, readPool, readSurroundings } from "../read.ts";
@@ -61,6 +61,10 @@ function pendingOf({ spec, status }: ResultityNetwork): string | undefined {
 export async function planOfChanges(reader: Reader, changes: Changes, now: number): Promise<PlansView> {
   const views: PlansView[] = [];
   const done = new Set<string>();
+  const created = new Set(changes.networks.flatMap(({ before, after }) => (before ? [] : [after])));
+  const changedNetworks = new Map(changes.networks.map(({ after }) => [keyOf(after), after]));
+  const poolsNow = new Map(changes.pools.map(({ after }) => [keyOf(after), after]));
+  const nodesNow = new Map(changes.nodes.map(({ after }) => [keyOf(after), after]));
   for (const { before, after } of changes.networks) {
     if (!before) {
       const { name } = after.metadata;
@@ -71,17 +75,37 @@ export async function planOfChanges(reader: Reader, changes: Changes, now: numbe
       });
       continue;
     }
-    const changed = new Map(changes.pools.map((pool) => [pool.after.metadata.name, pool.after]));
-    const view = await planNetworkOf(reader, before, now, { network: after }, changed);
-    for (const { name } of view.pools) done.add(name);
+    const view = await planNetworkOf(reader, before, now, { network: after }, poolsNow, nodesNow);
+    const { namespace } = before.metadata;
+    for (const { name } of view.pools) done.add(`${poolKind.kind} ${namespace}/${name}`);
+    for (const { node } of view.nodes) done.add(`${nodeKind.kind} ${namespace}/${node}`);
     views.push(view);
   }
+  const networkOf = ({ namespace }: { readonly namespace: string }, { name }: { readonly name: string }) =>
+    changedNetworks.get(`${namespace}/${name}`);
   for (const { before, after } of changes.pools) {
-    if (done.has(after.metadata.name)) continue;
-    const { plan, notes } = await planPoolOf(reader, before ?? after, now, { pool: after });
+    if (done.has(`${poolKind.kind} ${keyOf(after)}`)) continue;
+    const network = networkOf(after.metadata, after.spec.template.spec.networkRef);
+    const { plan, notes } = await planPoolOf(reader, before ?? after, now, {
+      pool: after,
+      ...(network ? { network } : {}),
+    });
     views.push({ pools: [plan], nodes: [], notes });
   }
-  for (const { before, after } of changes.nodes) views.push(await planNodeOf(reader, before, after, now));
+  for (const { before, after } of changes.nodes) {
+    if (done.has(`${nodeKind.kind} ${keyOf(after)}`)) continue;
+    const network = networkOf(after.metadata, after.spec.networkRef);
+    if (network && created.has(network)) {
+      const { name } = after.metadata;
+      views.push({
+        pools: [],
+        nodes: [{ node: name, does: "unknown", steps: [], interrupts: false }],
+        notes: [],
+      });
+      continue;
+    }
+    views.push(await planNodeOf(reader, before, after, now, network ? { network } : {}));
+  }
   return {
     pools: views.flatMap((view) => view.pools),
     nodes: views.flatMap((view) => view.nodes),
@@ -115,7 +139,8 @@ async function planNetworkOf(
   network: ResultityNetwork,
   now: number,
   proposal: Proposal,
-  changed: ReadonlyMap<string, ResultityNodePool> = new Map(),
+  poolsNow: ReadonlyMap<string, ResultityNodePool> = new Map(),
+  nodesNow: ReadonlyMap<string, ResultityNode> = new Map(),
 ): Promise<PlansView> {
   const { namespace, name } = network.metadata;
   const [{ items: poolList }, { items: nodeList }] = await Promise.all([
@@ -127,7 +152,7 @@ async function planNetworkOf(
   const plans: PlanView[] = [];
   for (const pool of poolList.filter(({ spec }) => spec.template.spec.networkRef.name === name)) {
     const { pin } = pool.spec.template.spec.config ?? {};
-    const after = changed.get(pool.metadata.name);
+    const after = poolsNow.get(keyOf(pool));
     if (pin !== undefined && !after && proposal.digest !== undefined)
       notes.push(
         `pool ${pool.metadata.name} stays at its pin ${pin}: kubectl resultity rollout follow ${pool.metadata.name} -n ${namespace} ends that`,
@@ -142,7 +167,12 @@ async function planNetworkOf(
     (node) => node.spec.networkRef.name === name && controllerOf(node)?.kind !== poolKind.kind,
   );
   const outlooks = new Outlooks(around, now);
-  return { pools: plans, nodes: alone.map((node) => planAlone(node, node, around, outlooks)), notes };
+  const nodePlans = alone.map((node) => {
+    const after = nodesNow.get(keyOf(node));
+    // Nodes that were alike may be about to differ.
+    return planAlone(node, after ?? node, around, after ? new Outlooks(around, now) : outlooks);
+  });
+  return { pools: plans, nodes: nodePlans, notes };
 }
 
 async function planNodeOf(
@@ -150,6 +180,7 @@ async function planNodeOf(
   before: ResultityNode | undefined,
   after: ResultityNode,
   now: number,
+  proposal: Proposal,
 ): Promise<PlansView> {
   const { namespace, name } = after.metadata;
   const network = await reader.find(networks, { namespace, name: after.spec.networkRef.name });
@@ -163,7 +194,7 @@ async function planNodeOf(
     };
   }
   const { items } = await reader.list(nodes, { namespace });
-  const around = await readSurroundings(reader, network, items, now);
+  const around = await readSurroundings(reader, network, items, now, proposal);
   const plan = planAlone(before ?? after, after, around, new Outlooks(around, now));
   return { pools: [], nodes: [plan], notes: notesOf(around) };
 }

@@ -36,8 +36,8 @@ interface Document {
 }
 
 /**
- * Reads a manifest and has the API server say what its objects would be: defaults filled in, and refused where it would refuse them.
- * Nothing is stored. @throws CliError Usage, KubeError
+ * Reads a manifest and has the API server say what its objects would be, had it been applied: defaults filled in, and refused where
+ * it would refuse them. Nothing is stored. @throws CliError Usage, KubeError
  */
 export async function readChanges(
   text: string,
@@ -106,10 +106,45 @@ async function propose<T extends KubeObject>(
     annotations: { ...there.annotations, ...annotations },
   };
   // What the user wrote: the API server is asked just to check it.
-  const draft: Draft<T> = JSON.parse(JSON.stringify({ apiVersion, kind, metadata: kept, spec }));
+  const merged = before ? appliedTo(specOf(before), spec, lastApplied(there)) : spec;
+  const draft: Draft<T> = JSON.parse(JSON.stringify({ apiVersion, kind, metadata: kept, spec: merged }));
   const dryRun = { dryRun: true };
   const after = before
     ? await writer.update(resource, draft, dryRun)
     : await writer.create(resource, draft, dryRun);
   return { before, after };
+}
+
+type Fields = Readonly<Record<string, unknown>>;
+
+const isFields = (thing: unknown): thing is Fields =>
+  typeof thing === "object" && thing !== null && !Array.isArray(thing);
+
+const specOf = (object: unknown): unknown => (isFields(object) ? object["spec"] : undefined);
+
+/** Annotation in which `kubectl apply` keeps what it applied last. */
+const lastAppliedAnnotation = "kubectl.kubernetes.io/last-applied-configuration";
+
+/** The spec that was applied last; undefined where nobody knows. */
+function lastApplied({ annotations }: Document["metadata"]): unknown {
+  try {
+    return specOf(JSON.parse(annotations?.[lastAppliedAnnotation] ?? "null"));
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * What `kubectl apply` makes of a field: what the manifest says, without what it said last time and says no more. What it never said
+ * stays: an autoscaler's `replicas`, a pin of `rollout undo`, a pause, an approval. Lists are taken as a whole.
+ */
+function appliedTo(live: unknown, wanted: unknown, before: unknown): unknown {
+  if (!isFields(live) || !isFields(wanted)) return wanted;
+  const last = isFields(before) ? before : {};
+  const kept = Object.entries(live).filter(([key]) => !(key in wanted) && !(key in last));
+  const said = Object.entries(wanted).filter(([, value]) => value !== null);
+  return Object.fromEntries([
+    ...kept,
+    ...said.map(([key, value]) => [key, appliedTo(live[key], value, last[key])] as const),
+  ]);
 }
