@@ -158,5 +158,9 @@ function fleetChanges(context: OperatorContext, memories: NodeMemories, later: L
 }
 
 /** What the plan and the conditions go by. */
-const viewOf = ({ kid, connected, banned, revoked, generation, conflict, xids }: FeedNode): string =>
-  canonical({ kid, connected, banned, revoked, generation, conflict, xids });
+export function viewOf(node: FeedNode): string {
+  const { kid, connected, banned, revoked, generation, conflict, xids, deprioritised_until: until } = node;
+  // In minutes: each line of the feed tells it by another millisecond.
+  const unwanted = Math.ceil((until ?? 0) / 60_000);
+  return canonical({ kid, connected, banned, revoked, generation, conflict, xids, unwanted });
+}

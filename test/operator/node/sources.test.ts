@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import type { Pod } from "../../../src/kube/resources.ts";
-import { lookAt } from "../../../src/operator/node/sources.ts";
+import { lookAt, viewOf } from "../../../src/operator/node/sources.ts";
 import { configOf, digestOfSnapshot, snapshotOf } from "./network.ts";
 import { nodeOf, World } from "./world.ts";
 
@@ -34,4 +34,17 @@ it("a pod that comes up is left alone for a while, one that serves, fails or mov
   expect(after(serving, (w) => w.reconcile())).toBe("now");
   expect(after(serving, (w) => w.kubeletRunsRuntime(false))).toBe("now");
   expect(lookAt(known, { type: "delete", object: podIn(serving) })).toBe("now");
+});
+
+it("a node that the network gives no jobs is looked at when that begins, not at each line that tells it", () => {
+  const world = new World(nodeOf(), configOf([v1]));
+  world.untilServing();
+  const { feed } = world;
+  if (!feed) throw new Error("the network does not know the node");
+  const until = Date.UTC(2026, 0, 1, 0, 1, 30);
+  const unwanted = viewOf({ ...feed, deprioritised_until: until });
+  expect(unwanted).not.toBe(viewOf({ ...feed, deprioritised_until: null }));
+  expect(viewOf({ ...feed, deprioritised_until: until + 7 })).toBe(unwanted);
+  expect(viewOf({ ...feed, deprioritised_until: until + 120_000 })).not.toBe(unwanted);
+  expect(viewOf({ ...feed, jobs_committed: 12_345 })).toBe(viewOf(feed));
 });

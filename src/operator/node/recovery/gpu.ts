@@ -1,5 +1,5 @@
 import type { Xid } from "../../../protocol/messages.ts";
-import type { DeviceFault } from "../facts.ts";
+import { type DeviceFault, startFails } from "../facts.ts";
 import type { NodeObservation } from "../observation.ts";
 
 /**
@@ -43,22 +43,25 @@ export const meaningOf = (
 
 /**
  * The worst that is known of a node's GPUs, from the kubelet, the agent's signed status and the network's view. What the driver
- * had said before the agent began counts only while the engine does not serve: it stays until the driver is loaded anew.
+ * had said before the agent began counts only once the engine has ended by itself or its container does not start: it stays until
+ * the driver is loaded anew, and a large model loads for an hour on a GPU that is well.
  */
 export function gpuFaultOf({ pod, agent, feed }: NodeObservation): GpuFault | undefined {
   if (!pod || pod.finished || pod.terminating) return undefined;
   const [device] = pod.deviceFaults;
   const said = (agent.status?.report.hardware.gpus ?? []).flatMap(({ xid }) => (xid ? [xid] : []));
   const told = (feed?.xids ?? []).filter(({ since }) => since !== null && since >= pod.since.created);
-  const known = [...said, ...told].flatMap((xid) => readXid(xid, pod.ready));
+  const crashes = agent.status?.report.engine.crashes ?? 0;
+  const fails = !pod.ready && (crashes > 0 || startFails(pod.runtime));
+  const known = [...said, ...told].flatMap((xid) => readXid(xid, fails));
   const worst = known.find(({ dead }) => dead) ?? known[0];
   if (!device) return worst;
   return { dead: true, text: worst?.dead ? `${deviceText(device)}; ${worst.text}` : deviceText(device) };
 }
 
-function readXid({ code, since }: Xid, serves: boolean): GpuFault[] {
+function readXid({ code, since }: Xid, fails: boolean): GpuFault[] {
   const meaning = xids.get(code);
-  if (!meaning || (since === null && serves)) return [];
+  if (!meaning || (since === null && !fails)) return [];
   return [{ dead: meaning.is === "dead", text: `the driver reports XID ${code} (${meaning.what})` }];
 }
 

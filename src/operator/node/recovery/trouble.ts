@@ -53,13 +53,16 @@ export function troubleOf(o: NodeObservation, pod: PodFacts): Trouble | undefine
   return undefined;
 }
 
+/** For how long a node gets no jobs after one that failed is a minute: longer, and more of them failed. */
+const oneFailureMs = 90_000;
+
 /**
  * Whether the node serves although something is wrong with it, as far as anybody can tell: a GPU that is gone takes its engine's
  * answers with it, not always its health.
  */
 export function servesOn(o: NodeObservation): boolean {
   if (!o.pod?.ready) return false;
-  return !gpuFaultOf(o)?.dead || (o.feed?.deprioritised_until ?? 0) <= o.now;
+  return !gpuFaultOf(o)?.dead || (o.feed?.deprioritised_until ?? 0) <= o.now + oneFailureMs;
 }
 
 /** A container whose Secret or volume is not there waits for a person, not for another pod. */

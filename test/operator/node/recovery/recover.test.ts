@@ -156,11 +156,34 @@ describe("a GPU", () => {
   ] as const)("XID %s, %s, engine serves: %s: Degraded=%s", (code, age, serves, expected) => {
     const world = new Patient();
     world.xid(code, age === "fresh" ? world.now : null);
-    if (!serves) world.stopServing();
+    if (!serves) {
+      world.stopServing();
+      world.crash(1);
+    }
     world.reconcile();
     expect(world.condition("Degraded")).toBe(expected);
     if (code !== 79)
       expect(world.watch(60 * minute).filter((line) => line.startsWith("recover"))).toEqual([]);
+  });
+
+  it("that its driver named long ago is no reason to end an engine which loads for an hour", () => {
+    const world = new Patient();
+    world.xid(74, null);
+    world.stopServing();
+    expect(world.watch(60 * minute)).toEqual([]);
+    expect(world.condition("Degraded")).toBe("False NothingWrong");
+    world.crash(1);
+    expect(world.watch(minute)).toEqual(["recover NewPod", "delete"]);
+  });
+
+  it("that is named is not left by an engine of which one job has failed", () => {
+    const world = new Patient();
+    world.xid(74, world.now);
+    world.now += 24 * 60 * minute;
+    if (world.feed) world.feed = { ...world.feed, deprioritised_until: world.now + minute };
+    expect(world.watch(5 * minute)).toEqual([]);
+    if (world.feed) world.feed = { ...world.feed, deprioritised_until: world.now + 2 * minute };
+    expect(world.watch(minute)).toEqual(["recover NewPod", "delete"]);
   });
 
   it("is told by the network's view too, while nobody asks the agent", () => {
