@@ -62,6 +62,11 @@ export interface LostPod {
   readonly held: "SharedCause" | undefined;
 }
 
+/** For how long an answer counts: of a pod that ends nobody asks any more. */
+const answers = ({ status, silentMs: silent, ageMs = 0 }: NodeObservation["agent"]): boolean =>
+  status !== undefined && silent === 0 && ageMs < heardMs;
+const heardMs = 30_000;
+
 /**
  * What becomes of a pod on a lost host. It is given up only where the spec says when, and only while nobody hears of the node: a
  * kubelet that cannot reach the API server often leaves an engine that serves. Whoever has the identity next, the epoch of its
@@ -78,7 +83,7 @@ export function lostPodOf(
   const said = `host ${pod.host ?? ""} is lost since ${rfc3339(since)}: ${state.is === "lost" ? state.what : "its Node object is gone"}`;
   const after = o.node.spec.unreachable?.replaceAfterSeconds;
   const none = { since, heard: false, replaceAt: undefined, held: undefined };
-  if (o.feed?.connected || (o.agent.status && o.agent.silentMs === 0)) {
+  if (o.feed?.connected || answers(o.agent)) {
     return {
       ...none,
       heard: true,

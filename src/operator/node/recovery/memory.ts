@@ -3,6 +3,9 @@ import type { HostState } from "./lost-host.ts";
 import { type Census, censusMs } from "./fleet.ts";
 import { rateWindowMs } from "./ladder.ts";
 
+/** After this long, ms, what a host's Node object said is forgotten: who may be on a lost one looks three times as often. */
+const forgetMs = 60_000;
+
 /** What recovery remembers between reconciles. All of it can be lost: the record is in each node's status. */
 export class RecoveryMemory {
   readonly #clock: Clock;
@@ -35,10 +38,14 @@ export class RecoveryMemory {
     this.#hosts.set(host, { state, at: this.#clock.monotonic() });
   }
 
-  /** What it said last, and how long ago, ms. */
+  /** What it said last, and how long ago, ms; undefined = nobody has looked lately, and hosts come back. */
   hostLook(host: string): { readonly state: HostState; readonly ageMs: number } | undefined {
     const look = this.#hosts.get(host);
-    return look && { state: look.state, ageMs: this.#clock.monotonic() - look.at };
+    if (!look) return undefined;
+    const ageMs = this.#clock.monotonic() - look.at;
+    if (ageMs < forgetMs) return { state: look.state, ageMs };
+    this.#hosts.delete(host);
+    return undefined;
   }
 
   /** A count of a network's nodes, at most {@link censusMs} old: thousands may ask when thousands fail. */

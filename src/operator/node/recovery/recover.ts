@@ -116,6 +116,8 @@ function onLostHost(
   }
   const reason = `${pod.host ?? ""} is lost: the pod is given up`;
   if (step === "LostHost") {
+    // The host may have come back since it was looked at.
+    if (wantsLook(o)) return noted;
     const remove: Action = { type: "delete-pod", uid: pod.uid, finished: false, graceSeconds: 0, reason };
     return { ...noted, actions: [remove] };
   }

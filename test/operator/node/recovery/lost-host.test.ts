@@ -1,4 +1,6 @@
 import { describe, expect, it } from "vitest";
+import { RecoveryMemory } from "../../../../src/operator/node/recovery/memory.ts";
+import { FakeClock } from "../../../lib/fake-clock.ts";
 import type { nodeOf } from "../world.ts";
 import { at, fine, minute, Patient } from "./patient.ts";
 
@@ -117,6 +119,42 @@ describe("a host that is lost", () => {
     world.agent = { ...world.agent, silentMs: 60 * minute };
     world.stopServing();
     expect(world.watch(5 * minute).filter((line) => /delete|recover LostHost/.test(line))).toEqual([]);
+  });
+
+  it("is left although the agent had answered before its pod began to end", () => {
+    const world = lost({ unreachable: { replaceAfterSeconds: 600 } }, never);
+    const { agent } = new Patient();
+    world.now += 11 * minute;
+    world.agent = { ...agent, silentMs: 0, ageMs: 10_000 };
+    expect(world.watch(2_000)).toEqual([]);
+    world.agent = { ...agent, silentMs: 0, ageMs: 10 * minute };
+    if (world.pod) {
+      const deletionTimestamp = at(never + 3_900_000);
+      const metadata = { ...world.pod.metadata, deletionTimestamp, deletionGracePeriodSeconds: 3_900 };
+      world.pod = { ...world.pod, metadata };
+    }
+    expect(world.watch(2_000)).toEqual(["recover LostHost", "delete"]);
+  });
+
+  it("is looked at once more before it is left", () => {
+    const world = lost({ unreachable: { replaceAfterSeconds: 600 } }, never);
+    world.now += 11 * minute;
+    world.reconcile();
+    world.reconcile();
+    if (world.hostLook) world.hostLook = { ...world.hostLook, ageMs: 40_000 };
+    const types = world.plan().actions.map(({ type }) => type);
+    expect(types).toContain("look-at-host");
+    expect(types).not.toContain("delete-pod");
+  });
+
+  it("is forgotten a minute after the look: a host may be well since", () => {
+    const clock = new FakeClock();
+    const memory = new RecoveryMemory(clock);
+    memory.hostSeen("host-1", { is: "gone" });
+    clock.advance(59_000);
+    expect(memory.hostLook("host-1")).toEqual({ state: { is: "gone" }, ageMs: 59_000 });
+    clock.advance(1_000);
+    expect(memory.hostLook("host-1")).toBeUndefined();
   });
 
   it("that is not lost keeps nobody from seeing what else is wrong: an agent that hangs costs its pod", () => {
