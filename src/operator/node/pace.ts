@@ -31,8 +31,11 @@ export function isUrgent(before: NodeStatus | undefined, after: NodeStatus): boo
   return isStopped(after) && !isStopped(before);
 }
 
-const lastStep = (status: NodeStatus | undefined): string | undefined =>
-  status?.recovery?.steps?.at(-1)?.podUid;
+/** A pod may have a second step, where it got well before the first was taken. */
+function lastStep(status: NodeStatus | undefined): string | undefined {
+  const last = status?.recovery?.steps?.at(-1);
+  return last && `${last.podUid} ${last.time}`;
+}
 
 const readyOf = (status: NodeStatus | undefined) => findCondition(status?.conditions, "Ready");
 

@@ -63,6 +63,20 @@ it("says at once that a node enters or leaves service, arrives where it was told
   expect(urgent(agent)).toBe(false);
 });
 
+it("says each step of recovery at once, a second one for the same pod too", () => {
+  const { status } = serving().node;
+  const after = (...times: string[]) => ({
+    ...status,
+    recovery: {
+      steps: times.map((time) => ({ step: "NewPod" as const, cause: "EngineFailed", time, podUid: "pod-1" })),
+    },
+  });
+  const [first, second] = ["2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"];
+  expect(isUrgent(status, after(first))).toBe(true);
+  expect(isUrgent(after(first), after(first))).toBe(false);
+  expect(isUrgent(after(first), after(first, second))).toBe(true);
+});
+
 it("bears a live change of the spec, and says at once that it has arrived", () => {
   const world = serving();
   world.changeSpec({ participation: { accept: false } });
