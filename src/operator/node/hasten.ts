@@ -9,6 +9,8 @@ import type { NodeObservation } from "./observation.ts";
 /** Longest wait for the agent's answer, ms; by then it is known whether to try again. */
 const timeoutMs = 1_000;
 const againMs = timeoutMs + 200;
+/** When to try again once its time is over anyway: its host may be lost, and the pod ending for hours. */
+const lateMs = 30_000;
 
 /**
  * Tells the agent of a pod that ends to drain within `ms`, outside the worker. Where a planned drain runs already, no annotation
@@ -27,7 +29,7 @@ export function hasten(
     if (memory.hastened === uid) memory.hastened = "";
     logger.warn({ node: keyOf(node), error: messageOf(error) }, "the agent was not told to make haste");
   });
-  return againMs;
+  return ms > 0 ? againMs : lateMs;
 }
 
 function post(host: string, token: string, ms: number): Promise<void> {

@@ -44,4 +44,7 @@ it("asks the agent once, with the token of the pod's hook, and again if it was n
     ["POST", "/drain?within=4000", "Bearer token"],
     ["POST", "/drain?within=3000", "Bearer token"],
   ]);
+  // Its time is over: on a lost host the pod ends for hours.
+  memories.of(key).hastened = "";
+  expect(hasten(hands, world.observe(), 0)).toBe(30_000);
 });
