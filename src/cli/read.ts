@@ -162,6 +162,7 @@ export async function readSurroundings(
             .filter((node) => node.spec.networkRef.name === network.metadata.name)
             .map(observeNode),
           has: () => true,
+          bytes: known.bytes,
           now,
         }).next
       : status?.config?.digest;

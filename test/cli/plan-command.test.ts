@@ -388,6 +388,20 @@ describe("plan -f", () => {
     ]);
   });
 
+  it("a pin to a fourth config, which has room as the operator counts it: in bytes", async () => {
+    const world = new World(3);
+    world.snapshots.push(snapshotOf("3"), snapshotOf("4"));
+    world.data = world.published();
+    world.nodes = world.nodes.map((node, at) => {
+      const config = { applied: world.digest(at), target: world.digest(at) };
+      return { ...node, status: { ...node.status, config } };
+    });
+    const { spec } = world.network;
+    const pinned = { ...world.network, spec: { ...spec, config: { ...spec.config, pin: world.digest(3) } } };
+    const { pools } = await world.view("-f n.yaml", { "n.yaml": yaml(pinned) });
+    expect(pools[0]?.target).toBe(world.digest(3));
+  });
+
   it("a node of no pool, and a manifest that has none of ours", async () => {
     const world = new World(1);
     const node: ResultityNode = { ...nodeOf({}, "alone"), status: { config: { applied: world.digest(0) } } };

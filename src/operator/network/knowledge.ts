@@ -107,3 +107,11 @@ export function newKnowledge(uid: string, floor: number): Knowledge {
     missed: new Map(),
   };
 }
+
+/** How large snapshots are; undefined for those that are not there. */
+export const bytesIn =
+  ({ snapshots }: Pick<Readonly<Knowledge>, "snapshots">) =>
+  (digest: ConfigDigest): number | undefined => {
+    const text = snapshots.get(digest)?.text;
+    return text === undefined ? undefined : Buffer.byteLength(text);
+  };

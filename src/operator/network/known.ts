@@ -3,7 +3,7 @@ import type { Release } from "../../protocol/config/release.ts";
 import type { Snapshot } from "../../protocol/config/snapshot.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import { takeInputs } from "./inputs.ts";
-import { newKnowledge } from "./knowledge.ts";
+import { bytesIn, newKnowledge } from "./knowledge.ts";
 import type { Inputs } from "./observe.ts";
 import { Refusal } from "./refusal.ts";
 
@@ -11,6 +11,8 @@ import { Refusal } from "./refusal.ts";
 export interface KnownConfig {
   readonly release: Release | undefined;
   readonly snapshots: ReadonlyMap<ConfigDigest, Snapshot>;
+  /** Size of a snapshot; undefined for one that is not there. */
+  readonly bytes: (digest: ConfigDigest) => number | undefined;
   /** Why there is less than there should be; undefined where nothing is amiss. */
   readonly problem: string | undefined;
 }
@@ -29,6 +31,7 @@ export function knownConfig(network: ResultityNetwork, inputs: Omit<Inputs, "acc
   return {
     release: knowledge.release?.release,
     snapshots,
+    bytes: bytesIn(knowledge),
     problem: root?.message ?? stored?.message ?? missing,
   };
 }

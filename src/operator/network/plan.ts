@@ -7,7 +7,7 @@ import { imagePolicyOf } from "../node/places.ts";
 import type { NetworkConfig } from "../views.ts";
 import { type Choice, chooseDigests, hasRoom } from "./choose.ts";
 import { entriesOf, isOurs } from "./entries.ts";
-import type { Knowledge } from "./knowledge.ts";
+import { bytesIn, type Knowledge } from "./knowledge.ts";
 import type { NodeUse } from "./observe.ts";
 import { type Restarts, restartsAt } from "./windows.ts";
 
@@ -72,13 +72,6 @@ export function planNetwork(seen: NetworkObservation): NetworkPlan {
     ],
   };
 }
-
-const bytesIn =
-  ({ snapshots }: Readonly<Knowledge>) =>
-  (digest: ConfigDigest): number | undefined => {
-    const text = snapshots.get(digest)?.text;
-    return text === undefined ? undefined : Buffer.byteLength(text);
-  };
 
 /** Snapshots that are wanted, that the release still lists, and that are not there. */
 export function missingOf(
