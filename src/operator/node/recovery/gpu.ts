@@ -1,5 +1,5 @@
 import type { Xid } from "../../../protocol/messages.ts";
-import { type DeviceFault, startFails } from "../facts.ts";
+import { type DeviceFault, type PodFacts, startFails } from "../facts.ts";
 import type { NodeObservation } from "../observation.ts";
 
 /**
@@ -32,6 +32,11 @@ const xids: ReadonlyMap<number, { readonly is: "dead" | "worn"; readonly what: s
 export interface GpuFault {
   /** Another GPU is needed. Else the node works on with what it has. */
   readonly dead: boolean;
+  /**
+   * The engine is not out of service for something else, as far as can be seen: it fails, the fault came while it was, or the
+   * device's plugin says so. Many an engine serves on for weeks after an XID, and then loads for an hour when it is moved.
+   */
+  readonly blamed: boolean;
   /** For people: which GPU, what, and who says so. */
   readonly text: string;
 }
@@ -51,18 +56,28 @@ export function gpuFaultOf({ pod, agent, feed }: NodeObservation): GpuFault | un
   const [device] = pod.deviceFaults;
   const said = (agent.status?.report.hardware.gpus ?? []).flatMap(({ xid }) => (xid ? [xid] : []));
   const told = (feed?.xids ?? []).filter(({ since }) => since !== null && since >= pod.since.created);
-  const crashes = agent.status?.report.engine.crashes ?? 0;
-  const fails = !pod.ready && (crashes > 0 || startFails(pod.runtime));
-  const known = [...said, ...told].flatMap((xid) => readXid(xid, fails));
-  const worst = known.find(({ dead }) => dead) ?? known[0];
+  const known = [...said, ...told].flatMap((xid) => readXid(xid, pod, agent));
+  const worst =
+    known.find(({ dead, blamed }) => dead && blamed) ?? known.find(({ dead }) => dead) ?? known[0];
   if (!device) return worst;
-  return { dead: true, text: worst?.dead ? `${deviceText(device)}; ${worst.text}` : deviceText(device) };
+  const text = worst?.dead ? `${deviceText(device)}; ${worst.text}` : deviceText(device);
+  return { dead: true, blamed: true, text };
 }
 
-function readXid({ code, since }: Xid, fails: boolean): GpuFault[] {
+/** One crash may be a container that was stopped in a moment in which nobody looked. */
+const someCrashes = 2;
+
+function readXid({ code, since }: Xid, pod: PodFacts, { status }: NodeObservation["agent"]): GpuFault[] {
   const meaning = xids.get(code);
-  if (!meaning || (since === null && !fails)) return [];
-  return [{ dead: meaning.is === "dead", text: `the driver reports XID ${code} (${meaning.what})` }];
+  const engine = status?.report.engine;
+  const ends = !pod.ready && ((engine?.crashes ?? 0) >= someCrashes || startFails(pod.runtime));
+  if (!meaning || (since === null && !ends)) return [];
+  // An engine that is being stopped does not answer either.
+  const planned = pod.desired.ok && pod.desired.desired.plannedStop !== null;
+  const silent = engine?.health === "unhealthy" && !planned;
+  const blamed = ends || (!pod.ready && (silent || (since !== null && since >= pod.since.ready)));
+  const text = `the driver reports XID ${code} (${meaning.what})`;
+  return [{ dead: meaning.is === "dead", blamed, text }];
 }
 
 function deviceText({ resource, id, message }: DeviceFault): string {

@@ -32,7 +32,7 @@ export function troubleOf(o: NodeObservation, pod: PodFacts): Trouble | undefine
   if (pod.finished || pod.terminating || !pod.ours) return undefined;
   if (!pod.scheduled.ok) return nowhereToGo(o, pod);
   const gpu = gpuFaultOf(o);
-  if (gpu?.dead && !servesOn(o))
+  if (gpu?.dead && !servesOn(o) && (pod.ready || gpu.blamed))
     return {
       cause: "GPUFault",
       first: "NewPod",

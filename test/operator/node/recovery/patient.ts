@@ -35,9 +35,13 @@ export class Patient extends World {
   }
 
   crash(crashes: number): void {
+    this.engine("starting", crashes);
+  }
+
+  engine(health: "starting" | "unhealthy", crashes = 0): void {
     const { status } = this.agent;
     if (!status) throw new Error("the agent has said nothing");
-    const engine = { ...status.report.engine, health: "starting" as const, crashes };
+    const engine = { ...status.report.engine, health, crashes };
     this.agent = { ...this.agent, status: { ...status, report: { ...status.report, engine } } };
   }
 

@@ -158,7 +158,7 @@ describe("a GPU", () => {
     world.xid(code, age === "fresh" ? world.now : null);
     if (!serves) {
       world.stopServing();
-      world.crash(1);
+      world.crash(2);
     }
     world.reconcile();
     expect(world.condition("Degraded")).toBe(expected);
@@ -172,8 +172,31 @@ describe("a GPU", () => {
     world.stopServing();
     expect(world.watch(60 * minute)).toEqual([]);
     expect(world.condition("Degraded")).toBe("False NothingWrong");
-    world.crash(1);
+    world.crash(2);
     expect(world.watch(minute)).toEqual(["recover NewPod", "delete"]);
+  });
+
+  it("under which the engine has served on is not left while that is moved and loads, only when it ends", () => {
+    const world = new Patient();
+    world.xid(74, world.now);
+    world.now += minute;
+    world.stopServing();
+    expect(world.watch(60 * minute)).toEqual([]);
+    expect(world.condition("Ready")).toBe("False GPUFault");
+    world.crash(2);
+    expect(world.watch(minute)).toEqual(["recover NewPod", "delete"]);
+  });
+
+  it("that dies under an engine which loads or does not answer any more is left", () => {
+    for (const health of ["starting", "unhealthy"] as const) {
+      const world = new Patient();
+      if (health === "starting") world.stopServing();
+      world.xid(79, world.now);
+      world.now += minute;
+      if (health === "unhealthy") world.stopServing();
+      world.engine(health);
+      expect(world.watch(minute)).toEqual(["recover NewPod", "delete"]);
+    }
   });
 
   it("that is named is not left by an engine of which one job has failed", () => {
