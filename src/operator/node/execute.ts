@@ -106,7 +106,8 @@ function claimTurn({ memories }: Hands, o: NodeObservation, actions: readonly Ac
   for (const action of actions) {
     if (action.type !== "annotate" || !interrupts(o, action.desired)) continue;
     const { revision, plannedStop } = action.desired;
-    memories.leaves(keyOf(o.node), controllerOf(o.node)?.uid, revision, plannedStop !== null);
+    const owner = controllerOf(o.node)?.uid;
+    memories.leaves(keyOf(o.node), o.pod?.uid ?? "", owner, { revision, isPlanned: plannedStop !== null });
   }
   for (const action of actions) {
     if (action.type === "prefetch") memories.beginFetch(networkKeyOf(o.node), action.name);

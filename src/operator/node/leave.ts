@@ -30,16 +30,17 @@ export function mayLeave(caches: Looked, memories: NodeMemories, node: Resultity
     const key = keyOf(child);
     const pod = caches.pods.store.get(key);
     const orders = pod?.metadata.annotations?.[desiredAnnotation] ?? "";
-    if (staysInService(pod, orders) && !memories.isLeaving(key, revisionOf(orders))) serving++;
+    if (!pod || !staysInService(pod, orders)) continue;
+    if (!memories.isLeaving(key, pod.metadata.uid, revisionOf(orders))) serving++;
   }
   memories.counted(owner.uid, serving);
   return serving > minAvailable;
 }
 
 /** Serves, and has not been told of a stop. A pool may have thousands: the orders are not parsed. */
-function staysInService(pod: Pod | undefined, orders: string): boolean {
-  if (pod === undefined || pod.metadata.deletionTimestamp !== undefined) return false;
-  const ready = pod.status?.conditions?.find(({ type }) => type === "Ready");
+function staysInService({ metadata, status }: Pod, orders: string): boolean {
+  if (metadata.deletionTimestamp !== undefined) return false;
+  const ready = status?.conditions?.find(({ type }) => type === "Ready");
   return ready?.status === "True" && orders.includes('"plannedStop":null');
 }
 

@@ -38,7 +38,10 @@ export class NodeMemories {
   readonly #noVolumes = new Set<string>();
   readonly #looks = new Map<string, { readonly blocker: string | undefined; readonly expires: number }>();
   /** Nodes that were just told to leave service: the revision that shows it, and until when that counts although no cache does. */
-  readonly #leaving = new Map<string, { readonly shownBy: number; readonly expires: number }>();
+  readonly #leaving = new Map<
+    string,
+    { readonly podUid: string; readonly shownBy: number; readonly expires: number }
+  >();
   readonly #serving = new Map<string, { nodes: number; readonly expires: number }>();
   /** Nodes of a group that wait for their turn, in the order in which they came. */
   readonly #queues = new Map<string, Set<string>>();
@@ -161,10 +164,15 @@ export class NodeMemories {
    * @param pool UID of the pool that has it.
    * @param isPlanned false: it moves by itself, and no cache shows when it is gone.
    */
-  leaves(nodeKey: string, pool: string | undefined, revision: number, isPlanned: boolean): void {
+  leaves(
+    nodeKey: string,
+    podUid: string,
+    pool: string | undefined,
+    { revision, isPlanned }: { readonly revision: number; readonly isPlanned: boolean },
+  ): void {
     const shownBy = isPlanned ? revision : Number.POSITIVE_INFINITY;
     const isNews = !this.#leaving.has(nodeKey);
-    this.#leaving.set(nodeKey, { shownBy, expires: this.#clock.monotonic() + claimMs });
+    this.#leaving.set(nodeKey, { podUid, shownBy, expires: this.#clock.monotonic() + claimMs });
     const counted = pool === undefined ? undefined : this.#serving.get(pool);
     if (counted && isNews) counted.nodes--;
   }
@@ -179,11 +187,12 @@ export class NodeMemories {
     this.#serving.set(pool, { nodes, expires: this.#clock.monotonic() + lookMs });
   }
 
-  /** Whether a node has just been told of its stop, and the orders that the cache shows are older. */
-  isLeaving(nodeKey: string, shown: number): boolean {
+  /** Whether a node has just been told of its stop, in the pod that the cache shows, and the orders there are older. */
+  isLeaving(nodeKey: string, podUid: string, shown: number): boolean {
     const told = this.#leaving.get(nodeKey);
     if (!told) return false;
-    if (shown < told.shownBy && told.expires > this.#clock.monotonic()) return true;
+    const isOld = told.podUid !== podUid || told.expires <= this.#clock.monotonic();
+    if (!isOld && shown < told.shownBy) return true;
     this.#leaving.delete(nodeKey);
     return false;
   }

@@ -15,6 +15,8 @@ const ownerReferences = [
   { apiVersion: "resultity.com/v1alpha1", kind: poolKind.kind, name: "chat", uid: poolUid, controller: true },
 ];
 
+const planned = { revision: 2, isPlanned: true };
+
 function emptyBudgets(): Store<PodDisruptionBudget> {
   const budgets = new Store<PodDisruptionBudget>();
   budgets.addIndex("owner", byOwnerUid);
@@ -77,7 +79,7 @@ describe("whether a pool can do without a node that serves", () => {
     const pool = poolOf(5, 3);
     for (const name of ["chat-0", "chat-1"]) {
       expect(pool.may(name)).toBe(true);
-      pool.memories.leaves(keyOf(pool.node(name)), poolUid, 2, true);
+      pool.memories.leaves(keyOf(pool.node(name)), `uid-${name}`, poolUid, planned);
     }
     expect(pool.may("chat-2")).toBe(false);
     pool.clock.advance(1_001);
@@ -88,9 +90,15 @@ describe("whether a pool can do without a node that serves", () => {
     expect(pool.may("chat-2")).toBe(true);
   });
 
+  it("counts a new pod in place of one that was told", () => {
+    const pool = poolOf(2, 1);
+    pool.memories.leaves(keyOf(pool.node("chat-0")), "uid-of-the-pod-before", poolUid, planned);
+    expect(pool.may("chat-1")).toBe(true);
+  });
+
   it("does not count on who moves by itself before it had time to go", () => {
     const pool = poolOf(2, 1);
-    pool.memories.leaves(keyOf(pool.node("chat-0")), poolUid, 2, false);
+    pool.memories.leaves(keyOf(pool.node("chat-0")), "uid-chat-0", poolUid, { ...planned, isPlanned: false });
     pool.pod("chat-0", true, null, 2);
     expect(pool.may("chat-1")).toBe(false);
     pool.clock.advance(16_000);

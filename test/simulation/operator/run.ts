@@ -84,7 +84,7 @@ export async function runSeed(stand: Stand, seed: number, options: RunOptions): 
   } catch (thrown) {
     const found = world.witness.problem ?? thrown;
     const id = found instanceof Violation ? found.id : "error";
-    const trace = world.trace.slice(-traceLines);
+    const trace = [...world.trace.slice(-traceLines), ...(await world.hostTroubles().catch(() => []))];
     problem = { id, message: messageOf(found), trace };
   } finally {
     await world.end();

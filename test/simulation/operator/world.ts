@@ -57,6 +57,11 @@ export interface WorldSize {
   readonly maxUnavailable: number;
 }
 
+interface HostObject extends KubeObject {
+  readonly spec?: { readonly taints?: readonly { readonly key: string; readonly effect: string }[] };
+  readonly status?: { readonly conditions?: readonly { readonly type: string; readonly status: string }[] };
+}
+
 /** Sessions are no part of these worlds: whoever dials hears that nobody is there. */
 const noSessions: Transport = {
   dial(_url, handlers) {
@@ -439,6 +444,20 @@ export class World {
       this.#ours("resultitynodes"),
     );
     return list?.items ?? [];
+  }
+
+  /** What keeps pods from hosts, for the report of a failure. */
+  async hostTroubles(): Promise<readonly string[]> {
+    const all = await Promise.all(
+      this.fleet.hosts.map(async ({ name, up }) => {
+        const node = await this.stand.kube.get<HostObject>(`/api/v1/nodes/${name}`);
+        const ready = node?.status?.conditions?.find(({ type }) => type === "Ready");
+        const taints = node?.spec?.taints?.map(({ key, effect }) => `${key}:${effect}`) ?? [];
+        const isWell = up && taints.length === 0 && ready?.status === "True";
+        return isWell ? [] : [`${name} is ${up ? "up" : "off"}, Ready ${ready?.status}, ${taints.join(" ")}`];
+      }),
+    );
+    return all.flat();
   }
 
   /** Writes of the operator that the API server took: not its events. */

@@ -97,6 +97,8 @@ export class MemoryHost {
     const boot: Boot = { pods: new HostPods(host), host, events, off, beating: Promise.resolve() };
     this.#boot = boot;
     await registerNode(host, shape, off.signal);
+    // The power may be gone again.
+    if (off.signal.aborted) return;
     boot.beating = keepNode(host, shape, off.signal, this.#shared.leaseMs).catch((thrown: unknown) =>
       log.error({ host: this.name, why: messageOf(thrown) }, "node lease ended"),
     );
