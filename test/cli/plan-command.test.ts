@@ -227,6 +227,10 @@ describe("plan POOL", () => {
     const { pools, notes } = await world.view(`chat --digest ${world.digest(1)}`);
     expect(pools[0]?.steps).toHaveLength(4);
     expect(notes.join()).toContain("cannot get configmaps");
+    const { text } = await world.answer(`chat --digest ${world.digest(1)}`);
+    expect(text).toMatch(/unknown +4 /);
+    // What is not known is not said to interrupt nothing.
+    expect(text).not.toContain("go on");
   });
 
   it("says who refuses, ends with 1, and does not count on those who do", async () => {

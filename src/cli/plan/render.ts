@@ -105,7 +105,11 @@ function nodeTable(nodes: readonly NodePlan[], screen: Screen): string {
       action,
       String(group.length),
       listed(group.map(({ node }) => node)),
-      refused || does === "none" ? "" : interrupts ? "drained" : "go on",
+      refused || does === "none" || (does === "unknown" && !interrupts)
+        ? ""
+        : interrupts
+          ? "drained"
+          : "go on",
       held ?? "",
       shortened(refused ? refused.reason : steps.map(({ reason }) => reason).join("; ")),
     ];
