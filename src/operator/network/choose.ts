@@ -153,12 +153,23 @@ function settle(
   const all = [...new Set(current === undefined ? inUse : [current, ...inUse])];
   let room = 0;
   while (room < all.length && fits(seen, all.slice(0, room + 1))) room++;
+  const held = all.slice(0, room);
+  // A pool's pin may be nobody's target yet. It takes nobody's place either: without room it is fetched when the window opens.
+  const ahead = room < all.length ? [] : digestsAhead(seen).filter((digest) => !held.includes(digest));
+  for (const digest of ahead) if (fits(seen, [...held, digest])) held.push(digest);
   return {
     current: current !== undefined && has(current) ? current : undefined,
     next: next ?? current,
-    held: all.slice(0, room),
+    held,
     waiting: all.slice(room),
   };
+}
+
+/** Digests that nodes get ready for ahead of a maintenance window, of those that the release allows. */
+function digestsAhead({ nodes, release, now }: Choosing): readonly ConfigDigest[] {
+  const asked = new Set(nodes.map(({ next }) => next));
+  const allowed = release?.allowed.filter(({ digest, expires }) => asked.has(digest) && expires > now) ?? [];
+  return allowed.map(({ digest }) => digest);
 }
 
 /** Whether the ConfigMap has room for one more snapshot, beside these and as large as it may be. */

@@ -115,6 +115,8 @@ export function storedConfigMap(found: ConfigMap, network: ResultityNetwork): St
 export interface NodeUse {
   readonly target: string | undefined;
   readonly applied: string | undefined;
+  /** What it gets ready for ahead of a maintenance window. */
+  readonly next?: string | undefined;
   readonly ready: boolean;
   readonly connected: boolean;
 }
@@ -122,9 +124,10 @@ export interface NodeUse {
 /** One node of the network, from the cache. */
 export function observeNode(node: ResultityNode): NodeUse {
   const { status } = node;
-  const { target, applied } = status?.config ?? {};
+  const { target, applied, next } = status?.config ?? {};
   return {
     target,
+    next,
     // Without capacity it runs nothing, and begins with its target: what it ran last need not be kept for it.
     applied: target !== undefined && hasNoCapacity(node) ? undefined : applied,
     ready: isTrue(status?.conditions, "Ready"),

@@ -28,6 +28,7 @@ function facts(node: ResultityNode): string {
     networkKeyOf(node),
     status?.config?.target,
     status?.config?.applied,
+    status?.config?.next,
     hasNoCapacity(node),
     isTrue(status?.conditions, "Ready"),
     status?.session?.connected === true,

@@ -252,6 +252,23 @@ describe("which digests nodes move to and the ConfigMap holds", () => {
       pending: "A",
     },
     {
+      name: "what nodes get ready for is held too, where it is allowed",
+      allowed: "ABc",
+      previous: "A",
+      nodes: ["A A B", "A A c", "A A D"],
+      current: "A",
+      held: "AB",
+    },
+    {
+      name: "what nodes get ready for stands in nobody's way",
+      allowed: "DABCE",
+      previous: "A",
+      nodes: ["A A E", "B B", "C C"],
+      small: "AB",
+      current: "D",
+      held: "DABC",
+    },
+    {
       name: "what nodes are at expires while the next one waits",
       allowed: "Ba",
       previous: "A",
@@ -265,8 +282,8 @@ describe("which digests nodes move to and the ConfigMap holds", () => {
   ];
   test.each(rows)("$name", (row) => {
     const nodes: NodeUse[] = (row.nodes ?? []).map((text) => {
-      const [target = "-", applied = "-"] = text.split(" ");
-      return node(maybe(target), maybe(applied));
+      const [target = "-", applied = "-", next = "-"] = text.split(" ");
+      return { ...node(maybe(target), maybe(applied)), next: maybe(next) };
     });
     const allowed = row.allowed.split("").map((letter) => ({
       digest: digestOf(letter),

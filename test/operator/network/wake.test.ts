@@ -23,6 +23,7 @@ test.each([
     to: { config: { target: "a", applied: "a" } },
     wakes: true,
   },
+  { name: "what it gets ready for", from: {}, to: { config: { next: "a" } }, wakes: true },
   { name: "ready", from: ready("False"), to: ready("True"), wakes: true },
   { name: "connected", from: {}, to: { session: { connected: true } }, wakes: true },
   { name: "what is staged", from: {}, to: { config: { staged: "a" } }, wakes: false },
