@@ -356,6 +356,38 @@ describe("plan -f", () => {
     expect(world.asked.every(({ dryRun }) => dryRun)).toBe(true);
   });
 
+  it("a paused pool of which a node is on its way to another config", async () => {
+    const world = new World(2);
+    const { template } = world.pool.spec;
+    world.network = {
+      ...world.network,
+      status: {
+        config: {
+          digest: world.digest(1),
+          version: "2",
+          releaseSequence: 1,
+          expiresAt: "2100-01-01T00:00:00Z",
+        },
+      },
+    };
+    world.nodes = world.nodes.map((node, at) =>
+      at > 0
+        ? node
+        : {
+            ...node,
+            status: { ...node.status, config: { ...node.status?.config, target: world.digest(1) } },
+          },
+    );
+    const runtime = { ...template.spec.runtime, engine: "vllm" as const };
+    const strategy = { ...world.pool.spec.strategy, paused: true };
+    const changed = { ...world.pool.spec, strategy, template: { spec: { ...template.spec, runtime } } };
+    const manifest = { "p.yaml": yaml({ ...world.pool, spec: changed }) };
+    const { code, text } = await world.answer("-f p.yaml -o json", manifest);
+    const view: PlansView = JSON.parse(text);
+    expect(brief(view)[1]).toContain("NoRuntimeForEngine");
+    expect(code).toBe(1);
+  });
+
   it("a pool with more nodes, and one with fewer", async () => {
     const world = new World(2);
     const sized = (replicas: number) => ({

@@ -168,9 +168,7 @@ async function planNetworkOf(
   );
   const outlooks = new Outlooks(around, now);
   const nodePlans = alone.map((node) => {
-    const after = nodesNow.get(keyOf(node));
-    // Nodes that were alike may be about to differ.
-    return planAlone(node, after ?? node, around, after ? new Outlooks(around, now) : outlooks);
+    return planAlone(node, nodesNow.get(keyOf(node)) ?? node, around, outlooks);
   });
   return { pools: plans, nodes: nodePlans, notes };
 }

@@ -67,7 +67,7 @@ export class Outlooks {
 
   of(node: ResultityNode, spec: ResultityNode["spec"], digest: string): Outlook {
     const { network, proposed, config } = this.#around;
-    const key = `${this.#textOf(node)} ${node.status?.config?.applied} ${digest}`;
+    const key = `${this.#textOf(node.spec)} ${this.#textOf(spec)} ${node.status?.config?.applied} ${digest}`;
     const before = this.#known.get(key);
     if (before) return before;
     const shared = ({ spec: { agent, endpoints } }: ResultityNetwork) => ({
@@ -85,10 +85,12 @@ export class Outlooks {
     return outlook;
   }
 
-  /** What a node's spec says; of thousands it is asked several times. */
-  #textOf({ spec }: ResultityNode): string {
+  /** What a spec says; of thousands of nodes it is asked several times. */
+  #textOf(spec: ResultityNode["spec"]): string {
+    const known = this.#texts.get(spec);
+    if (known !== undefined) return known;
     const { replicas: _replicas, identity: _identity, ...own } = spec;
-    const text = this.#texts.get(spec) ?? JSON.stringify(own);
+    const text = JSON.stringify(own);
     this.#texts.set(spec, text);
     return text;
   }
@@ -150,12 +152,12 @@ export function nodePlans(
   const wanted = approval ?? wantedDigest(seen);
   const held = new Set(ahead.held);
   const gone = new Set(ahead.steps.filter(({ does }) => does.includes("retire")).map(({ node }) => node));
+  // What each child has of its own changes nothing in what becomes of it.
+  const spec = { ...childSpec(pool.spec), replicas: 1 };
   const plans = seen.children.map((child): NodePlan => {
     const { name } = child.metadata;
     if (isLeaving(child) || gone.has(name))
       return { node: name, ...nothing, does: "delete", interrupts: true };
-    const { replicas, identity } = child.spec;
-    const spec = { ...childSpec(pool.spec), replicas, ...(identity ? { identity } : {}) };
     const by = heldBy(seen, child, held.has(name), approval !== undefined);
     return outlooks.plan(child, spec, wanted, by);
   });
