@@ -385,12 +385,9 @@ export class World {
   /** Takes all pods from a host by a taint, or lets them come again. */
   async taint(host: string, is: boolean): Promise<void> {
     for (const node of is ? this.#nodesOn(host) : []) this.#fault(node, `its host ${host} is tainted`);
+    // The list is one value to the API server: others' taints, which it drops, come back from who keeps them.
     const taints = is ? [{ key: "maintenance", value: "now", effect: "NoExecute" }] : null;
-    await this.stand.kube.patch(`/api/v1/nodes/${host}`, "strategic", {
-      spec: {
-        taints: taints === null ? [{ key: "maintenance", effect: "NoExecute", $patch: "delete" }] : taints,
-      },
-    });
+    await this.stand.kube.patch(`/api/v1/nodes/${host}`, "merge", { spec: { taints } });
   }
 
   /** A tenant of higher priority wants a GPU of one host, where all may be taken. Returns what ends it. */
