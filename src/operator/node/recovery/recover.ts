@@ -1,5 +1,6 @@
 import { rfc3339 } from "../../../api/v1alpha1/conditions.ts";
 import type { Recovery, RecoveryStep } from "../../../api/v1alpha1/node.ts";
+import { isOpportunistic } from "../../capacity.ts";
 import { aimOf } from "../aim.ts";
 import { degradedNote } from "../conditions.ts";
 import type { PodFacts } from "../facts.ts";
@@ -160,7 +161,9 @@ function take(
   return {
     ...plan,
     actions: [{ type: "delete-pod", uid: pod.uid, finished: false, graceSeconds, reason }],
-    notes: { ...plan.notes, Degraded: noteOf(o, trouble, `${stepText[step]} now`) },
+    notes: isWell(o, trouble)
+      ? plan.notes
+      : { ...plan.notes, Degraded: noteOf(o, trouble, `${stepText[step]} now`) },
     recovery: record(trouble, { take: step, next: undefined, held: undefined }, steps),
   };
 }
@@ -170,7 +173,8 @@ function wait(o: NodeObservation, pod: PodFacts, plan: Plan, steps: Steps, troub
   const rung = { now, trouble, steps, podUid: pod.uid, host: pod.host, fleet, canRun: canRun(o) };
   const decision = climb(rung);
   const outlook = outlookOf(decision, steps.length);
-  const notes = { ...plan.notes, Degraded: plan.notes.Degraded ?? noteOf(o, trouble, outlook) };
+  const note = plan.notes.Degraded ?? noteOf(o, trouble, outlook);
+  const notes: Notes = isWell(o, trouble) ? plan.notes : { ...plan.notes, Degraded: note };
   if (decision.take === undefined) {
     const ms = decision.next ? Math.max(1_000, decision.next.at - now) : fleet ? heldMs : 1_000;
     const later: Action = { type: "wait", ms, reason: outlook };
@@ -217,6 +221,10 @@ const stepText: Readonly<Record<RecoveryStep, string>> = {
   AnyHost: "no other host can take the pod, so it may come to any again",
   LostHost: "the pod is given up with its host",
 };
+
+/** Who takes GPUs that are lent, and finds none, is parked: nobody is told that something is wrong. */
+const isWell = ({ node }: NodeObservation, { cause }: Trouble): boolean =>
+  cause === "Unschedulable" && isOpportunistic(node);
 
 function noteOf(o: NodeObservation, { cause }: Trouble, outlook: string): Note {
   const seen = degradedNote(o);

@@ -239,32 +239,44 @@ describe("pods that end at once on the same host", () => {
     ]);
   });
 
-  it("and to any again where no other takes them", () => {
-    const world = new Patient();
-    const steps = [
-      { step: "OtherHost" as const, cause: "PodFailed", time: at(world.now), podUid: "x", host: "host-1" },
-    ];
-    world.node = { ...world.node, status: { ...world.node.status, recovery: { cause: "PodFailed", steps } } };
-    world.pod = undefined;
-    world.reconcile();
-    world.kubeletSays({
-      conditions: [
-        {
-          type: "PodScheduled",
-          status: "False",
-          reason: "Unschedulable",
-          message: "0/1",
-          lastTransitionTime: at(world.now),
-        },
-      ],
-    });
-    world.log.length = 0;
-    expect(world.watch(3 * minute)).toEqual(["recover AnyHost", "delete"]);
-    world.kubeletRemoves();
-    world.reconcile();
-    expect(world.log.at(-1)).toMatch(/^create/);
-    expect(JSON.stringify(world.pod)).not.toContain("NotIn");
-  });
+  it.each([
+    ["Guaranteed", "True Unschedulable"],
+    // Parked, which is well.
+    ["Opportunistic", "False NothingWrong"],
+  ] as const)(
+    "and to any again where no other takes them: %s is Degraded=%s meanwhile",
+    (capacity, degraded) => {
+      const world = new Patient({ capacity });
+      const steps = [
+        { step: "OtherHost" as const, cause: "PodFailed", time: at(world.now), podUid: "x", host: "host-1" },
+      ];
+      world.node = {
+        ...world.node,
+        status: { ...world.node.status, recovery: { cause: "PodFailed", steps } },
+      };
+      world.pod = undefined;
+      world.reconcile();
+      world.kubeletSays({
+        conditions: [
+          {
+            type: "PodScheduled",
+            status: "False",
+            reason: "Unschedulable",
+            message: "0/1",
+            lastTransitionTime: at(world.now),
+          },
+        ],
+      });
+      world.log.length = 0;
+      expect(world.watch(minute)).toEqual([]);
+      expect(world.condition("Degraded")).toBe(degraded);
+      expect(world.watch(2 * minute)).toEqual(["recover AnyHost", "delete"]);
+      world.kubeletRemoves();
+      world.reconcile();
+      expect(world.log.at(-1)).toMatch(/^create/);
+      expect(JSON.stringify(world.pod)).not.toContain("NotIn");
+    },
+  );
 });
 
 describe("a pod that is kept from a host", () => {
