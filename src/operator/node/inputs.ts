@@ -34,11 +34,6 @@ export function podInputsHash(
   return `${own}-${shared}`;
 }
 
-/** True if the two hashes differ in the half that all nodes of a network share, and in that alone. */
-export function onlySharedDiffers(a: string | undefined, b: string): boolean {
-  return a !== undefined && a !== b && ownHalf(a) === ownHalf(b);
-}
-
 /** The half of a {@link podInputsHash} that says what the node's own spec does. */
 export const ownHalf = (hash: string): string => hash.split("-")[0] ?? hash;
 

@@ -41,11 +41,6 @@ export interface GpuFault {
   readonly text: string;
 }
 
-/** What an XID says about a GPU; undefined for those that say nothing. */
-export const meaningOf = (
-  code: number,
-): { readonly is: "dead" | "worn"; readonly what: string } | undefined => xids.get(code);
-
 /**
  * The worst that is known of a node's GPUs, from the kubelet, the agent's signed status and the network's view. What the driver
  * had said before the agent began counts only once the engine has ended by itself or its container does not start: it stays until
