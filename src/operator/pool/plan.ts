@@ -24,8 +24,8 @@ export {
 } from "./child.ts";
 export { type AimConfig } from "../node/aim.ts";
 export { type Outlook, outlookOf } from "../node/outlook.ts";
-export { budgetSize, hostOf } from "./census.ts";
-export { isHeldBack, promoteAnnotation, rejectionOf, trialOf, wantedDigest } from "./digest.ts";
+export { budgetSize } from "./census.ts";
+export { isHeldBack, promoteAnnotation, trialOf, wantedDigest } from "./digest.ts";
 export { minAvailableOf } from "./window.ts";
 
 /** What is to be done now. The rest follows from later observations: nothing is remembered. */
