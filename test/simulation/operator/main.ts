@@ -41,7 +41,7 @@ function whole(name: "seeds" | "seed" | "from" | "nodes" | "storm" | "patience")
 }
 
 /** Seeds that a planted bug may take to be found. */
-const seedsOfMutant = 3;
+const seedsOfMutant = 8;
 const from = values.seed === undefined ? whole("from") : whole("seed");
 const usual = values.mutants ? seedsOfMutant : 5;
 const count = values.seed !== undefined ? 1 : values.seeds === undefined ? usual : whole("seeds");

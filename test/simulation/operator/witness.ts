@@ -23,6 +23,8 @@ export class Violation extends Error {
  * write and a watch, which a busy machine makes slow. A bug that takes too many does so without any such loss.
  */
 const newsMs = 15_000;
+/** Likewise, for who is back in service: where the operator shares a process with a hundred agents it hears of that late. */
+const returnNewsMs = 5_000;
 /** How long after the operator's deed a node's end of service is still its doing. */
 const doingMs = 45_000;
 
@@ -39,6 +41,8 @@ interface Seen {
 
 /** Everything that was ever seen of a node's service. */
 interface Service {
+  /** When it last began to serve. */
+  servesSince: number | undefined;
   /** When it was lost for a reason that is not the operator's. */
   lostAt: number | undefined;
   /** When the operator told its agent of a stop that is not over, and whether it served then. */
@@ -60,7 +64,7 @@ export class Witness {
   readonly #note: (text: string) => void;
   #budgets: Budget[] = [];
   /** Counted for the report. */
-  readonly counts = { events: 0, checks: 0, taken: 0, lost: 0, creates: 0, deletes: 0 };
+  readonly counts = { events: 0, checks: 0, taken: 0, lost: 0 };
   /** The first thing that went wrong. */
   problem: Violation | undefined;
 
@@ -96,17 +100,12 @@ export class Witness {
   /** A write that the API server took from the operator. */
   wrote({ method, resource, name, url, body }: Asked): void {
     if (resource !== "pods" || url.includes("dryRun")) return;
-    if (method === "POST") this.counts.creates++;
-    if (method === "DELETE") {
-      this.counts.deletes++;
-      if (!/"preconditions":\{[^}]*"uid":"[^"]+"/.test(body))
-        this.#fail("I1", `the operator deletes the pod ${name} without saying which: it may be a successor`);
-    }
+    if (method === "DELETE" && !/"preconditions":\{[^}]*"uid":"[^"]+"/.test(body))
+      this.#fail("I1", `the operator deletes the pod ${name} without saying which: it may be a successor`);
     const service = this.#service(name);
     const planned = method === "PATCH" ? plannedStopIn(body) : undefined;
     if (planned === null) service.word = undefined;
-    else if (planned !== undefined)
-      service.word ??= { at: performance.now(), served: this.available.includes(name) };
+    else if (planned !== undefined) service.word ??= { at: performance.now(), served: this.#hasServed(name) };
     if (planned || method === "DELETE" || (method === "PATCH" && body.includes('/image"')))
       service.takenAt = performance.now();
   }
@@ -167,6 +166,7 @@ export class Witness {
     const node = nameOf(pod);
     const service = this.#service(node);
     if (!before?.available && after?.available) {
+      service.servesSince = performance.now();
       service.lostAt = undefined;
       if (!service.word) service.takenAt = undefined;
       this.#note(`${node} serves`);
@@ -213,8 +213,19 @@ export class Witness {
     return Math.min(...this.#budgets.slice(Math.max(0, last)).map(({ minAvailable }) => minAvailable));
   }
 
+  /** Serves, and has for so long that the operator can know. */
+  #hasServed(node: string): boolean {
+    const { servesSince } = this.#service(node);
+    return this.available.includes(node) && (servesSince ?? Infinity) < performance.now() - returnNewsMs;
+  }
+
   #service(node: string): Service {
-    const service = this.#services.get(node) ?? { lostAt: undefined, word: undefined, takenAt: undefined };
+    const service = this.#services.get(node) ?? {
+      servesSince: undefined,
+      lostAt: undefined,
+      word: undefined,
+      takenAt: undefined,
+    };
     this.#services.set(node, service);
     return service;
   }
