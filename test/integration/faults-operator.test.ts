@@ -340,6 +340,8 @@ describe("watches", () => {
     await until("the second child", async () => (await scene.nodes()).length === 2);
     await first.stop();
     for (const late of ["resultitynetworks", "resultitynodepools"]) {
+      // What the last one had asked for may arrive after its end.
+      await scene.untilQuiet();
       const from = mark();
       const { promise, resolve } = Promise.withResolvers<void>();
       scene.proxy.fault = ({ initial, resource }) =>

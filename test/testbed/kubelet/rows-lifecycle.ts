@@ -143,20 +143,6 @@ export function lifecycleRows(suite: () => Suite): void {
     });
   });
 
-  test("what a container started ends with it", async () => {
-    // The child leaves its parent's session and holds a port of the pod, which the next container needs.
-    await using pod = await suite().pod({
-      name: "children",
-      runtimeArgs: ["--child", "--listen=POD_IP:9999"],
-    });
-    await pod.ready();
-    await pod.until("the child to listen", () => pod.seen("runtime-child", "listening").length === 1);
-    await pod.patchImages({ runtime: suite().kubelet.image("fixture-v2") });
-    await pod.until("the new child to listen", () =>
-      pod.seen("runtime-child", "listening").some(({ version }) => version === "v2"),
-    );
-  });
-
   test("status as the kubelet writes it: conditions, addresses, and readiness that follows the probe", async () => {
     await using pod = await suite().pod({
       name: "status",

@@ -3,7 +3,7 @@
  * do is a test. It takes the kubelet as an argument, and says only what it sees from outside: pod status, and the
  * timeline that the fixture writes.
  */
-import { afterAll, beforeAll, beforeEach, describe, test } from "vitest";
+import { afterAll, beforeAll, describe, test } from "vitest";
 import { buildingMs } from "../control-plane.ts";
 import { KubeAnswerError, type KubeJson, kubeJson } from "../kube-json.ts";
 import { supervise } from "../processes.ts";
@@ -13,6 +13,7 @@ import { imageRows } from "./rows-images.ts";
 import { isolationRows } from "./rows-isolation.ts";
 import { lifecycleRows } from "./rows-lifecycle.ts";
 import { newerApiRows } from "./rows-newer-api.ts";
+import { processRows } from "./rows-processes.ts";
 import { restartRows } from "./rows-restarts.ts";
 import { volumeRows } from "./rows-volumes.ts";
 import type { KubeletKind, KubeletUnderTest } from "./under-test.ts";
@@ -53,10 +54,6 @@ export async function kubeletSuite(kind: KubeletKind): Promise<void> {
       stop = opened.stop;
     }, buildingMs);
     afterAll(() => stop());
-    beforeEach(({ task, skip }) => {
-      const why = kind.cannot?.[task.name];
-      if (why !== undefined) skip(why);
-    });
     const suite = (): Suite => {
       if (!running) throw new Error("the kubelet is not running");
       return running;
@@ -68,6 +65,7 @@ export async function kubeletSuite(kind: KubeletKind): Promise<void> {
       lifecycleRows(suite);
       volumeRows(suite);
       isolationRows(suite);
+      if (kind.name !== "memory") processRows(suite);
       if (kind.name === "real") newerApiRows(suite);
     });
     // Rows about the host as a whole must have it for themselves.

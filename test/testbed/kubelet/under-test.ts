@@ -43,7 +43,5 @@ export type Missing = string | undefined;
 export interface KubeletKind {
   readonly name: KubeletName;
   missing(): Missing | Promise<Missing>;
-  /** Rows, by their title, that it is not made for, and why. */
-  readonly cannot?: Readonly<Record<string, string>>;
   start(): Promise<KubeletUnderTest>;
 }

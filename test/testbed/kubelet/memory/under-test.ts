@@ -12,9 +12,6 @@ export const memoryKubelet: KubeletKind = {
   name: "memory",
   missing: () =>
     process.platform === "linux" ? undefined : "pods need addresses in 127/8, as Linux has them",
-  cannot: {
-    "what a container started ends with it": "a program in memory has no children",
-  },
   async start() {
     const bed = await startControlPlane({ components: [], log: (line) => console.error(line) });
     const programs = new Map([
