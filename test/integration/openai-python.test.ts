@@ -21,6 +21,11 @@ const messages = [{ role: "user", content: "Grüße aus 世界 🌍" }];
 const text = answerWords(model, messages, 12).join(" ");
 const processes = supervise();
 let io: IoProcess;
+/** Checks of patience, and what the client raises: in mid-stream what its HTTP library does. */
+const timeouts = new Map([
+  ["timeout", "APITimeoutError"],
+  ["timeout of a stream", "ReadTimeout"],
+]);
 /** What the client saw, by the name of the check. */
 const said = new Map<string, unknown>();
 
@@ -43,7 +48,10 @@ describe.skipIf(missing !== undefined)("the official OpenAI client for Python", 
       async () => (await io.nodes()).some(({ connected, models }) => connected && models.includes(model)),
       { deadlineMs: 60_000 },
     );
-    await runClient(python, await io.apiKey("someone"));
+    const apiKey = await io.apiKey("someone");
+    await runClient(python, apiKey);
+    await node.switchEngine({ tokenDelayMs: 5_000 });
+    await runClient(python, apiKey, [...timeouts.keys()]);
   });
   afterAll(() => processes.close());
 
@@ -77,8 +85,8 @@ describe.skipIf(missing !== undefined)("the official OpenAI client for Python", 
     expect(said.get(check)).toEqual({ class: name, status, code, param, type, message: true });
   });
 
-  it.each(["timeout", "timeout of a stream"])("gives up by its own clock: %s", (check) => {
-    expect(said.get(check)).toEqual({ class: "APITimeoutError" });
+  it.each([...timeouts])("gives up by its own clock: %s", (check, name) => {
+    expect(said.get(check)).toEqual({ class: name });
   });
 
   it("leaves in mid-stream: its job is cancelled", async () => {
@@ -88,11 +96,11 @@ describe.skipIf(missing !== undefined)("the official OpenAI client for Python", 
   });
 });
 
-async function runClient(python: string, apiKey: string): Promise<void> {
+async function runClient(python: string, apiKey: string, checks: readonly string[] = []): Promise<void> {
   const child = processes.spawn({
     name: "Python client",
     command: python,
-    args: ["client.py", `${io.url}/v1`, apiKey, model],
+    args: ["client.py", `${io.url}/v1`, apiKey, model, ...checks],
     cwd: folder,
     env: { ...process.env, NO_PROXY: "127.0.0.1", no_proxy: "127.0.0.1", PYTHONDONTWRITEBYTECODE: "1" },
   });
