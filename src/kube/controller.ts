@@ -147,36 +147,40 @@ export class Controller {
     for (;;) {
       const item = await queue.get(signal);
       if (!item) return;
+      let underWay = false;
       try {
-        await this.#reconcile(queue, item, signal);
+        underWay = await this.#reconcile(queue, item, signal);
       } finally {
-        queue.done(item.key);
+        queue.done(item.key, underWay);
       }
     }
   }
 
-  async #reconcile(queue: WorkQueue, item: QueueItem, signal: AbortSignal): Promise<void> {
+  /** Returns whether the key is under way: it wrote something, or waits for something, and so will be looked at again. */
+  async #reconcile(queue: WorkQueue, item: QueueItem, signal: AbortSignal): Promise<boolean> {
     const { key, reasons } = item;
     const hold = this.#options.expectations?.wait(key) ?? 0;
     if (hold > 0) {
       // The event that shows the write may be one that no source lets through, so the key looks for itself too.
       queue.hold(key, Math.min(hold, expectationCheck), reasons);
-      return;
+      return true;
     }
     const labels = { controller: this.name };
     const started = this.#clock.monotonic();
     this.#measured.active.inc(labels);
     try {
-      const result = await this.#bounded(item, signal);
+      const { result, wrote } = await this.#bounded(item, signal);
       queue.forget(key);
       const again = result?.requeueAfter;
       this.#measured.total.inc({ ...labels, result: again === undefined ? "success" : "requeue_after" });
       if (again !== undefined) queue.hold(key, Math.max(1, again), ["requeue after a while"]);
+      return wrote || again !== undefined;
     } catch (error) {
-      if (signal.aborted) return;
+      if (signal.aborted) return false;
       this.#measured.total.inc({ ...labels, result: "error" });
       this.#measured.errors.inc(labels);
       this.#failed(queue, item, error);
+      return false;
     } finally {
       this.#measured.active.dec(labels);
       this.#measured.seconds.observe((this.#clock.monotonic() - started) / 1000, labels);
@@ -199,7 +203,7 @@ export class Controller {
   }
 
   /** One reconcile with a deadline. Its key and worker stay taken until it has really ended. */
-  async #bounded(item: QueueItem, signal: AbortSignal): Promise<Result | undefined | void> {
+  async #bounded(item: QueueItem, signal: AbortSignal) {
     const { key, reasons } = item;
     const { timeout = 60_000 } = this.#options;
     const abort = new AbortController();
@@ -215,7 +219,8 @@ export class Controller {
     const started = this.#clock.monotonic();
     const writes = traceWrites(abort.signal);
     try {
-      return await this.#options.reconcile(key, abort.signal, reasons);
+      const result = await this.#options.reconcile(key, abort.signal, reasons);
+      return { result, wrote: writes.count > 0 };
     } finally {
       this.#trace(item, writes, this.#clock.monotonic() - started);
       timer.cancel();

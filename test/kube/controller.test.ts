@@ -9,6 +9,7 @@ import type { KubeObject } from "../../src/kube/object.ts";
 import { Reflector, type WatchClient } from "../../src/kube/reflector.ts";
 import { type ConfigMap, configMaps, customResource } from "../../src/kube/resources.ts";
 import { batched, exceptStatus, mapped, own, owned, type Source } from "../../src/kube/sources.ts";
+import { noteWrite } from "../../src/kube/trace.ts";
 import { Transport } from "../../src/kube/transport.ts";
 import { Metrics } from "../../src/lib/metrics.ts";
 import { FakeClock } from "../lib/fake-clock.ts";
@@ -200,6 +201,29 @@ describe("Controller", () => {
     }
     expect(most).toBe(2);
     expect(running.size).toBe(0);
+  });
+
+  it("goes on first with keys that wrote or wait for something, then begins with others", async () => {
+    const order: string[] = [];
+    const gate = Promise.withResolvers<void>();
+    const t = start({
+      concurrency: 1,
+      reconcile: async (key, signal) => {
+        order.push(key);
+        const first = order.filter((each) => each === key).length === 1;
+        if (key === "ns/a" && first) noteWrite(signal, "create pods ns/a");
+        if (key === "ns/c" && first) await gate.promise;
+        return key === "ns/b" && first ? { requeueAfter: 60_000 } : undefined;
+      },
+    });
+    for (const name of ["a", "b", "c", "d", "e"]) t.send("ADDED", configMap(name, 1));
+    t.synced();
+    await settle();
+    expect(order).toEqual(["ns/a", "ns/b", "ns/c"]);
+    for (const key of ["ns/c", "ns/b", "ns/a"]) t.controller.enqueue(key, "news");
+    gate.resolve();
+    await settle();
+    expect(order.slice(3)).toEqual(["ns/b", "ns/a", "ns/d", "ns/e", "ns/c"]);
   });
 
   it("aborts a reconcile that takes too long, and one that runs when the controller stops", async () => {

@@ -82,6 +82,25 @@ describe("WorkQueue", () => {
     expect(clock.pending).toBe(0);
   });
 
+  it("brings what is under way to its end before more is begun, and lets others have every fourth turn", async () => {
+    const { queue } = make();
+    const turn = async (underWay: boolean) => {
+      const item = await queue.get();
+      if (item) queue.done(item.key, underWay);
+      return item?.key;
+    };
+    for (const key of ["a", "b", "c", "d", "e"]) queue.add(key);
+    for (const key of ["a", "b", "c", "d"]) expect(await turn(true)).toBe(key);
+    for (const key of ["f", "g", "d", "c", "b", "a"]) queue.add(key);
+    const order: (string | undefined)[] = [];
+    while (queue.length > 0) order.push(await turn(false));
+    expect(order).toEqual(["d", "c", "b", "e", "a", "f", "g"]);
+    // Ended: they wait their turn like all others.
+    for (const key of ["h", "a"]) queue.add(key);
+    expect([await turn(false), await turn(false)]).toEqual(["h", "a"]);
+    expect(queue.idle).toBe(true);
+  });
+
   it("waits twice as long with each failure, from 5 ms to 60 s, and little again once forgotten", () => {
     for (const [random, factor] of [
       [0, 0.5],
@@ -152,6 +171,7 @@ describe("WorkQueue", () => {
     const call = fc.record({
       do: fc.constantFrom("add", "after", "limited", "take", "done", "advance"),
       key: fc.constantFrom("a", "b", "c"),
+      underWay: fc.boolean(),
       ms: fc.integer({ min: 0, max: 200 }),
     });
     await fc.assert(
@@ -159,7 +179,7 @@ describe("WorkQueue", () => {
         const { queue, clock } = make();
         const wanted = new Set<string>();
         const working = new Set<string>();
-        for (const { do: what, key, ms } of calls) {
+        for (const { do: what, key, ms, underWay } of calls) {
           if (what === "add") queue.add(key);
           if (what === "after") queue.addAfter(key, ms);
           if (what === "limited") queue.addRateLimited(key);
@@ -171,7 +191,7 @@ describe("WorkQueue", () => {
             if (item) working.add(item.key);
             if (item) wanted.delete(item.key);
           }
-          if (what === "done" && working.delete(key)) queue.done(key);
+          if (what === "done" && working.delete(key)) queue.done(key, underWay);
         }
         for (const key of working) queue.done(key);
         clock.advance(120_000);
