@@ -203,6 +203,27 @@ describe("Controller", () => {
     expect(running.size).toBe(0);
   });
 
+  it("lets timers and sockets have their turn every few milliseconds of reconciles that await neither", async () => {
+    let looked = 0;
+    const t = start({
+      concurrency: 4,
+      reconcile: async () => {
+        looked++;
+        t.clock.advance(1);
+      },
+    });
+    for (let i = 0; i < 400; i++) t.send("ADDED", configMap(`c${i}`, 1 + i));
+    t.synced();
+    const inOneTurn: number[] = [];
+    for (let turn = 0; turn < 200; turn++) {
+      const before = looked;
+      await new Promise((resolve) => setImmediate(resolve));
+      inOneTurn.push(looked - before);
+    }
+    expect(looked).toBe(400);
+    expect(Math.max(...inOneTurn)).toBeLessThan(30);
+  });
+
   it("goes on first with keys that wrote or wait for something, then begins with others", async () => {
     const order: string[] = [];
     const gate = Promise.withResolvers<void>();
