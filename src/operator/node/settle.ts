@@ -29,8 +29,9 @@ export function settle(scene: Scene, target: ConfigDigest | null): Decision {
       : staging
         ? `get ready for config ${ahead}, which comes next`
         : (steps[0]?.reason ?? "the spec changed what the agent applies live");
-    // What is staged changes nothing of what is applied.
-    const quiet = asksFor(desired, wishFor(scene, { ...lasting, stage: desired.stage }));
+    // What is staged changes nothing of what is applied, nor does the end of a stop. The next node waits for this one's word.
+    const { stage, plannedStop } = desired;
+    const quiet = asksFor(desired, wishFor(scene, { ...lasting, stage, plannedStop }));
     return {
       actions: order(scene, lasting, reason),
       note: quiet ? appliedNote(o, desired) : awaited(o),
