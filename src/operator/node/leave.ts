@@ -3,7 +3,7 @@ import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import { controllerOf, keyOf } from "../../kube/object.ts";
 import type { Pod, PodDisruptionBudget } from "../../kube/resources.ts";
 import { desiredAnnotation } from "../../protocol/desired.ts";
-import type { ReadStore } from "../../kube/store.ts";
+import type { Change, ReadStore } from "../../kube/store.ts";
 import type { NodeMemories } from "./memory.ts";
 
 /** Where it looks. */
@@ -23,25 +23,53 @@ export function mayLeave(caches: Looked, memories: NodeMemories, node: Resultity
   if (owner?.kind !== poolNames.kind) return true;
   const minAvailable = caches.budgets.store.byIndex("owner", owner.uid)[0]?.spec?.minAvailable;
   if (typeof minAvailable !== "number") return true;
-  const known = memories.serving(owner.uid);
-  if (known !== undefined) return known > minAvailable;
-  let serving = 0;
-  for (const child of caches.nodes.store.byIndex("owner", owner.uid)) {
-    const key = keyOf(child);
-    const pod = caches.pods.store.get(key);
-    const orders = pod?.metadata.annotations?.[desiredAnnotation] ?? "";
-    if (!pod || !staysInService(pod, orders)) continue;
-    if (!memories.isLeaving(key, pod.metadata.uid, revisionOf(orders))) serving++;
-  }
-  memories.counted(owner.uid, serving);
-  return serving > minAvailable;
+  const serving = memories.serving(owner.uid) ?? count(caches, memories, owner.uid);
+  if (serving > minAvailable) return true;
+  memories.awaitRoom(owner.uid, keyOf(node));
+  return false;
 }
 
+function count({ nodes, pods }: Looked, memories: NodeMemories, poolUid: string): number {
+  const serving = new Set<string>();
+  for (const child of nodes.store.byIndex("owner", poolUid)) {
+    const pod = pods.store.get(keyOf(child));
+    if (pod && staysInService(pod) && !isLeaving(memories, pod)) serving.add(pod.metadata.uid);
+  }
+  memories.counted(poolUid, serving);
+  return serving.size;
+}
+
+/**
+ * Keeps the count of a pool by what becomes of its nodes' pods. Returns the node that waits for room if one is back in service: the
+ * pool may have told it to move because of that one, and by itself it would look again only after a while.
+ */
+export function whoHasRoom(
+  { nodes }: Pick<Looked, "nodes">,
+  memories: NodeMemories,
+  change: Change<Pod>,
+): string | undefined {
+  if (change.type === "add") return undefined;
+  const pod = change.object;
+  const before = change.type === "delete" || staysInService(change.old);
+  const now = change.type === "update" && staysInService(pod);
+  if (before === now) return undefined;
+  const node = nodes.store.get(keyOf(pod));
+  const owner = node && controllerOf(node);
+  if (owner?.kind !== poolNames.kind || (now && isLeaving(memories, pod))) return undefined;
+  memories.recounted(owner.uid, pod.metadata.uid, now);
+  return now ? memories.nextForRoom(owner.uid) : undefined;
+}
+
+const ordersOf = ({ metadata }: Pod): string => metadata.annotations?.[desiredAnnotation] ?? "";
+
+const isLeaving = (memories: NodeMemories, pod: Pod): boolean =>
+  memories.isLeaving(keyOf(pod), pod.metadata.uid, revisionOf(ordersOf(pod)));
+
 /** Serves, and has not been told of a stop. A pool may have thousands: the orders are not parsed. */
-function staysInService({ metadata, status }: Pod, orders: string): boolean {
-  if (metadata.deletionTimestamp !== undefined) return false;
-  const ready = status?.conditions?.find(({ type }) => type === "Ready");
-  return ready?.status === "True" && orders.includes('"plannedStop":null');
+function staysInService(pod: Pod): boolean {
+  if (pod.metadata.deletionTimestamp !== undefined) return false;
+  const ready = pod.status?.conditions?.find(({ type }) => type === "Ready");
+  return ready?.status === "True" && ordersOf(pod).includes('"plannedStop":null');
 }
 
 const revisionOf = (orders: string): number => Number(/"revision":(\d+)/.exec(orders)?.[1] ?? 0);

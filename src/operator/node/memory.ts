@@ -42,7 +42,10 @@ export class NodeMemories {
     string,
     { readonly podUid: string; readonly shownBy: number; readonly expires: number }
   >();
-  readonly #serving = new Map<string, { nodes: number; readonly expires: number }>();
+  /** UIDs of the pods of a pool that serve and stay. */
+  readonly #serving = new Map<string, { readonly pods: Set<string>; readonly expires: number }>();
+  /** Nodes of a pool that wait until it can do without them. */
+  readonly #awaitingRoom = new Map<string, Set<string>>();
   /** Nodes of a group that wait for their turn, in the order in which they came. */
   readonly #queues = new Map<string, Set<string>>();
 
@@ -171,20 +174,44 @@ export class NodeMemories {
     { revision, isPlanned }: { readonly revision: number; readonly isPlanned: boolean },
   ): void {
     const shownBy = isPlanned ? revision : Number.POSITIVE_INFINITY;
-    const isNews = !this.#leaving.has(nodeKey);
     this.#leaving.set(nodeKey, { podUid, shownBy, expires: this.#clock.monotonic() + claimMs });
-    const counted = pool === undefined ? undefined : this.#serving.get(pool);
-    if (counted && isNews) counted.nodes--;
+    if (pool === undefined) return;
+    this.#serving.get(pool)?.pods.delete(podUid);
+    this.#awaitingRoom.get(pool)?.delete(nodeKey);
   }
 
   /** Nodes of a pool that serve and stay, as they were counted a moment ago; undefined = it is time to count. */
   serving(pool: string): number | undefined {
     const counted = this.#serving.get(pool);
-    return counted && counted.expires > this.#clock.monotonic() ? counted.nodes : undefined;
+    return counted && counted.expires > this.#clock.monotonic() ? counted.pods.size : undefined;
   }
 
-  counted(pool: string, nodes: number): void {
-    this.#serving.set(pool, { nodes, expires: this.#clock.monotonic() + lookMs });
+  /** @param pods UIDs of those that serve and stay. */
+  counted(pool: string, pods: Set<string>): void {
+    this.#serving.set(pool, { pods, expires: this.#clock.monotonic() + lookMs });
+  }
+
+  /** A pod came back into service, or left it, since its pool was counted. */
+  recounted(pool: string, podUid: string, serves: boolean): void {
+    const counted = this.#serving.get(pool);
+    if (serves) counted?.pods.add(podUid);
+    else counted?.pods.delete(podUid);
+  }
+
+  /** Queues a node until its pool can do without it. */
+  awaitRoom(pool: string, nodeKey: string): void {
+    const waiting = this.#awaitingRoom.get(pool);
+    if (waiting) waiting.add(nodeKey);
+    else this.#awaitingRoom.set(pool, new Set([nodeKey]));
+  }
+
+  /** Takes who has waited longest off the queue. */
+  nextForRoom(pool: string): string | undefined {
+    const waiting = this.#awaitingRoom.get(pool);
+    const [next] = waiting ?? [];
+    if (next !== undefined) waiting?.delete(next);
+    if (waiting?.size === 0) this.#awaitingRoom.delete(pool);
+    return next;
   }
 
   /** Whether a node has just been told of its stop, in the pod that the cache shows, and the orders there are older. */

@@ -7,6 +7,7 @@ import type { FeedNode } from "../../protocol/feed.ts";
 import { hostKeyOf, nodes, type OperatorContext } from "../context.ts";
 import { canonical } from "../hash.ts";
 import { type ContainerFacts, type PodFacts, podFacts, pullFails, startFails } from "./facts.ts";
+import { whoHasRoom } from "./leave.ts";
 import type { NodeMemories } from "./memory.ts";
 import { prefetchFacts } from "./prefetch/facts.ts";
 
@@ -32,6 +33,7 @@ export function nodeSources(
     own(caches.nodes, (change) => wantsLook(context, change)),
     owned(caches.pods, nodes, (change) => looks(change) === "now"),
     { ...comingUp, attach: (_add) => comingUp.attach((key, reason) => later(key, comingUpMs, reason)) },
+    roomChanges(context, memories),
     mapped(
       caches.nodes,
       (node) => twinsOf(context, node),
@@ -46,6 +48,25 @@ export function nodeSources(
     configChanges(context),
     fleetChanges(context, memories, later),
   ];
+}
+
+/** One that is back in service makes room for another of its pool. */
+function roomChanges({ caches }: OperatorContext, memories: NodeMemories): Source {
+  return {
+    name: "room in pools",
+    synced: () => caches.pods.synced(),
+    attach(add) {
+      const look = (change: Change<Pod>) => {
+        const key = whoHasRoom(caches, memories, change);
+        if (key !== undefined) add(key, `pod ${keyOf(change.object)} is back in service`);
+      };
+      return caches.pods.handle({
+        added: () => undefined,
+        updated: (object, old) => look({ type: "update", object, old }),
+        deleted: (object) => look({ type: "delete", object }),
+      });
+    },
+  };
 }
 
 /** What we wrote to the status ourselves needs no second look; a target that the pool gives does, unless it is there already. */

@@ -4,7 +4,7 @@ import { poolKind } from "../../../src/api/v1alpha1/kinds.ts";
 import { keyOf } from "../../../src/kube/object.ts";
 import type { Pod, PodDisruptionBudget } from "../../../src/kube/resources.ts";
 import { byOwnerUid, Store } from "../../../src/kube/store.ts";
-import { mayLeave } from "../../../src/operator/node/leave.ts";
+import { mayLeave, whoHasRoom } from "../../../src/operator/node/leave.ts";
 import { NodeMemories } from "../../../src/operator/node/memory.ts";
 import { desiredAnnotation } from "../../../src/protocol/desired.ts";
 import { FakeClock } from "../../lib/fake-clock.ts";
@@ -49,26 +49,35 @@ function poolOf(size: number, minAvailable: number) {
     ...nodeOf(),
     metadata: { ...nodeOf().metadata, ...meta(name), ownerReferences },
   });
+  const podOf = (name: string, ready: boolean, plannedStop: string | null, revision: number): Pod => ({
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: {
+      ...meta(name),
+      annotations: { [desiredAnnotation]: JSON.stringify({ revision, plannedStop }) },
+    },
+    status: { conditions: [{ type: "Ready", status: ready ? "True" : "False" }] },
+  });
   const pod = (name: string, ready: boolean, plannedStop: string | null = null, revision = 1) =>
-    pods.put({
-      apiVersion: "v1",
-      kind: "Pod",
-      metadata: {
-        ...meta(name),
-        annotations: { [desiredAnnotation]: JSON.stringify({ revision, plannedStop }) },
-      },
-      status: { conditions: [{ type: "Ready", status: ready ? "True" : "False" }] },
-    });
+    void pods.put(podOf(name, ready, plannedStop, revision));
+  /** As {@link pod}, and the controller hears of it. */
+  const becomes = (name: string, ready: boolean, plannedStop: string | null = null, revision = 1) => {
+    const [old, object] = [pods.get(`prod/${name}`), podOf(name, ready, plannedStop, revision)];
+    if (!old) throw new Error(`no pod ${name}`);
+    pods.put(object);
+    return whoHasRoom(caches, memories, { type: "update", old, object });
+  };
+  const caches = { nodes: { store: nodes }, pods: { store: pods }, budgets: { store: budgets } };
   for (let at = 0; at < size; at++) {
     nodes.put(node(`chat-${at}`));
     pod(`chat-${at}`, true);
   }
-  const caches = { nodes: { store: nodes }, pods: { store: pods }, budgets: { store: budgets } };
   return {
     clock,
     memories,
     caches,
     pod,
+    becomes,
     node,
     may: (name: string) => mayLeave(caches, memories, node(name)),
   };
@@ -115,6 +124,40 @@ describe("whether a pool can do without a node that serves", () => {
     pool.pod("chat-2", true, "runtime-image");
     pool.clock.advance(1_001);
     expect(pool.may("chat-0")).toBe(false);
+  });
+
+  it("has room at once for one that waits when another is back, and for no second one", () => {
+    const pool = poolOf(5, 4);
+    pool.memories.leaves("prod/chat-0", "uid-chat-0", poolUid, planned);
+    expect(["chat-1", "chat-2"].map(pool.may)).toEqual([false, false]);
+    expect(pool.becomes("chat-0", true, "runtime-image", 2)).toBeUndefined();
+    expect(pool.becomes("chat-0", false, "runtime-image", 2)).toBeUndefined();
+    expect(pool.becomes("chat-0", true, "runtime-image", 2)).toBeUndefined();
+    expect(pool.becomes("chat-0", true, null, 3)).toBe("prod/chat-1");
+    expect(pool.may("chat-1")).toBe(true);
+    pool.memories.leaves("prod/chat-1", "uid-chat-1", poolUid, planned);
+    expect(pool.may("chat-2")).toBe(false);
+  });
+
+  it("counts at once who fails, and who was told and says so twice only once", () => {
+    const pool = poolOf(6, 3);
+    expect(pool.may("chat-0")).toBe(true);
+    pool.memories.leaves("prod/chat-0", "uid-chat-0", poolUid, planned);
+    pool.becomes("chat-0", true, "runtime-image", 2);
+    expect(pool.may("chat-1")).toBe(true);
+    pool.becomes("chat-4", false);
+    expect(pool.may("chat-1")).toBe(true);
+    pool.becomes("chat-5", false);
+    expect(pool.may("chat-1")).toBe(false);
+  });
+
+  it("does not take one for back that was told a moment ago and has not read it", () => {
+    const pool = poolOf(3, 2);
+    pool.becomes("chat-0", false);
+    expect(pool.may("chat-1")).toBe(false);
+    pool.memories.leaves("prod/chat-0", "uid-chat-0", poolUid, planned);
+    expect(pool.becomes("chat-0", true)).toBeUndefined();
+    expect(pool.may("chat-1")).toBe(false);
   });
 
   it("holds nobody back who has no pool, or whose pool has no budget of ours", () => {
