@@ -322,7 +322,7 @@ export const nodeStatus = z
           .optional(),
         next: observedDigest()
           .describe(
-            "Digest whose image and weights the node is to have ready by the time that the network's maintenance window opens, and not to move to before. Written by the pool's rollout.",
+            "Digest whose image and weights the node is to have ready before it is told to move there: when others are back in service, or the network's maintenance window opens. Written by the pool's rollout.",
           )
           .optional(),
         staged: observedDigest()

@@ -17,9 +17,10 @@ function lent(replicas: number, spec: Spec = {}): Fleet {
   return fleet;
 }
 
+/** Who gets ready for a turn that is yet to come is told of in prepare.test.ts. */
 const brief = (actions: readonly PoolAction[]): string[] =>
   actions
-    .filter(({ type }) => type !== "budget")
+    .filter(({ type }) => type !== "budget" && type !== "prepare")
     .map((action) => `${action.type} ${"child" in action ? action.child.metadata.name : ""}`.trim());
 
 const condition = (fleet: Fleet, type: string) =>

@@ -110,3 +110,55 @@ describe("before the maintenance window", () => {
     expect(prepared(fleet)).toEqual([]);
   });
 });
+
+describe("while others move", () => {
+  /** Ten nodes that serve `a`, of which two may be out of service, and the network is at `b`. */
+  function rolling(spec: Parameters<typeof makePool>[0] = {}): Fleet {
+    const rollingUpdate = { maxUnavailable: 2, prefetch: { maxParallel: 8 } };
+    const fleet = closed({ strategy: { rollingUpdate }, ...spec });
+    fleet.mayRestart = true;
+    return fleet;
+  }
+  const told = (fleet: Fleet) =>
+    fleet
+      .reconcile()
+      .map((action) => `${action.type} ${"child" in action ? action.child.metadata.name : ""}`);
+
+  it("as many as may be out of service at once get ready: the next to go", () => {
+    const fleet = rolling();
+    expect(told(fleet)).toEqual(["target chat-0", "target chat-1", "prepare chat-2", "prepare chat-3"]);
+    stage(fleet);
+    expect(told(fleet)).toEqual([]);
+    fleet.arrive("chat-1");
+    expect(told(fleet)).toEqual(["target chat-2", "prepare chat-4"]);
+    // Who goes gets ready for nothing any more.
+    expect(prepared(fleet)).toEqual(["chat-3", "chat-4"]);
+  });
+
+  it("one that is told to move and serves while it fetches counts among those that fetch; one that has all of it does not", () => {
+    const fleet = rolling({
+      strategy: { rollingUpdate: { maxUnavailable: 2, prefetch: { maxParallel: 2 } } },
+    });
+    expect(told(fleet)).toEqual(["target chat-0", "target chat-1"]);
+    expect(told(fleet)).toEqual([]);
+    fleet.fail("chat-0");
+    expect(told(fleet)).toEqual(["prepare chat-2"]);
+    fleet.fail("chat-1");
+    expect(told(fleet)).toEqual(["prepare chat-3"]);
+    stage(fleet);
+    fleet.arrive("chat-0");
+    expect(told(fleet)).toEqual(["target chat-2", "prepare chat-4"]);
+  });
+
+  it("who was to go and is not any more, as the pool is paused or goes elsewhere, leaves it", () => {
+    const fleet = rolling();
+    fleet.reconcile();
+    fleet.pool = {
+      ...fleet.pool,
+      spec: { ...fleet.pool.spec, strategy: { ...fleet.pool.spec.strategy, paused: true } },
+    };
+    expect(told(fleet)).toEqual(["prepare chat-2", "prepare chat-3"]);
+    expect(prepared(fleet)).toEqual([]);
+    expect(told(fleet)).toEqual([]);
+  });
+});
