@@ -1,5 +1,5 @@
 import type { ResultityNode } from "../../api/v1alpha1/node.ts";
-import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
+import type { PoolStatus, ResultityNodePool } from "../../api/v1alpha1/pool.ts";
 import { Controller, type Result } from "../../kube/controller.ts";
 import { isKubeError } from "../../kube/errors.ts";
 import { Expectations } from "../../kube/expectations.ts";
@@ -14,6 +14,7 @@ import type { Work } from "./canary.ts";
 import { trialOf } from "./digest.ts";
 import { readLoads } from "./loads.ts";
 import { nextLookMs } from "./next-look.ts";
+import { figuresMs, isUrgent } from "./pace.ts";
 import { planPool } from "./plan.ts";
 import { candidatesOf } from "./scale.ts";
 import { refusalOf, type Refused, refusedMs } from "./refusal.ts";
@@ -22,7 +23,7 @@ import { poolStatus } from "./status.ts";
 /** Keeps the pools: children, scale, rolling updates, disruption budgets, status. */
 export function poolController(context: OperatorContext): Runnable {
   const { caches, clock, random, logger, metrics } = context;
-  const expectations = new Expectations(clock);
+  const hands: Hands = { context, expectations: new Expectations(clock), unwritten: new Map() };
   return new Controller({
     name: "pool",
     sources: [
@@ -36,8 +37,8 @@ export function poolController(context: OperatorContext): Runnable {
       ),
       networkChanges(context),
     ],
-    reconcile: (key, signal) => reconcile(context, expectations, key, signal),
-    expectations,
+    reconcile: (key, signal) => reconcile(hands, key, signal),
+    expectations: hands.expectations,
     clock,
     random,
     logger,
@@ -53,15 +54,19 @@ function restMs(pool: ResultityNodePool | undefined): number {
   return (pool?.spec.replicas ?? 0) / 40;
 }
 
-async function reconcile(
-  context: OperatorContext,
-  expectations: Expectations,
-  key: string,
-  signal: AbortSignal,
-): Promise<Result | undefined> {
+interface Hands {
+  readonly context: OperatorContext;
+  readonly expectations: Expectations;
+  /** Monotonic times, ms, since which the status of a pool has differed from what is written. */
+  readonly unwritten: Map<string, number>;
+}
+
+async function reconcile(hands: Hands, key: string, signal: AbortSignal): Promise<Result | undefined> {
+  const { context, expectations } = hands;
   const seen = observePool({ ...context, work: (network, nodeId) => workOf(context, network, nodeId) }, key);
   if (!seen) {
     expectations.forget(key);
+    hands.unwritten.delete(key);
     return undefined;
   }
   const trial = trialOf(seen);
@@ -81,17 +86,37 @@ async function reconcile(
   }
   const status = poolStatus(seen, refused);
   const againMs = nextLookMs(trial, seen.pool.status?.rollout?.canary, status.rollout?.canary);
-  const waits = [againMs, refused && refusedMs].filter((ms) => ms !== undefined);
-  const next = waits.length > 0 ? { requeueAfter: Math.min(...waits) } : undefined;
-  if (canonical(status) === canonical(seen.pool.status ?? {})) return next;
-  const { namespace, name, uid } = seen.pool.metadata;
+  const figuresInMs = await writeStatus(hands, seen.pool, status, signal);
+  const waits = [againMs, refused && refusedMs, figuresInMs].filter((ms) => ms !== undefined);
+  return waits.length > 0 ? { requeueAfter: Math.min(...waits) } : undefined;
+}
+
+/** Writes the status where it is due. Returns after how many milliseconds it will be, where that is yet to come. */
+async function writeStatus(
+  { context, unwritten }: Hands,
+  pool: ResultityNodePool,
+  status: PoolStatus,
+  signal: AbortSignal,
+): Promise<number | undefined> {
+  const key = keyOf(pool);
+  if (canonical(status) === canonical(pool.status ?? {})) {
+    unwritten.delete(key);
+    return undefined;
+  }
+  const now = context.clock.monotonic();
+  const since = unwritten.get(key) ?? now;
+  unwritten.set(key, since);
+  const left = isUrgent(pool.status, status) ? 0 : since + figuresMs - now;
+  if (left > 0) return left;
+  const { namespace, name, uid } = pool.metadata;
   const draft = { metadata: { namespace, name, uid }, status };
   try {
     await context.client.applyStatus(pools, draft, { fieldManager: poolManager, signal });
+    unwritten.delete(key);
   } catch (error) {
     if (!isKubeError(error, "NotFound")) throw error;
   }
-  return next;
+  return undefined;
 }
 
 function isVerified({ configs }: OperatorContext, { metadata, spec }: ResultityNodePool): boolean {
