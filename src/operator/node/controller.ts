@@ -10,7 +10,7 @@ import { executeNode, type Hands } from "./execute.ts";
 import { NodeMemories } from "./memory.ts";
 import type { NodeObservation } from "./observation.ts";
 import { observeNode } from "./observe.ts";
-import { isUrgent, settleMs } from "./pace.ts";
+import { isUrgent, settleMsOf } from "./pace.ts";
 import { planNode } from "./plan.ts";
 import { prefetchController } from "./prefetch/controller.ts";
 import { nodeSources } from "./sources.ts";
@@ -87,7 +87,7 @@ async function writeStatus(
     return undefined;
   }
   if (node.metadata.deletionTimestamp !== undefined) return undefined;
-  const left = isUrgent(node.status, status) ? 0 : memories.statusDueInMs(key, settleMs);
+  const left = isUrgent(node.status, status) ? 0 : memories.statusDueInMs(key, settleMsOf(status));
   if (left > 0) return left;
   try {
     const options = { fieldManager: nodeManager, signal };

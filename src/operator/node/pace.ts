@@ -1,8 +1,13 @@
 import { findCondition } from "../../api/v1alpha1/conditions.ts";
 import type { NodeStatus } from "../../api/v1alpha1/node.ts";
 
-/** Longest time for which what passes by itself is kept out of the status, milliseconds. */
+/** Longest time for which what passes by itself is kept out of the status, milliseconds; and of a node that is being stopped. */
 export const settleMs = 5_000;
+const stoppingMs = 30_000;
+
+/** How long a status that is not urgent is kept back: that a node is stopped and started again has been said when it left service. */
+export const settleMsOf = (status: NodeStatus): number =>
+  findCondition(status.conditions, "Draining")?.status === "True" ? stoppingMs : settleMs;
 
 /** Reasons of ConfigApplied for which a person has to look. */
 const stopped: ReadonlySet<string> = new Set(["StageFailed", "PrefetchFailed", "HostDiskFull"]);

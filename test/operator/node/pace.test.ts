@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { isUrgent } from "../../../src/operator/node/pace.ts";
+import { isUrgent, settleMs, settleMsOf } from "../../../src/operator/node/pace.ts";
 import { NodeMemories } from "../../../src/operator/node/memory.ts";
 import { nodeStatus } from "../../../src/operator/node/status.ts";
 import { FakeClock } from "../../lib/fake-clock.ts";
@@ -49,9 +49,9 @@ it("says at once that a node enters or leaves service, arrives where it was told
   world.reconcile();
   world.kubeletRunsRuntime(true);
   world.agentAnswers({ applied: d2 });
-  world.reconcile();
-  world.agentAnswers();
+  // That the stop is over is for the agent to read, and nobody waits for that.
   expect(urgent(world)).toBe(true);
+  expect(world.desired.plannedStop).toBeNull();
   expect(world.condition("Ready")).toBe("True AllWell");
   world.kubeletWaits("runtime", "ImagePullBackOff");
   expect(urgent(world)).toBe(true);
@@ -95,4 +95,15 @@ it("counts from the first difference, and begins anew once it was written", () =
   expect(memories.statusDueInMs("n", 5_000)).toBe(1_000);
   memories.statusWritten("n");
   expect(memories.statusDueInMs("n", 5_000)).toBe(5_000);
+});
+
+it("keeps back for longer what a node goes through between its stop and its next start", () => {
+  const world = serving();
+  expect(settleMsOf(world.node.status ?? {})).toBe(settleMs);
+  world.retarget(d2);
+  world.reconcile();
+  world.agentAnswers({ staged: d2 });
+  world.reconcile();
+  expect(world.condition("Ready")).toBe("False Moving");
+  expect(settleMsOf(world.node.status ?? {})).toBeGreaterThan(settleMs);
 });
