@@ -80,7 +80,7 @@ export interface ControllerOptions {
 }
 
 /** Milliseconds between two looks whether the cache shows a write. It costs no request. */
-const expectationCheck = 250;
+const expectationCheck = 50;
 /**
  * Milliseconds of reconciles that await no I/O after which the rest of the process has its turn: 10,000 nodes are looked at in three
  * seconds of CPU, and the Lease is not to wait for them.
