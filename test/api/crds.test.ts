@@ -112,7 +112,13 @@ test("install.yaml holds the namespace first, then everything that the operator 
   );
   expect(objects[0]?.kind).toBe("Namespace");
   expect(objects.map(({ kind }) => kind)).toEqual(
-    expect.arrayContaining(["ServiceAccount", "ClusterRole", "Deployment", "CustomResourceDefinition"]),
+    expect.arrayContaining([
+      "ServiceAccount",
+      "ClusterRole",
+      "FlowSchema",
+      "Deployment",
+      "CustomResourceDefinition",
+    ]),
   );
   expect(objects.filter(({ kind }) => kind === "CustomResourceDefinition")).toHaveLength(3);
 });

@@ -16,8 +16,8 @@ import { TestNetwork } from "../agent/fixture/network.ts";
 import { engineCommand, NodeProcesses } from "../agent/fixture/process.ts";
 import { JobsClient } from "../io/fixture/jobs-client.ts";
 import { IoProcess, sha256 } from "../io/fixture/network.ts";
-import { freePort } from "../io/fixture/ports.ts";
 import { smallDisk, whyNoSmallDisk } from "../lib/small-disk.ts";
+import { freePort } from "../testbed/ports.ts";
 import { supervise } from "../testbed/processes.ts";
 import { until } from "../testbed/until.ts";
 
@@ -145,6 +145,9 @@ const ask = (content: string, more: object = {}) => ({
   ...more,
 });
 
+/** Lasts for 2 s: its result does not get through before the test holds the way. */
+const unhurried = { max_tokens: 100 };
+
 async function submitted(request: Readonly<Record<string, unknown>>): Promise<string> {
   const { status, body } = await client.submit(request);
   expect(status).toBe(202);
@@ -178,7 +181,7 @@ const kept = ({ dir }: NodeProcesses): string[] => {
 describe("a result on the agent's disk", () => {
   it("F19 is sent by the next process when the first was killed before the ack: one commit, one inference", async () => {
     const made = await serving(way.url);
-    const id = await submitted(ask("F19"));
+    const id = await submitted(ask("F19", unhurried));
     await until("the engine to begin", () => engineLines(id).length > 0, { intervalMs: 10 });
     way.hold();
     await until("the result on the disk", () => kept(made).length > 0, { intervalMs: 10 });
@@ -200,7 +203,7 @@ describe("a result on the agent's disk", () => {
 
   it("tells nothing to who reads the disk, and one that is damaged is put aside and harms nobody", async () => {
     const made = await serving(way.url);
-    const id = await submitted(ask("a very private question"));
+    const id = await submitted(ask("a very private question", unhurried));
     await until("the engine to begin", () => engineLines(id).length > 0, { intervalMs: 10 });
     way.hold();
     await until("the result on the disk", () => kept(made).length > 0, { intervalMs: 10 });
@@ -324,7 +327,7 @@ describe("a full disk", () => {
       const state = join(folder, "state");
       mkdirSync(state);
       const made = await serving(way.url, state);
-      const before = await submitted(ask("before"));
+      const before = await submitted(ask("before", unhurried));
       await until("the engine to begin", () => engineLines(before).length > 0, { intervalMs: 10 });
       way.hold();
       await until("the result on the disk", () => kept(made).length > 0, { intervalMs: 10 });

@@ -8,7 +8,7 @@ import type { ConfigDigest } from "../../src/protocol/fields.ts";
 import { TestNetwork } from "../agent/fixture/network.ts";
 import { engineCommand, NodeProcesses } from "../agent/fixture/process.ts";
 import { IoProcess } from "../io/fixture/network.ts";
-import { freePort } from "../io/fixture/ports.ts";
+import { freePort } from "../testbed/ports.ts";
 import { supervise } from "../testbed/processes.ts";
 import { until } from "../testbed/until.ts";
 
@@ -65,7 +65,7 @@ async function startNode(endpoint: string): Promise<NodeProcesses> {
 }
 
 beforeAll(async () => {
-  io = await IoProcess.start(processes, ["--disconnect-grace", "2s", "--lease", "10s", "--heartbeat", "1s"]);
+  io = await IoProcess.start(processes, ["--disconnect-grace", "5s", "--lease", "10s", "--heartbeat", "1s"]);
   const port = Number(new URL(io.url).port);
   proxy = await cuttableProxy(port);
   await io.allowAudience(proxy.url);

@@ -24,9 +24,9 @@ let newAgent: () => ScriptedAgent;
 beforeAll(async () => {
   io = await IoProcess.start(processes, [
     "--disconnect-grace",
-    "1s",
+    "2s",
     "--lease",
-    "3s",
+    "6s",
     "--heartbeat",
     "10s",
     "--retry",

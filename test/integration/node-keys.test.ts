@@ -16,7 +16,7 @@ import { TestNetwork } from "../agent/fixture/network.ts";
 import { engineCommand, NodeProcesses } from "../agent/fixture/process.ts";
 import { answerTo, ScriptedAgent } from "../io/fixture/agent.ts";
 import { ioDone, IoProcess, random16 } from "../io/fixture/network.ts";
-import { freePort } from "../io/fixture/ports.ts";
+import { freePort } from "../testbed/ports.ts";
 import { supervise } from "../testbed/processes.ts";
 import { until } from "../testbed/until.ts";
 
@@ -252,6 +252,8 @@ describe("a node's key", () => {
   });
 
   it("is revoked by the account: the session ends, its job goes elsewhere, and it does not come back", async () => {
+    // So slow that its job is under way still when the other one serves.
+    await node.switchEngine({ tokenDelayMs: 2_000 });
     const asked = ask(false);
     await until("the job at the node", async () => ((await viewOf(node.identity.nodeId))?.jobs ?? 0) === 1);
     const other = await startNode(io.url);
@@ -260,6 +262,7 @@ describe("a node's key", () => {
     const { text, id } = await asked;
     expect(text.length).toBeGreaterThan(0);
     expect(await receiptKid(id)).toBe(other.identity.key.kid);
+    await node.switchEngine({ tokenDelayMs: 50 });
     expect(await viewOf(node.identity.nodeId)).toMatchObject({ connected: false, revoked: true });
     await until("the agent's words", async () => (await lastError())?.includes("have the account grant it"), {
       deadlineMs: 60_000,
@@ -333,10 +336,11 @@ describe("at the service", () => {
     const first = await older.connect();
     const second = await newer.connect();
     expect(await first.socket.close()).toMatchObject({ code: 4409 });
-    expect(await viewOf(older.nodeId)).toMatchObject({ conflict: null });
+    const view = () => second.beating(viewOf(older.nodeId));
+    expect(await view()).toMatchObject({ conflict: null });
     await expect(older.connect()).rejects.toThrow(identityConflictReason);
     expect(await io.metric("resultity_io_identity_conflicts_total")).toBe(1);
-    expect((await viewOf(older.nodeId))?.conflict).not.toBeNull();
+    expect((await view())?.conflict).not.toBeNull();
     expect(second.socket.closed).toBeUndefined();
     // Nobody is there any more: what was superseded is welcome.
     second.drop();

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Pod } from "../../src/kube/resources.ts";
 import { conditionOf, type Scene, type Stand, startScene, startStand } from "../faults/operator-scene.ts";
+import { buildingMs } from "../testbed/control-plane.ts";
 import { until } from "../testbed/until.ts";
 
 /** What is fetched before nodes are stopped for it, on a real API server; hosts and agents are played. */
@@ -8,7 +9,7 @@ import { until } from "../testbed/until.ts";
 let stand: Stand;
 beforeAll(async () => {
   stand = await startStand();
-}, 120_000);
+}, buildingMs);
 afterAll(() => stand[Symbol.asyncDispose]());
 
 const gib = 2 ** 30;

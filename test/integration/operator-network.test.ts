@@ -20,6 +20,7 @@ import type { Statement } from "../../src/protocol/config/statement.ts";
 import { random32 } from "../protocol/network.ts";
 import { day, makeAuthority, type Signed, type TestAuthority } from "../operator/network/authority.ts";
 import { type ScriptedIo, startScriptedIo } from "../operator/network/scripted-io.ts";
+import { type AuditEntry, markWhenQuiet } from "../testbed/audit.ts";
 import { buildingMs, type ControlPlane, isWrite, startControlPlane } from "../testbed/control-plane.ts";
 import { until } from "../testbed/until.ts";
 
@@ -301,8 +302,10 @@ describe("a network that is well", () => {
 
   test("writes nothing and lists nothing in 10 s of steady state, in which IO answers that nothing changed", async () => {
     await scene.says("Ready", "AllWell");
+    // What the last test has begun ends first.
+    const writes = (entry: AuditEntry) => entry.user.endsWith(":resultity-operator") && isWrite(entry);
+    const mark = await markWhenQuiet(bed.audit, writes, 2_000);
     const asked = scene.io.log.length;
-    const mark = await bed.audit.mark();
     await new Promise((resolve) => setTimeout(resolve, 10_500));
     const mine = (await bed.audit.since(mark)).filter(({ user }) => user.endsWith(":resultity-operator"));
     expect(mine.filter((entry) => isWrite(entry) || entry.verb === "list")).toEqual([]);

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Pod } from "../../src/kube/resources.ts";
 import { type Scene, type Stand, startScene, startStand } from "../faults/operator-scene.ts";
+import { buildingMs } from "../testbed/control-plane.ts";
 import type { KubeObject } from "../testbed/kube-json.ts";
 import { until } from "../testbed/until.ts";
 
@@ -33,7 +34,7 @@ beforeAll(async () => {
       devices: ["gpu-0", "gpu-1", "gpu-2"].map((name) => ({ name })),
     },
   });
-}, 120_000);
+}, buildingMs);
 afterAll(() => stand[Symbol.asyncDispose]());
 
 /** A scene in which the scheduler binds, and the template `two-gpus` is there. */
@@ -88,7 +89,7 @@ describe("GPUs by resource claims", () => {
     const parked = scene.path("resultitynodes", "first");
     await stand.kube.patch(parked, "merge", { spec: { replicas: 0 } });
     await scene.untilCondition("second", "Ready", "True AllWell");
-  }, 90_000);
+  });
 
   it("of a template that is not there are waited for, and the node says so", async () => {
     await using scene = await claimScene("no-template");
@@ -96,7 +97,7 @@ describe("GPUs by resource claims", () => {
     await scene.createNode("first", { gpu: gpu("missing") });
     const node = await scene.untilCondition("first", "Ready", "False PodPending");
     expect(JSON.stringify(node.status?.conditions)).toContain("ResourceClaimTemplate missing: if that lasts");
-  }, 60_000);
+  });
 });
 
 describe("weights", () => {
@@ -132,5 +133,5 @@ describe("weights", () => {
       // Who runs the network's images may read weights, never write them.
       expect(mounts[1]?.readOnly).toBe(true);
     }
-  }, 60_000);
+  });
 });

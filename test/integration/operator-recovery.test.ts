@@ -246,17 +246,23 @@ describe("a node that does not come back", () => {
     expect(await stepsOf("gpu")).toEqual(["NewPod host-1", "OtherHost host-1"]);
     scene.says = (_, status) => status;
     await scene.untilReady(1);
-    const events = await scene.list<KubeObject & { reason: string; note: string }>(
-      `/apis/events.k8s.io/v1/namespaces/${scene.namespace}/events`,
-    );
-    expect(events.filter(({ reason }) => reason === "Recovering").map(({ note }) => note)).toEqual(
-      expect.arrayContaining([
-        "EngineFailed: the pod is replaced",
-        "EngineFailed: the pod is replaced by one on another host",
-      ]),
+    await until("both steps to be told in events", async () => {
+      const events = await scene.list<KubeObject & { reason: string; note: string }>(
+        `/apis/events.k8s.io/v1/namespaces/${scene.namespace}/events`,
+      );
+      expect(events.filter(({ reason }) => reason === "Recovering").map(({ note }) => note)).toEqual(
+        expect.arrayContaining([
+          "EngineFailed: the pod is replaced",
+          "EngineFailed: the pod is replaced by one on another host",
+        ]),
+      );
+      return true;
+    });
+    await until(
+      "no cause to be left",
+      async () => (await scene.node("gpu"))?.status?.recovery?.cause === undefined,
     );
     // Nothing is forgotten, and nothing is written any more.
-    expect((await scene.node("gpu"))?.status?.recovery?.cause).toBeUndefined();
     await scene.untilQuiet();
     expect(await stepsOf("gpu")).toHaveLength(2);
   });
@@ -335,7 +341,8 @@ describe("a host that is lost", () => {
     scene.says = () => undefined;
     for (const name of ["moves", "waits"])
       await scene.tell(name, { connected: false, since: Date.now() - 120_000 });
-    const since = Date.now() - 40_000;
+    // Half a minute is left for what is said before.
+    const since = Date.now() - 30_000;
     await writeHost("host-3", "Unknown", since);
     // As the cluster does when it sees a host go.
     for (const name of ["moves", "waits", "serves"]) await kubelet(name, () => unready(0));
@@ -357,11 +364,12 @@ describe("a host that is lost", () => {
       { gracePeriodSeconds: 0, preconditions: { uid: moves } },
     ]);
     expect(await stepsOf("moves")).toEqual(["LostHost host-3"]);
-    // The cluster has taken it to be gone for long, and its kubelet has not said so.
-    expect((await scene.pod("waits"))?.metadata).toMatchObject({
-      uid: waits,
-      deletionTimestamp: expect.any(String),
-    });
+    // The cluster takes it to be gone, and its kubelet has not said so.
+    await until(
+      "the cluster to give it up",
+      async () => (await scene.pod("waits"))?.metadata.deletionTimestamp,
+    );
+    expect(await uidOf("waits")).toBe(waits);
     expect(await uidOf("serves")).toBe(serves);
     await until("the one that serves to say so", async () => (await message("serves")).includes("serves on"));
   });

@@ -83,8 +83,12 @@ it.each(versions)(
     serveRecorded(io, fleet);
     await restoreFleet(stand, fleet);
     await scene.play(fleet.io.told);
-    const before = await identitiesOf(scene);
-    expect(before.length).toBe(fleet.objects.length + 1);
+    // The controller manager puts one ConfigMap of its own into each namespace, in its own time.
+    const before = await until("all objects", async () => {
+      const found = await identitiesOf(scene);
+      expect(found.length).toBe(fleet.objects.length + 1);
+      return found;
+    });
 
     expect(await runOver(scene)).toEqual([]);
     expect(await runOver(scene)).toEqual([]);

@@ -58,6 +58,29 @@ export function isWrite({ verb, resource }: AuditEntry): boolean {
   );
 }
 
+/**
+ * The place to count from when nothing is to follow: resolves when no request that `counts` has come for `ms`.
+ *
+ * @throws Error when that takes longer than a minute
+ */
+export async function markWhenQuiet(
+  log: AuditLog,
+  counts: (entry: AuditEntry) => boolean,
+  ms: number,
+): Promise<AuditMark> {
+  let mark = await log.mark();
+  let since = performance.now();
+  const deadline = since + 60_000;
+  while (performance.now() - since < ms) {
+    await new Promise((resolve) => setTimeout(resolve, Math.min(500, ms)));
+    const came = (await log.since(mark)).filter(counts);
+    mark = await log.mark();
+    if (came.length > 0) since = performance.now();
+    if (performance.now() > deadline) throw new Error(`no rest in 60 s; the last was ${came.at(-1)?.uri}`);
+  }
+  return mark;
+}
+
 /** Path of the request that {@link openAuditLog} sends to find its place; such entries are left out. */
 const fencePath = "/livez/ping";
 

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
 import type { ConfigDigest } from "../../../src/protocol/fields.ts";
+import { freePort } from "../../testbed/ports.ts";
 
 /** One open fleet feed. */
 export interface OpenFeed {
@@ -32,8 +32,9 @@ export interface ScriptedIo {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** @param where it listens: port 0 is a free one. */
-export async function startScriptedIo(where = { host: "127.0.0.1", port: 0 }): Promise<ScriptedIo> {
+/** @param at where it listens, also after it was stopped for a while; default a free port of the loopback. */
+export async function startScriptedIo(at?: { host: string; port: number }): Promise<ScriptedIo> {
+  const where = at ?? { host: "127.0.0.1", port: await freePort() };
   const server = createServer((request, response) => {
     response.on("finish", () => io.log.push(`GET ${request.url} ${response.statusCode}`));
     if (io.intercept?.(request, response)) return;
@@ -60,20 +61,19 @@ export async function startScriptedIo(where = { host: "127.0.0.1", port: 0 }): P
       end: () => response.end(),
     });
   };
-  const listen = (port: number) =>
+  const listen = () =>
     new Promise<void>((resolve, reject) => {
       server.once("error", reject);
-      server.listen(port, where.host, resolve);
+      server.listen(where.port, where.host, resolve);
     });
-  await listen(where.port);
-  const { port } = server.address() as AddressInfo;
+  await listen();
   const stop = () =>
     new Promise<void>((resolve) => {
       server.close(() => resolve());
       server.closeAllConnections();
     });
   const io: ScriptedIo = {
-    url: `http://${where.host}:${port}`,
+    url: `http://${where.host}:${where.port}`,
     log: [],
     root: undefined,
     release: undefined,
@@ -83,7 +83,7 @@ export async function startScriptedIo(where = { host: "127.0.0.1", port: 0 }): P
     feedStatus: 200,
     put: (digest, bytes) => void io.snapshots.set(digest, bytes),
     stop,
-    start: () => listen(port),
+    start: listen,
     [Symbol.asyncDispose]: stop,
   };
   return io;
