@@ -81,13 +81,13 @@ describe("what an agent refuses", () => {
 
   it("B24 a digest whose time is over: no jobs, but the engine stays loaded", async () => {
     const config = configOf();
-    const allowed = [{ digest: config.digest, expires: Date.now() + 10_000 }];
-    const release = network.release(1, config, Date.now(), { allowed });
-    node.mount(release, config);
+    const lasting = (ms: number) => ({ allowed: [{ digest: config.digest, expires: Date.now() + ms }] });
+    node.mount(network.release(1, config, Date.now(), lasting(600_000)), config);
     node.desire({ target: config.digest });
     node.startAgent(service.url);
     await node.startLauncher();
-    await service.ready(10_000);
+    await service.ready();
+    node.mount(network.release(2, config, Date.now(), lasting(4_000)), config);
     const status = await node.sees("the end of the config", (seen) =>
       seen.config_error?.code === "expired" && !seen.report.load.accepting ? seen : undefined,
     );
@@ -304,7 +304,7 @@ describe("an agent whose socket is down", () => {
   });
 
   it("F25 finishes its job, keeps the result and delivers it when the service is back", async () => {
-    await node.switchEngine({ tokenDelayMs: 40 });
+    await node.switchEngine({ tokenDelayMs: 100 });
     const id = service.offer();
     await until("output", () => service.seen(id).output !== "");
     service.down = true;

@@ -64,7 +64,7 @@ describe("an agent with its engine", () => {
   });
 
   it("F40 goes on from the offset that the service has, after the socket was cut", async () => {
-    await serving({ tokenDelayMs: 50 });
+    await serving({ tokenDelayMs: 100 });
     const id = service.offer();
     await until("some output", () => service.seen(id).offsets.length > 2);
     service.cut({ [id]: service.seen(id).offsets[1] ?? 0 });
@@ -150,7 +150,7 @@ describe("an agent with its engine", () => {
   });
 
   it("F27 finishes its job on SIGTERM, takes no other, says goodbye and exits 0", async () => {
-    await serving({ tokenDelayMs: 60 });
+    await serving({ tokenDelayMs: 150 });
     const id = service.offer();
     await until("output", () => service.seen(id).output !== "");
     node.agent?.signal("SIGTERM");

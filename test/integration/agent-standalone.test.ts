@@ -7,7 +7,7 @@ import type { Finding } from "../../src/agent/doctor/finding.ts";
 import { importPublicKey, type PublicJwk } from "../../src/protocol/keys.ts";
 import { engineCommand } from "../agent/fixture/process.ts";
 import { io as runIo, IoProcess, ioDone } from "../io/fixture/network.ts";
-import { freePort } from "../io/fixture/ports.ts";
+import { freePort } from "../testbed/ports.ts";
 import { type Child, supervise } from "../testbed/processes.ts";
 import { until } from "../testbed/until.ts";
 
@@ -99,7 +99,7 @@ function keptLines(): readonly string[] {
 }
 
 beforeAll(async () => {
-  io = await IoProcess.start(processes, ["--heartbeat", "500ms"]);
+  io = await IoProcess.start(processes, ["--heartbeat", "1s"]);
   await io.account("acme");
   client = new OpenAI({ baseURL: `${io.url}/v1`, apiKey: await io.apiKey("someone"), maxRetries: 0 });
   dir = processes.folder("standalone");
@@ -199,9 +199,12 @@ describe("a node without an operator", () => {
     const [before] = await io.nodes();
     const rotated = command("identity", "rotate", "--config", config);
     expect(rotated).toMatchObject({ code: 0 });
-    const [after] = await io.nodes();
-    expect(after).toMatchObject({ id: before?.id, kid: rotated.out.trim(), connected: true });
-    expect(after?.kid).not.toBe(before?.kid);
+    const after = await until("a session by the new key", async () => {
+      const [seen] = await io.nodes();
+      return seen?.connected === true && seen.kid === rotated.out.trim() && seen;
+    });
+    expect(after.id).toBe(before?.id);
+    expect(after.kid).not.toBe(before?.kid);
     expect(readdirSync(at("identity")).toSorted()).toEqual([
       "binding.json",
       "former.json",

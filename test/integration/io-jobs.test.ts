@@ -433,7 +433,7 @@ describe("bounds", () => {
       "--max-async-bytes",
       "100000",
       "--async-timeout",
-      "2s",
+      "4s",
     ]);
     await small.publish([model]);
     const mine = new JobsClient(small.url, await small.apiKey("someone"));
