@@ -5,6 +5,7 @@ import { isOpportunistic } from "../capacity.ts";
 import { identitySecretOf } from "../context.ts";
 import { hashOf } from "../hash.ts";
 import { poolLabel } from "../names.ts";
+import { once } from "../pool/once.ts";
 import type { NetworkConfig } from "../views.ts";
 
 /**
@@ -44,7 +45,13 @@ const nobody = Buffer.alloc(32).toString("base64url") as NodeId;
  * about the account key.
  */
 export function identityInputsHash(config: NetworkConfig, rotate: string | undefined): string {
-  const { root, account, accountKey } = config;
+  return rotate === undefined ? unrotated(config) : identityHash(config, rotate);
+}
+
+/** All nodes of a network but those that rotate have the same one, and each look at each asks for it. */
+const unrotated = once((config: NetworkConfig) => identityHash(config, undefined));
+
+function identityHash({ root, account, accountKey }: NetworkConfig, rotate: string | undefined): string {
   // The MAC for a node that cannot exist changes with the account key and gives it away no more than any binding.
   const { mac } = mintBinding(accountKey, root.network, account, nobody);
   return hashOf({ root: root.statement, account, mac, rotate });
