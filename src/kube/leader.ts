@@ -167,16 +167,21 @@ export class LeaderElector {
     stop.addEventListener("abort", lost, { once: true });
     if (stop.aborted) lost();
     let deadline: Timer | undefined;
+    let wait = this.#retryPeriod;
     try {
       while (!leading.signal.aborted) {
         deadline?.cancel();
+        const left = Math.max(0, this.#until - this.#clock.monotonic());
         deadline = this.#clock.setTimer(() => {
           this.#logger.error(`the lease was not renewed for ${this.#renewDeadline / 1000} s: writing stops`);
           lost();
-        }, this.#until - this.#clock.monotonic());
-        await sleep(this.#clock, this.#retryPeriod, leading.signal);
+        }, left);
+        await sleep(this.#clock, wait, leading.signal);
         if (leading.signal.aborted) break;
+        const until = this.#until;
         if (!(await this.#renewOnce(leading.signal))) lost();
+        // An attempt that failed has taken up to half of the time that there is: the next one gets the rest of it.
+        wait = this.#until > until ? this.#retryPeriod : this.#retryPeriod / 4;
       }
     } finally {
       deadline?.cancel();

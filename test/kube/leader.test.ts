@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import type { Client } from "../../src/kube/client.ts";
+import type { CallOptions, Client } from "../../src/kube/client.ts";
 import { KubeError } from "../../src/kube/errors.ts";
 import { LeaderElector, type LeaseClient } from "../../src/kube/leader.ts";
 import type { Clock } from "../../src/lib/clock.ts";
@@ -13,11 +13,12 @@ class FakeApi {
   #version = 0;
 
   /** A client whose requests fail or hang while `broken` says so. */
-  client(broken: { by?: "error" | "silence" } = {}): LeaseClient {
-    const guard = async (signal: AbortSignal | undefined) => {
+  client(broken: { by?: "error" | "silence" }, clock: Clock): LeaseClient {
+    const guard = async ({ signal, timeout = 30_000 }: CallOptions = {}) => {
       if (broken.by === "error") throw new KubeError("Unavailable", "connection refused");
       if (broken.by !== "silence") return;
       await new Promise((_, reject) => {
+        clock.setTimer(() => reject(new KubeError("Timeout", "no answer")), timeout);
         signal?.addEventListener("abort", () => reject(new KubeError("Aborted", "given up")));
       });
     };
@@ -36,16 +37,16 @@ class FakeApi {
     };
     const client: Pick<Client, "find" | "create" | "update"> = {
       find: async (_resource, _ref, options) => {
-        await guard(options?.signal);
+        await guard(options);
         return structuredClone(this.lease) as never;
       },
       create: async (_resource, draft, options) => {
-        await guard(options?.signal);
+        await guard(options);
         if (this.lease) throw new KubeError("AlreadyExists", "exists");
         return store(draft);
       },
       update: async (_resource, draft, options) => {
-        await guard(options?.signal);
+        await guard(options);
         if (this.lease?.metadata.resourceVersion !== draft.metadata.resourceVersion) {
           throw new KubeError("Conflict", "the object has been modified");
         }
@@ -68,7 +69,7 @@ function jumping(clock: FakeClock, ms: () => number): Clock {
 function replica(api: FakeApi, clock: Clock, identity: string) {
   const broken: { by?: "error" | "silence" } = {};
   const elector = new LeaderElector({
-    client: api.client(broken),
+    client: api.client(broken, clock),
     namespace: "ns",
     name: "lock",
     identity,
@@ -144,6 +145,23 @@ describe("LeaderElector", () => {
     });
   }
 
+  it("F14 asks again at once when a renewal was left unanswered for half of its time", async () => {
+    const [api, clock] = [new FakeApi(), new FakeClock()];
+    const a = replica(api, clock, "a");
+    await clock.advanceAsync(3000, 100);
+    a.broken.by = "silence";
+    // Renewed at 2 s, asked again at 4 s, and that is given up at 9 s: two seconds later one second would be left.
+    await clock.advanceAsync(6100, 100);
+    delete a.broken.by;
+    const before = api.writes;
+    await clock.advanceAsync(600, 100);
+    expect(api.writes - before).toBe(1);
+    await clock.advanceAsync(20_000, 100);
+    expect([a.elector.isLeader, a.seen.terms, api.writes - before]).toEqual([true, 1, 11]);
+    a.stop.abort();
+    await a.ended;
+  });
+
   it("F14 withholds writes after the process was stopped, before any timer of its own has fired", async () => {
     const [api, clock] = [new FakeApi(), new FakeClock()];
     let stoppedFor = 0;
@@ -182,11 +200,13 @@ describe("LeaderElector", () => {
     await clock.advanceAsync(3000, 100);
     if (!api.lease) throw new Error("no lease");
     await api
-      .client()
+      .client({}, clock)
       .update({} as never, { ...api.lease, metadata: { ...api.lease.metadata, labels: { x: "y" } } });
     await clock.advanceAsync(8000, 100);
     expect([a.elector.isLeader, a.seen.terms]).toEqual([true, 1]);
-    await api.client().update({} as never, { ...api.lease, spec: { holderIdentity: "thief" } } as never);
+    await api
+      .client({}, clock)
+      .update({} as never, { ...api.lease, spec: { holderIdentity: "thief" } } as never);
     await clock.advanceAsync(2500, 100);
     expect([a.elector.isLeader, a.seen.working]).toEqual([false, false]);
     expect(a.elector.leader).toBe("thief");
@@ -209,7 +229,7 @@ describe("LeaderElector", () => {
   });
 
   it("refuses durations that would let two write", () => {
-    const client = new FakeApi().client();
+    const client = new FakeApi().client({}, new FakeClock());
     const base = { client, namespace: "ns", name: "x", identity: "a" };
     expect(() => new LeaderElector({ ...base, renewDeadline: 15_000 })).toThrow(/must hold/);
   });
