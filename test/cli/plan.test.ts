@@ -223,7 +223,8 @@ function done(fleet: Fleet): string[] {
   const told = new Set<string>();
   const log: string[] = [];
   for (;;) {
-    const actions = fleet.reconcile().filter(({ type }) => type !== "budget");
+    // What is got ready for later moves nobody.
+    const actions = fleet.reconcile().filter(({ type }) => type !== "budget" && type !== "prepare");
     for (const action of actions) log.push(`${nameOf(action)} ${action.type}`);
     for (const child of fleet.children.values()) {
       const { name } = child.metadata;
