@@ -115,15 +115,15 @@ function digestsInUse(
 ): readonly ConfigDigest[] {
   const ranks = new Map<string, number>();
   const counts = new Map<string, number>();
-  const note = (digest: string | undefined, rank: number) => {
+  const note = (digest: string | undefined, rank: number, count: number) => {
     if (digest === undefined) return;
     ranks.set(digest, Math.min(ranks.get(digest) ?? rank, rank));
-    counts.set(digest, (counts.get(digest) ?? 0) + 1);
+    counts.set(digest, (counts.get(digest) ?? 0) + count);
   };
-  for (const { applied, target } of nodes) {
-    if (applied !== undefined) note(applied, valid(applied) ? 0 : listed(release, applied) ? 2 : 3);
+  for (const { applied, target, count } of nodes) {
+    if (applied !== undefined) note(applied, valid(applied) ? 0 : listed(release, applied) ? 2 : 3, count);
     // To a withdrawn target no node may move: it needs no snapshot.
-    if (target !== undefined && listed(release, target)) note(target, valid(target) ? 1 : 2);
+    if (target !== undefined && listed(release, target)) note(target, valid(target) ? 1 : 2, count);
   }
   const order = (digest: string) => [
     ranks.get(digest) ?? 9,

@@ -10,11 +10,12 @@ import { type Executing, execute } from "./execute.ts";
 import { Feeds } from "./feeds.ts";
 import { takeInputs } from "./inputs.ts";
 import { type Knowledge, newKnowledge } from "./knowledge.ts";
-import { observeInputs, observeNode } from "./observe.ts";
+import { observeInputs } from "./observe.ts";
 import { missingOf, type NetworkObservation, type NetworkPlan, planNetwork } from "./plan.ts";
 import { refreshDocuments } from "./refresh.ts";
 import { fetchTimeoutMs } from "./source.ts";
 import { networkStatusOf, turningPoints } from "./status.ts";
+import { NodeUses } from "./uses.ts";
 import { networkSources } from "./wake.ts";
 
 /** Shortest wait between two looks at what the spec points at while all is well, and the longest while it is not. Ms. */
@@ -70,9 +71,11 @@ class NetworkReconciler {
   readonly #fetching: Executing["fetching"];
   readonly #feeds: Feeds;
   readonly #known = new Map<string, Knowledge>();
+  readonly #uses: NodeUses;
 
   constructor(ctx: OperatorContext, fetching: Executing["fetching"], feeds: Feeds) {
     this.#ctx = ctx;
+    this.#uses = new NodeUses(ctx.caches.nodes);
     this.#fetching = fetching;
     this.#feeds = feeds;
   }
@@ -109,8 +112,9 @@ class NetworkReconciler {
     return { requeueAfter: this.#nextLook(seen, plan) };
   }
 
-  /** Forgets all networks, when this process no longer leads. */
+  /** Forgets all networks, when this process no longer leads. Nothing is reconciled after it. */
   forgetAll(): void {
+    this.#uses.stop();
     for (const key of this.#known.keys()) this.#ctx.configs.set(key, undefined);
     this.#known.clear();
   }
@@ -138,8 +142,8 @@ class NetworkReconciler {
   }
 
   #observe({ key, network, knowledge }: Executing): NetworkObservation {
-    const { caches, clock, configs } = this.#ctx;
-    const nodes = caches.nodes.store.byIndex("network", key).map(observeNode);
+    const { clock, configs } = this.#ctx;
+    const nodes = this.#uses.of(key);
     const published = configs.get(key);
     return { network, nodes, knowledge, published, now: clock.now(), monotonic: clock.monotonic() };
   }

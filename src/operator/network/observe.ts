@@ -111,8 +111,9 @@ export function storedConfigMap(found: ConfigMap, network: ResultityNetwork): St
   };
 }
 
-/** What the network controller needs to know of a node. */
+/** What the network controller needs to know of a node, or of several that are alike. */
 export interface NodeUse {
+  readonly count: number;
   readonly target: string | undefined;
   readonly applied: string | undefined;
   /** What it gets ready for ahead of a maintenance window. */
@@ -126,6 +127,7 @@ export function observeNode(node: ResultityNode): NodeUse {
   const { status } = node;
   const { target, applied, next } = status?.config ?? {};
   return {
+    count: 1,
     target,
     next,
     // Without capacity it runs nothing, and begins with its target: what it ran last need not be kept for it.

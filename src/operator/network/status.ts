@@ -7,6 +7,7 @@ import {
 import type { NetworkStatus } from "../../api/v1alpha1/network.ts";
 import { timeText } from "./choose.ts";
 import { snapshotDifference } from "../../protocol/config/difference.ts";
+import type { NodeUse } from "./observe.ts";
 import { missingOf, type NetworkObservation, type NetworkPlan } from "./plan.ts";
 import type { Finding } from "./refusal.ts";
 import { expiryOf } from "./trust.ts";
@@ -59,13 +60,15 @@ export function networkStatusOf(inputs: StatusInputs): NetworkStatus {
     ...(pending && { pending }),
     ...(history.length > 0 && { history }),
     nodes: {
-      total: nodes.length,
-      ready: nodes.filter(({ ready }) => ready).length,
-      connected: nodes.filter(({ connected }) => connected).length,
+      total: countOf(nodes),
+      ready: countOf(nodes.filter(({ ready }) => ready)),
+      connected: countOf(nodes.filter(({ connected }) => connected)),
     },
     conditions: [...conditions],
   };
 }
+
+const countOf = (nodes: readonly NodeUse[]): number => nodes.reduce((sum, { count }) => sum + count, 0);
 
 /** The four conditions. */
 export function networkVerdicts(inputs: StatusInputs): Record<NetworkConditionType, Verdict> {

@@ -75,6 +75,7 @@ export function observed(
 
 /** A node by what its status says. */
 export const node = (target?: string, applied?: string, up = true): NodeUse => ({
+  count: 1,
   target,
   applied,
   ready: up,
