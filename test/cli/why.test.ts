@@ -66,7 +66,7 @@ describe("why NODE: what the operator does next, step by step beside the operato
     expect(next(world)).toContain(`the agent to say that config ${d2} is applied and serves`);
     world.agentAnswers({ applied: d2 });
     expect(world.reconcile()).toEqual(["annotate"]);
-    expect(next(world)).toBe("Waiting: waiting for the agent to confirm");
+    expect(next(world)).toBe("nothing: it runs what it should");
     world.agentAnswers({ applied: d2 });
     expect(world.reconcile()).toEqual([]);
     expect(next(world)).toBe("nothing: it runs what it should");
@@ -240,6 +240,7 @@ describe("why POOL", () => {
     const view = whyPool(fleet.pool, { seen: fleet.observe(), around: undefined }, none);
     expect(view.next).toEqual([
       { what: "target chat-0", why: `the pool moves from ${digest("a")} to ${digest("b")}` },
+      { what: "prepare chat-1", why: `it is among the next to move to ${digest("b")}` },
     ]);
     expect(renderWhy(view, { now, screen: plainScreen })).toContain(
       "If it stays here, see whether the operator runs",

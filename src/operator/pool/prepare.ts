@@ -30,9 +30,6 @@ export function planPrepare(
   const fetching = staying.filter((child) => isFetching(child, told.get(child)));
   let hands = (prefetch?.maxParallel ?? defaultParallel) - fetching.length;
   let ahead = seen.mayRestart ? maxUnavailableOf(seen.pool, sizeOf(seen.pool, staying)) : staying.length;
-  const reason = seen.mayRestart
-    ? "it is among the next to move there"
-    : "it moves there when the maintenance window opens";
   for (const { child, digest, restarted, edited } of due) {
     if (told.has(child) || !restarted || edited || digest === undefined) continue;
     if (ahead-- <= 0) break;
@@ -41,6 +38,9 @@ export function planPrepare(
     const busy = lacks(child, child.status?.config?.next);
     if (hands <= 0 && !busy) continue;
     if (!busy) hands--;
+    const reason = seen.mayRestart
+      ? `it is among the next to move to ${digest}`
+      : "it moves there when the maintenance window opens";
     actions.push({ type: "prepare", child, digest, reason });
   }
   return actions;
