@@ -13,6 +13,8 @@ import { type Loop, namespace, networkName, poolName, startLoop } from "../loop/
 import { bundle } from "../loop/paths.ts";
 import { until } from "../testbed/until.ts";
 
+/** Slow enough that the clients, who ask without a pause, leave this machine time for others. */
+const tokenDelayMs = 20;
 const canary = { replicas: 1, jobs: 20, soakSeconds: 2, maxErrorRatePercent: 5 };
 /** Slots of a node: fewer than there are clients, so that a node which the service would rather leave out has jobs too. */
 const maxJobs = 2;
@@ -23,7 +25,7 @@ let good: string;
 
 beforeAll(async () => {
   await buildBundles();
-  loop = await startLoop({ hosts: 1, gpusPerHost: 3, tokenDelayMs: 2, maxJobs });
+  loop = await startLoop({ hosts: 1, gpusPerHost: 3, tokenDelayMs, maxJobs });
   await loop.applySamples({ replicas: 3 });
   await kubectl("patch", "rpool", poolName, "--type=merge", "-p", patchOf({ canary }));
   await loop.untilReady(3);
@@ -42,7 +44,7 @@ const applied = async () => (await loop.nodes()).map(({ status: { config } = {} 
 
 /** A config like the first, under another version, with more flags for the engine. */
 function publish(version: string, flags: readonly string[] = []): Promise<string> {
-  const first = loopSnapshot(networkName, "v1", { tokenDelayMs: 2, maxJobs });
+  const first = loopSnapshot(networkName, "v1", { tokenDelayMs, maxJobs });
   const withFlags = ({ command, ...runtime }: Snapshot["runtimes"][number]) => ({
     ...runtime,
     command: [...command, "--version", version, ...flags],

@@ -15,7 +15,7 @@ import { engineCommand, NodeProcesses } from "../agent/fixture/process.ts";
 import { ScriptedService } from "../agent/fixture/service.ts";
 import { type AgentSession, leaseOf, plainOf, ScriptedAgent } from "../io/fixture/agent.ts";
 import { IoProcess, ioDone, random16, random32 } from "../io/fixture/network.ts";
-import { freePort } from "../io/fixture/ports.ts";
+import { freePort } from "../testbed/ports.ts";
 import { supervise } from "../testbed/processes.ts";
 import { until } from "../testbed/until.ts";
 
@@ -449,7 +449,7 @@ describe("B32 an agent that dials somebody who passes its words on", () => {
   const sockets = new Set<Socket>();
 
   beforeAll(async () => {
-    io = await IoProcess.start(processes, ["--heartbeat", "500ms"]);
+    io = await IoProcess.start(processes, ["--heartbeat", "1s"]);
     const accountKey = await io.account("acme");
     const port = Number(new URL(io.url).port);
     relay = createServer((from) => {
