@@ -5,6 +5,7 @@ import { setTimeout as wait } from "node:timers/promises";
 import { build } from "esbuild";
 import { repository } from "../loop/paths.ts";
 import type { Supervisor } from "../testbed/processes.ts";
+import { asDeployed } from "./as-deployed.ts";
 import type { Bench } from "./bench.ts";
 import { startObjectServer } from "./cached-objects.ts";
 import { alone, compare, type Figure, pairs, type Sample } from "./figures.ts";
@@ -12,9 +13,6 @@ import { memoryOf } from "./usage.ts";
 
 /** Until a process's memory has settled, ms. */
 const settleMs = 3_000;
-
-/** What the operator's Deployment tells Node (manifests/operator/30-deployment.yaml). */
-const asDeployed = ["--max-semi-space-size=8"];
 
 const holder = join(repository, "dist/bench/cache-holder.mjs");
 
@@ -47,7 +45,7 @@ async function holding(
   const child = processes.spawn({
     name: `cache ${kind}`,
     command: process.execPath,
-    args: ["--expose-gc", ...(kind === "ours" ? asDeployed : []), holder, kind, url, String(count)],
+    args: ["--expose-gc", ...(kind === "ours" ? asDeployed() : []), holder, kind, url, String(count)],
   });
   let errors = "";
   child.process.stderr?.on("data", (part: Buffer) => (errors += part.toString()));

@@ -19,6 +19,7 @@ import { type KubeJson, kubeJson } from "../../testbed/kube-json.ts";
 import { freePort } from "../../testbed/ports.ts";
 import type { Child, Supervisor } from "../../testbed/processes.ts";
 import { until } from "../../testbed/until.ts";
+import { asDeployed } from "../as-deployed.ts";
 import { PlayedAgents } from "./agents.ts";
 import { PlayedHosts } from "./hosts.ts";
 import { asInPod } from "./in-pod.ts";
@@ -28,8 +29,6 @@ export const namespace = "fleet";
 /** Id of the account at the network. */
 export const account = "acme";
 const ours = `/apis/resultity.com/v1alpha1/namespaces/${namespace}`;
-/** What the operator's Deployment tells Node (manifests/operator/30-deployment.yaml). */
-export const asDeployed = ["--max-semi-space-size=8"];
 
 /**
  * As it is shipped, where that matters: 20 requests a second, bursts of 30. Hosts are played and have no Node objects, so nobody may
@@ -245,7 +244,7 @@ export class FleetStand implements AsyncDisposable {
     const child = this.bed.processes.spawn({
       name,
       command: pod.command,
-      args: [...pod.before, ...asDeployed, ...flags, bundle("operator"), ...args],
+      args: [...pod.before, ...asDeployed(), ...flags, bundle("operator"), ...args],
       env: pod.env,
       logFile,
       graceMs: 10_000,

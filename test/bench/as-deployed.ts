@@ -1,0 +1,31 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { parse } from "yaml";
+import { repository } from "../loop/paths.ts";
+
+interface Deployment {
+  readonly spec: {
+    readonly template: {
+      readonly spec: {
+        readonly containers: readonly {
+          readonly env: readonly { readonly name: string; readonly value?: string }[];
+          readonly resources: { readonly limits: { readonly memory: string } };
+        }[];
+      };
+    };
+  };
+}
+
+/**
+ * Flags of Node for the operator as its Deployment starts it (manifests/operator/30-deployment.yaml): its NODE_OPTIONS, and the
+ * largest old generation that Node takes for itself in a container with that memory, which is half of it.
+ */
+export function asDeployed(): readonly string[] {
+  const text = readFileSync(join(repository, "manifests/operator/30-deployment.yaml"), "utf8");
+  const deployment: Deployment = parse(text);
+  const [container] = deployment.spec.template.spec.containers;
+  const options = container?.env.find(({ name }) => name === "NODE_OPTIONS")?.value ?? "";
+  const mib = /^(\d+)Mi$/.exec(container?.resources.limits.memory ?? "")?.[1];
+  if (mib === undefined) throw new Error("the operator's Deployment has no memory limit in Mi");
+  return [...options.split(" "), `--max-old-space-size=${Number(mib) / 2}`];
+}
