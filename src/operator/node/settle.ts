@@ -1,3 +1,4 @@
+import { isTrue } from "../../api/v1alpha1/conditions.ts";
 import type { Desired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import type { AgentStatus } from "../../protocol/status.ts";
@@ -70,12 +71,24 @@ function appliedNote(o: NodeObservation, desired: Desired): Note {
   const { target } = desired;
   const { status } = o.agent;
   const said = status ? status.report.config.applied : o.node.status?.config?.applied;
-  const confirmed = !status || echoed(o, desired) || desired.stage !== null;
+  const confirmed = !status || echoed(o, desired) || desired.stage !== null || wasConfirmed(o, target);
   if (target !== null && said === target && confirmed) {
     return { status: "True", reason: "Applied", message: `config ${target} is applied` };
   }
   const error = status?.config_error;
   return error ? failedNote(target, error) : awaited(o);
+}
+
+/**
+ * The status says so already of this very spec: what the agent has yet to read is the end of its stop, which a kubelet may take a
+ * minute to bring to it, and changes nothing of what is applied.
+ */
+function wasConfirmed({ node: { metadata, status } }: NodeObservation, target: ConfigDigest | null): boolean {
+  return (
+    status?.observedGeneration === metadata.generation &&
+    status.config?.applied === target &&
+    isTrue(status.conditions, "ConfigApplied")
+  );
 }
 
 /** The agent has been told to move. */

@@ -146,6 +146,28 @@ describe("a roll to a config with another runtime image", () => {
     { plan: [], next: () => {} },
   ];
 
+  it("serves as soon as it has moved, however long its agent takes to read that the stop is over", () => {
+    const world = serving();
+    world.retarget(d2);
+    for (const { next } of steps.slice(0, steps.length - 3)) {
+      world.reconcile();
+      next(world);
+    }
+    world.kubeletRunsRuntime(true);
+    world.agentAnswers({ applied: d2 });
+    expect(world.reconcile()).toEqual(["annotate"]);
+    for (let look = 0; look < 3; look++) {
+      expect(world.desired.plannedStop).toBeNull();
+      expect(world.condition("Ready")).toBe("True AllWell");
+      expect(world.reconcile()).toEqual(["ask-agent"]);
+    }
+    world.changeSpec({ participation: { accept: false } });
+    world.reconcile();
+    expect(world.condition("ConfigApplied")).toBe("False Waiting");
+    world.reconcile();
+    expect(world.condition("ConfigApplied")).toBe("False Waiting");
+  });
+
   it("asks seldom while jobs end and the engine starts, and at once when its pod serves", () => {
     const world = serving();
     world.retarget(d2);
