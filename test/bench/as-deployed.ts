@@ -16,16 +16,26 @@ interface Deployment {
   };
 }
 
+/** How the operator is started. */
+export interface AsDeployed {
+  /** Of Node. */
+  readonly flags: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
+}
+
 /**
- * Flags of Node for the operator as its Deployment starts it (manifests/operator/30-deployment.yaml): its NODE_OPTIONS, and the
+ * As its Deployment starts it (manifests/operator/30-deployment.yaml): with its NODE_OPTIONS and other variables, and with the
  * largest old generation that Node takes for itself in a container with that memory, which is half of it.
  */
-export function asDeployed(): readonly string[] {
+export function asDeployed(): AsDeployed {
   const text = readFileSync(join(repository, "manifests/operator/30-deployment.yaml"), "utf8");
   const deployment: Deployment = parse(text);
   const [container] = deployment.spec.template.spec.containers;
-  const options = container?.env.find(({ name }) => name === "NODE_OPTIONS")?.value ?? "";
+  const set = (container?.env ?? []).flatMap(({ name, value }) =>
+    value === undefined ? [] : [[name, value] as const],
+  );
+  const { NODE_OPTIONS: options = "", ...env } = Object.fromEntries(set);
   const mib = /^(\d+)Mi$/.exec(container?.resources.limits.memory ?? "")?.[1];
   if (mib === undefined) throw new Error("the operator's Deployment has no memory limit in Mi");
-  return [...options.split(" "), `--max-old-space-size=${Number(mib) / 2}`];
+  return { flags: [...options.split(" "), `--max-old-space-size=${Number(mib) / 2}`], env };
 }

@@ -42,10 +42,12 @@ async function holding(
   url: string,
   count: number,
 ): Promise<Sample> {
+  const { flags, env } = kind === "ours" ? asDeployed() : { flags: [], env: {} };
   const child = processes.spawn({
     name: `cache ${kind}`,
     command: process.execPath,
-    args: ["--expose-gc", ...(kind === "ours" ? asDeployed() : []), holder, kind, url, String(count)],
+    args: ["--expose-gc", ...flags, holder, kind, url, String(count)],
+    env: { ...process.env, ...env },
   });
   let errors = "";
   child.process.stderr?.on("data", (part: Buffer) => (errors += part.toString()));

@@ -241,11 +241,12 @@ export class FleetStand implements AsyncDisposable {
     const listen = `127.0.0.1:${await freePort()}`;
     const logFile = join(this.bed.dir, `${name}.log`);
     const args = ["--metrics-listen", listen, ...pod.after];
+    const deployed = asDeployed();
     const child = this.bed.processes.spawn({
       name,
       command: pod.command,
-      args: [...pod.before, ...asDeployed(), ...flags, bundle("operator"), ...args],
-      env: pod.env,
+      args: [...pod.before, ...deployed.flags, ...flags, bundle("operator"), ...args],
+      env: { ...pod.env, ...deployed.env },
       logFile,
       graceMs: 10_000,
     });
