@@ -3,6 +3,7 @@
  * at each node: on hosts that really run the pods, so that every state on the way is there to be told.
  */
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { settleMs } from "../../src/operator/node/pace.ts";
 import { buildBundles } from "../loop/build.ts";
 import { isNodeReady, type Loop, startLoop } from "../loop/loop.ts";
 import { AuditTail, isRealWrite, operatorUser, startOperator } from "../loop/operator-run.ts";
@@ -44,14 +45,19 @@ const isNodes = (entry: AuditEntry): boolean =>
 async function costOf(name: string, begin: () => Promise<unknown>, done: () => Promise<boolean>) {
   await tail.untilQuiet();
   const [from, looked] = [tail.entries.length, await reconciles()];
+  const begun = performance.now();
   await begin();
   await until(name, done, { deadlineMs: 90_000, intervalMs: 200 });
+  // What lasts for longer than a status may be kept back is told: once on the way, and more often on a slow machine.
+  const tookMs = performance.now() - begun;
+  const passing = Math.max(1, Math.floor(tookMs / settleMs));
   await tail.untilQuiet();
   const entries = tail.entries.slice(from);
   const writes = entries.filter(isNodes).map(kindOf);
   const all = entries.filter(isRealWrite).map(kindOf);
   return {
     each: writes.length / nodes,
+    passing,
     reconciles: ((await reconciles()) - looked) / nodes,
     writes: countOf(writes),
     all: countOf(all),
@@ -85,12 +91,12 @@ it("costs few writes and looks per node to create and to roll", async () => {
       );
     },
   );
-  // Secret, pod, status: 3. A machine that is slow today may tell one state on the way.
+  // Secret, pod, status: 3; and what passes.
   expect(created.writes).toMatchObject({ "create secrets": nodes, "create pods": nodes });
   // Each look plans anew; a state on the way that is not looked at costs nothing.
   expect(created.reconciles, JSON.stringify(created)).toBeLessThanOrEqual(13);
   expect(rolled.reconciles, JSON.stringify(rolled)).toBeLessThanOrEqual(26);
-  expect(created.each, JSON.stringify(created)).toBeLessThan(4.5);
+  expect(created.each, JSON.stringify(created)).toBeLessThan(3.5 + created.passing);
   // Stage, tell, patch, confirm: 4; out of service and back: 2; and a pod for each host that brings the image, and goes: 1.
   expect(rolled.each, JSON.stringify(rolled)).toBeLessThan(10.5);
 });

@@ -83,16 +83,25 @@ async function startNode(endpoint: string): Promise<NodeProcesses> {
 
 const viewOf = async (id: string) => (await io.nodes()).find((view) => view.id === id);
 
-/** Waits until the node has a session, serves, and has this key at the service. */
-async function serves(kid: string, of: NodeProcesses = node): Promise<void> {
+/** Waits until the node has a session later than `epoch`, serves, and has this key at the service. */
+async function serves(kid: string, of: NodeProcesses = node, epoch = 0): Promise<void> {
   await until(
     `a node that serves with key ${kid}`,
     async () => {
       const view = await viewOf(of.identity.nodeId);
-      return view?.connected === true && view.models.includes(model) && view.kid === kid;
+      const isNew = (view?.epoch ?? 0) > epoch;
+      return isNew && view?.connected === true && view.models.includes(model) && view.kid === kid;
     },
     { deadlineMs: 60_000, intervalMs: 200 },
   );
+}
+
+/** Starts the agent, again where it was killed, and waits for the session that this one opens. */
+async function startsAndServes(kid: string): Promise<void> {
+  await node.agent?.stop({ graceMs: 0 });
+  const epoch = (await viewOf(node.identity.nodeId))?.epoch ?? 0;
+  node.startAgent(proxy.url);
+  await serves(kid, node, epoch);
 }
 
 /** Why the node has no session, in its own words; asked of its status under any of its keys. */
@@ -125,7 +134,7 @@ async function ask(stream: boolean, onText = () => {}): Promise<{ text: string; 
     return { id, text: data.choices[0]?.message.content ?? "" };
   }
   const { data, response } = await client.chat.completions
-    .create({ model, messages, stream, max_tokens: 60 })
+    .create({ model, messages, stream, max_tokens: 120 })
     .withResponse();
   let text = "";
   for await (const part of data) {
@@ -199,13 +208,9 @@ describe("a node's key", () => {
       node.identity.nodeId,
     );
     // And still after a restart, when only the folder knows of the key before.
-    await node.agent?.stop({ graceMs: 0 });
-    node.startAgent(proxy.url);
-    await serves(key.kid);
+    await startsAndServes(key.kid);
     expect((await node.ask("/drain", "GET", { authorization: `Bearer ${token}` })).status).toBe(200);
-    await node.agent?.stop({ graceMs: 0 });
-    node.startAgent(proxy.url);
-    await serves(key.kid);
+    await startsAndServes(key.kid);
   });
 
   it("rolls over though the agent is killed before it has the answer: it tries the other key", async () => {
@@ -217,18 +222,14 @@ describe("a node's key", () => {
     await node.agent?.stop({ graceMs: 0 });
     proxy.state.loses = false;
     expect((await viewOf(node.identity.nodeId))?.kid).toBe(next.key.kid);
-    node.startAgent(proxy.url);
     const former = key;
     ({ key } = next);
-    await serves(key.kid);
+    await startsAndServes(key.kid);
     // Killed again before anyone has put the new key in the place of the old one, and after.
-    await node.agent?.stop({ graceMs: 0 });
-    node.startAgent(proxy.url);
-    await serves(key.kid);
+    await startsAndServes(key.kid);
     await node.agent?.stop({ graceMs: 0 });
     promote(next.jwk, [node.identity.key, former]);
-    node.startAgent(proxy.url);
-    await serves(key.kid);
+    await startsAndServes(key.kid);
   });
 
   it("rolls over though the answer is lost: the agent asks again, and is told the same", async () => {

@@ -45,7 +45,7 @@ export function lifecycleRows(suite: () => Suite): void {
     await suite().config("configmaps", "during-prestop", { text: "before" });
     await using pod = await suite().pod({
       name: "during-prestop",
-      drainMs: 4_000,
+      drainMs: 8_000,
       agentArgs: ["--watch=/podinfo/note,/config/text"],
       agent: {
         volumeMounts: [
@@ -61,7 +61,7 @@ export function lifecycleRows(suite: () => Suite): void {
     await pod.toldOf("agent drain-begin");
     // The sync that runs the hook also has the volumes written anew, within 200 ms or so: let that pass.
     const begun = pod.seen("agent", "drain-begin")[0]?.t ?? 0;
-    await pod.until("the volumes' turn to pass", () => Date.now() - begun > 1_000);
+    await pod.until("the volumes' turn to pass", () => Date.now() - begun > 3_000);
     await suite().reconfigure("configmaps", "during-prestop", { text: "after" });
     await pod.annotate({ note: "after" });
     await pod.until("both files", () =>
@@ -134,7 +134,7 @@ export function lifecycleRows(suite: () => Suite): void {
       pod.seen("runtime", "start")[1]?.t ?? 0,
     ];
     expect(term - begin).toBeGreaterThan(2_500);
-    expect(term - begin).toBeLessThan(8_000);
+    expect(term - begin).toBeLessThan(20_000);
     // However long the hook took, a container has two seconds between SIGTERM and SIGKILL.
     expect(start - term).toBeGreaterThan(1_500);
     await pod.until("the exit code", async () => {

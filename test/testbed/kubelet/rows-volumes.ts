@@ -34,7 +34,7 @@ export function volumeRows(suite: () => Suite): void {
     await pod.until(
       "the new contents",
       () => paths.every((path) => pod.contentsOf(path).length === 2),
-      10_000,
+      25_000,
     );
     for (const path of paths) expect(pod.contentsOf(path)).toEqual(["before", "after"]);
   });
