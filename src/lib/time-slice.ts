@@ -7,7 +7,9 @@ import type { Clock } from "./clock.ts";
 export class TimeSlice {
   readonly #clock: Pick<Clock, "monotonic">;
   readonly #ms: number;
-  #since = Number.NEGATIVE_INFINITY;
+  /** When the first piece since timers and sockets had their turn was done. */
+  #since = 0;
+  /** Resolves when they have it again; undefined = no piece was done since they had. */
   #turn: Promise<void> | undefined;
 
   /** @param ms how long the work may go on before the others have their turn */
@@ -18,14 +20,17 @@ export class TimeSlice {
 
   /** Resolves once timers and sockets have had their turn, if the slice is over; at once if it is not. */
   async over(): Promise<void> {
-    if (this.#clock.monotonic() - this.#since < this.#ms) return;
-    this.#turn ??= new Promise((resolve) => {
+    const now = this.#clock.monotonic();
+    if (this.#turn) {
+      if (now - this.#since >= this.#ms) await this.#turn;
+      return;
+    }
+    this.#since = now;
+    this.#turn = new Promise((resolve) => {
       setImmediate(() => {
         this.#turn = undefined;
-        this.#since = this.#clock.monotonic();
         resolve();
       });
     });
-    await this.#turn;
   }
 }
