@@ -395,11 +395,12 @@ describe("a node that has to go in the middle of jobs that take longer than it h
       await evict(name);
       return [{ pod: name, since }];
     });
+    // The one that was evicted may stay without a host for a minute and more.
     await until(
       "the rollout to end",
       async () => (await loop.nodes()).every(({ status }) => status?.config?.applied === digest),
-      patience,
+      { ...patience, deadlineMs: 240_000 },
     );
     await loop.untilReady(gpus, 120_000);
-  });
+  }, 480_000);
 });
