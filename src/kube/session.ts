@@ -64,15 +64,24 @@ export async function openSession(
 
 function keepAlive(session: ClientHttp2Session, clock: Clock, timing: SessionTiming): void {
   let timer: Timer | undefined;
-  const ping = () => {
-    if (session.destroyed) return;
+  const heard = () => (session.destroyed ? 0 : session.socket.bytesRead);
+  /** The answer comes behind what is on its way: megabytes, when everything is read. As long as that arrives the connection lives. */
+  const awaitAnswer = (before: number) => {
     timer = clock.setTimer(() => {
+      const now = heard();
+      if (now > before) {
+        awaitAnswer(now);
+        return;
+      }
       const dead = new Error(`the API server did not answer a ping for ${timing.pingTimeout / 1000} s`);
       session.destroy(dead, constants.NGHTTP2_CANCEL);
     }, timing.pingTimeout);
-    const deadline = timer;
+  };
+  const ping = () => {
+    if (session.destroyed) return;
+    awaitAnswer(heard());
     session.ping((error) => {
-      deadline.cancel();
+      timer?.cancel();
       if (!error && !session.destroyed) timer = clock.setTimer(ping, timing.pingInterval);
     });
   };

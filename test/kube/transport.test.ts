@@ -1,5 +1,6 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
+import { connect, createServer as createTcpServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
@@ -368,6 +369,38 @@ describe("Transport", () => {
     expect(performance.now() - frozen).toBeLessThan(1500);
     await next;
     expect(proxy.accepted()).toBe(2);
+  });
+
+  it("takes a connection on which a ping's answer waits behind much else for alive", async () => {
+    const line = `${JSON.stringify({ type: "BOOKMARK", object: { text: "x".repeat(1000) } })}\n`;
+    await using server = await startScriptedServer((exchange) => exchange.watch().raw(line.repeat(2000)));
+    // 16 KiB each 10 ms, so a megabyte ahead of the answer takes three times as long as a ping may.
+    const slow = createTcpServer((near) => {
+      const far = connect(server.port, "127.0.0.1");
+      far.on("data", (part: Buffer) => {
+        near.write(part);
+        far.pause();
+        setTimeout(() => far.resume(), part.length / 1600);
+      });
+      near.pipe(far);
+      for (const socket of [near, far]) socket.on("error", () => undefined);
+      near.on("close", () => far.destroy());
+    });
+    await new Promise<void>((resolve) => slow.listen(0, "127.0.0.1", resolve));
+    const address = slow.address();
+    const port = typeof address === "object" && address ? address.port : 0;
+    const { client, transport } = open(connectionTo(port), {
+      timing: { pingInterval: 30, pingTimeout: 200 },
+    });
+    const { body } = await client.watch(configMaps, { timeoutSeconds: 600, resourceVersion: "1" });
+    let bytes = 0;
+    let ended: unknown;
+    body.on("data", (part: Buffer) => (bytes += part.length));
+    body.on("error", (error) => (ended = error));
+    await until("all of it", () => bytes === 2000 * line.length || ended !== undefined);
+    expect(ended).toBeUndefined();
+    transport.close();
+    slow.close();
   });
 
   it("does not wait for the ping when a request went unanswered: the next one goes another way", async () => {
