@@ -16,8 +16,6 @@ const maxInFlight = 64;
 /** Between two questions about the same matter, milliseconds: from a quarter of a second, growing to this. */
 const askBaseMs = 250;
 const askCapMs = 5_000;
-/** After so many questions the wait is the longest. */
-const askedOften = 20;
 
 /** Whom to ask: one pod of one node. */
 export interface AgentAddress {
@@ -99,10 +97,8 @@ export class AgentStatuses {
   /**
    * Asks until there is news: at once about a new matter (`question`), less and less often about the same one. Who was told the
    * news says anew whether to go on, here or by {@link rest}.
-   *
-   * @param isPatient it takes a while, and something else tells when it is over: seldom from the first.
    */
-  ask(address: AgentAddress, question = "", isPatient = false): void {
+  ask(address: AgentAddress, question = ""): void {
     const { nodeKey, podUid } = address;
     const now = this.#options.clock.monotonic();
     let memory = this.#known.get(nodeKey);
@@ -112,7 +108,7 @@ export class AgentStatuses {
       const asks = {
         address,
         question,
-        asked: isPatient ? askedOften : 0,
+        asked: 0,
         askedAt: now,
         asking: false,
         timer: undefined,
@@ -123,7 +119,7 @@ export class AgentStatuses {
     }
     if (memory.question !== question) {
       memory.timer?.cancel();
-      Object.assign(memory, { question, asked: isPatient ? askedOften : 0, askedAt: now, timer: undefined });
+      Object.assign(memory, { question, asked: 0, timer: undefined });
     }
     Object.assign(memory, { wanted: true, address });
     if (!memory.asking && !memory.timer) this.#askLater(memory);
@@ -149,7 +145,7 @@ export class AgentStatuses {
 
   #askLater(memory: Memory): void {
     const { clock } = this.#options;
-    const pause = Math.min(askCapMs, askBaseMs * 1.5 ** Math.min(memory.asked - 1, askedOften));
+    const pause = Math.min(askCapMs, askBaseMs * 1.5 ** Math.min(memory.asked - 1, 20));
     const wait = memory.asked === 0 ? 0 : memory.askedAt + pause - clock.monotonic();
     const ask = () => {
       memory.timer = undefined;

@@ -176,7 +176,7 @@ async function execute(
       await knownIdentity(hands, o, signal);
       return hasten({ logger: context.logger, memories: hands.memories }, o, action.ms);
     case "ask-agent":
-      return askAgent(hands, o, action, signal);
+      return askAgent(hands, o, signal);
     default:
       return unreachable(action);
   }
@@ -356,12 +356,7 @@ async function deletePod(
 }
 
 /** Asks outside the worker; news queue the node again. Returns when to look again where it cannot ask. */
-async function askAgent(
-  hands: Hands,
-  o: NodeObservation,
-  { isPatient = false }: Action & { type: "ask-agent" },
-  signal: AbortSignal,
-): Promise<number | undefined> {
+async function askAgent(hands: Hands, o: NodeObservation, signal: AbortSignal): Promise<number | undefined> {
   const { pod, node } = o;
   const nodeKey = keyOf(node);
   // Nobody listens before the container runs; its start is an event of the pod.
@@ -369,9 +364,8 @@ async function askAgent(
   const identity = await knownIdentity(hands, o, signal);
   if (!identity) return refusedMs;
   const revision = pod.desired.ok ? pod.desired.desired.revision : 0;
-  const question = `${revision} ${pod.ready} ${pod.runtime.image} ${pod.runtime.state} ${pod.agent.restarts} ${isPatient}`;
-  const address = { nodeKey, podUid: pod.uid, podIp: pod.ip, keys: identity.keys };
-  hands.statuses.ask(address, question, isPatient);
+  const question = `${revision} ${pod.ready} ${pod.runtime.image} ${pod.runtime.state} ${pod.agent.restarts}`;
+  hands.statuses.ask({ nodeKey, podUid: pod.uid, podIp: pod.ip, keys: identity.keys }, question);
   return undefined;
 }
 

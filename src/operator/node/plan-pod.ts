@@ -240,14 +240,12 @@ function awaitStartup({ o, pod }: Scene, { reason }: ChangeStep): Decision {
 }
 
 function awaitRuntime(scene: Scene): Decision {
-  const { o, pod, desired, runtimeImage } = scene;
+  const { o, desired } = scene;
   const failed = o.agent.status?.config_error;
-  const reason = "is the new config applied?";
-  // Jobs end and an engine starts meanwhile: that it serves is an event of the pod.
-  const serves = pod.ready && runs(pod, "runtime", runtimeImage);
-  const ask: Action = { type: "ask-agent", isPatient: !serves, reason };
   return {
-    actions: order(scene, movesOf(desired), "", [ask]),
+    actions: order(scene, movesOf(desired), "", [
+      { type: "ask-agent", reason: "is the new config applied?" },
+    ]),
     note: failed ? failedNote(desired.target, failed) : movingTo(desired.target),
   };
 }

@@ -63,8 +63,7 @@ export type Action = { readonly reason: string } & (
   | { readonly type: "look-at-host"; readonly host: string }
   /** Tells the agent of a pod that ends to drain within these milliseconds. */
   | { readonly type: "hasten"; readonly ms: number }
-  /** `isPatient`: its pod tells when there is something new, unless something goes wrong. */
-  | { readonly type: "ask-agent"; readonly isPatient?: boolean }
+  | { readonly type: "ask-agent" }
   | { readonly type: "wait"; readonly ms: number }
 );
 

@@ -75,26 +75,6 @@ describe("the status of an agent", () => {
     expect(recorded.statuses.view(nodeKey, "pod-1").problem).toContain("another request");
   });
 
-  it("is asked for seldom from the first where something else tells when there is news, and at once about what is new", async () => {
-    let questions = 0;
-    const { clock, statuses } = asking(async (nonce) => {
-      questions++;
-      return sealStatus(statusFor(nonce), key);
-    });
-    const address = { nodeKey, podUid: "pod-1", podIp: "10.0.0.1", keys: [key] };
-    statuses.ask(address, "it starts", true);
-    clock.advance(4_900);
-    expect(questions).toBe(0);
-    clock.advance(100);
-    expect(questions).toBe(1);
-    await expect.poll(() => statuses.view(nodeKey, "pod-1").status).toBeDefined();
-    statuses.ask(address, "it starts", true);
-    clock.advance(4_900);
-    expect(questions).toBe(1);
-    statuses.ask(address, "it is up");
-    expect(questions).toBe(2);
-  });
-
   it("stays known while the agent is silent, and the silence is measured from its beginning", async () => {
     let broken = false;
     const { clock, statuses, ask } = asking(async (nonce) => {

@@ -168,19 +168,6 @@ describe("a roll to a config with another runtime image", () => {
     expect(world.condition("ConfigApplied")).toBe("False Waiting");
   });
 
-  it("asks seldom while jobs end and the engine starts, and at once when its pod serves", () => {
-    const world = serving();
-    world.retarget(d2);
-    const patched = steps.findIndex(({ plan }) => plan.includes("patch-image"));
-    for (const { next } of steps.slice(0, patched + 2)) {
-      world.reconcile();
-      next(world);
-    }
-    expect(world.plan().actions).toMatchObject([{ type: "ask-agent", isPatient: true }]);
-    world.kubeletRunsRuntime(true);
-    expect(world.plan().actions).toMatchObject([{ type: "ask-agent", isPatient: false }]);
-  });
-
   it("stages, tells, patches and confirms, in this order and once each", () => {
     const world = serving();
     world.retarget(d2);
