@@ -121,11 +121,14 @@ async function run(
   const metrics = new Metrics();
   metrics.collectProcess();
   const connection = await connect(settings, env);
-  const transport = new Transport({ connection, userAgent: "resultity-operator", clock, logger, metrics });
+  const transports = { connection, userAgent: "resultity-operator", clock, logger, metrics };
+  const transport = new Transport(transports);
+  // Its answers do not come behind the megabytes of a fleet that is read.
+  const ofLease = new Transport(transports);
   const instance = `${env["POD_NAME"] ?? hostname()}_${randomUUID()}`;
   const plain = new Client(transport);
   const elector = new LeaderElector({
-    client: plain,
+    client: new Client(ofLease),
     namespace: settings.leaseNamespace,
     name: "resultity-operator",
     identity: instance,
@@ -162,6 +165,7 @@ async function run(
   } finally {
     server.close();
     transport.close();
+    ofLease.close();
   }
 }
 
