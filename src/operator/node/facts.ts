@@ -38,7 +38,14 @@ export interface PodFacts {
   readonly ours: boolean;
   readonly ip: string | undefined;
   readonly host: string | undefined;
-  readonly finished: { readonly reason: string; readonly message: string } | undefined;
+  readonly finished:
+    | {
+        readonly reason: string;
+        readonly message: string;
+        /** It was made to end: evicted, preempted, deleted. */
+        readonly disrupted: boolean;
+      }
+    | undefined;
   readonly terminating:
     | {
         readonly deadline: number;
@@ -146,7 +153,11 @@ export function podFacts(pod: Pod, node: ResultityNode): PodFacts {
     host: spec?.nodeName || undefined,
     finished:
       phase === "Failed" || phase === "Succeeded"
-        ? { reason: status?.reason || phase, message: status?.message ?? "" }
+        ? {
+            reason: status?.reason || phase,
+            message: status?.message ?? "",
+            disrupted: disruption?.status === "True" || metadata.deletionTimestamp !== undefined,
+          }
         : undefined,
     terminating:
       metadata.deletionTimestamp === undefined

@@ -61,9 +61,9 @@ function keep({ pod, now }: NodeObservation, plan: Plan, steps: Steps): Plan {
 /** Pods that end at once on one host, as when its device plugin has less than it says, come to it again and again. */
 const failuresPerHost = 3;
 
-/** The record with a pod that ended by itself. */
-function withFailure(steps: Steps, { uid, host }: PodFacts, now: number): Steps {
-  if (steps.at(-1)?.podUid === uid || host === undefined) return steps;
+/** The record with a pod that ended by itself. One that had to make way says nothing of its host. */
+function withFailure(steps: Steps, { uid, host, finished }: PodFacts, now: number): Steps {
+  if (steps.at(-1)?.podUid === uid || host === undefined || finished?.disrupted) return steps;
   const before = steps.filter((step) => step.cause === "PodFailed" && step.host === host).length;
   const step =
     before + 1 >= failuresPerHost && !avoidedHosts({ steps }).includes(host) ? "OtherHost" : "NewPod";

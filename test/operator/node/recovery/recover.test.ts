@@ -239,6 +239,34 @@ describe("pods that end at once on the same host", () => {
     ]);
   });
 
+  it.each(["evicted", "deleted"])("say nothing of that host when they are %s", (how) => {
+    const world = new Patient();
+    for (let time = 0; time < 4; time++) {
+      const disruption = {
+        type: "DisruptionTarget",
+        status: "True" as const,
+        reason: "EvictionByEvictionAPI",
+      };
+      world.kubeletSays({ phase: "Failed", ...(how === "evicted" ? { conditions: [disruption] } : {}) });
+      if (how === "deleted" && world.pod)
+        world.pod = {
+          ...world.pod,
+          metadata: {
+            ...world.pod.metadata,
+            deletionTimestamp: at(world.now),
+            deletionGracePeriodSeconds: 30,
+          },
+        };
+      world.reconcile();
+      world.pod = undefined;
+      world.now += minute;
+      expect(world.reconcile()).toContain("create-pod");
+      expect(world.pod).not.toHaveProperty("spec.affinity");
+      world.kubeletRunsAgent();
+    }
+    expect(world.node.status?.recovery).toBeUndefined();
+  });
+
   it.each([
     ["Guaranteed", "True Unschedulable"],
     // Parked, which is well.
