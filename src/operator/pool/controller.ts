@@ -23,12 +23,19 @@ import { poolStatus } from "./status.ts";
 /** Keeps the pools: children, scale, rolling updates, disruption budgets, status. */
 export function poolController(context: OperatorContext): Runnable {
   const { caches, clock, random, logger, metrics } = context;
-  const hands: Hands = { context, expectations: new Expectations(clock), unwritten: new Map() };
+  const hands: Hands = {
+    context,
+    expectations: new Expectations(clock),
+    unwritten: new Map(),
+    looks: new Map(),
+  };
   return new Controller({
     name: "pool",
     sources: [
       own(caches.pools, exceptStatus),
-      batched(owned(caches.nodes, pools), clock, (key) => restMs(caches.pools.store.get(key))),
+      batched(owned(caches.nodes, pools), clock, (key) =>
+        restMs(caches.pools.store.get(key), hands.looks.get(key)),
+      ),
       owned(caches.budgets, pools),
       mapped(
         caches.pods,
@@ -46,12 +53,16 @@ export function poolController(context: OperatorContext): Runnable {
   });
 }
 
+/** Longest rest of a pool between two looks that its children ask for, ms. */
+const longestRestMs = 1_000;
+
 /**
  * How long a pool rests between two looks that its children ask for: a look takes up to 50 ms with 10,000 of them, each of which
- * has several events when they all come up. A tenth to a fifth of the time is the most that it then takes; small pools do not rest.
+ * has several events when they all come up. A fifth of the time is the most that it then takes, on a slow machine too; small pools
+ * do not rest.
  */
-function restMs(pool: ResultityNodePool | undefined): number {
-  return (pool?.spec.replicas ?? 0) / 40;
+function restMs(pool: ResultityNodePool | undefined, lookMs = 0): number {
+  return Math.min(longestRestMs, Math.max((pool?.spec.replicas ?? 0) / 40, 4 * lookMs));
 }
 
 interface Hands {
@@ -59,14 +70,18 @@ interface Hands {
   readonly expectations: Expectations;
   /** Monotonic times, ms, since which the status of a pool has differed from what is written. */
   readonly unwritten: Map<string, number>;
+  /** What the last look at a pool took until it was decided what to do, ms. */
+  readonly looks: Map<string, number>;
 }
 
 async function reconcile(hands: Hands, key: string, signal: AbortSignal): Promise<Result | undefined> {
   const { context, expectations } = hands;
+  const began = context.clock.monotonic();
   const seen = observePool({ ...context, work: (network, nodeId) => workOf(context, network, nodeId) }, key);
   if (!seen) {
     expectations.forget(key);
     hands.unwritten.delete(key);
+    hands.looks.delete(key);
     return undefined;
   }
   const trial = trialOf(seen);
@@ -75,6 +90,7 @@ async function reconcile(hands: Hands, key: string, signal: AbortSignal): Promis
   const loaded = loads ? { ...seen, load: ({ metadata }: ResultityNode) => loads.get(metadata.name) } : seen;
   // Until the network is verified anew after a start nobody is told where to go: the status may be older than what was told.
   const actions = planPool(loaded).filter(({ type }) => type !== "target" || isVerified(context, seen.pool));
+  if (!loads) hands.looks.set(key, context.clock.monotonic() - began);
   let refused: Refused | undefined;
   try {
     await executePool(context, expectations, seen.pool, actions, signal);
