@@ -84,6 +84,8 @@ function namesAt(stage: string, before: string, now: string): Map<string, string
  * may take effect without an answer, and then stands in no log as such.
  */
 const made: string[] = [];
+/** Watches that the server has ended: what was made after that is not known. */
+const cut: unknown[] = [];
 
 async function followWhatIsMade(): Promise<void> {
   const own = `namespaces/${namespace}`;
@@ -99,7 +101,8 @@ async function followWhatIsMade(): Promise<void> {
       if (type === "ADDED" && what !== account) made.push(what);
     };
     // The API server asks for patience where nobody has read the kind yet.
-    await until(`the watch of ${path}`, () => loop.kube.watch(`/${path}`, seen));
+    const { ended } = await until(`the watch of ${path}`, () => loop.kube.watch(`/${path}`, seen));
+    void ended.catch((thrown) => cut.push(thrown));
   }
 }
 
@@ -157,6 +160,7 @@ it("F01 [×10] ends in the same state if it is killed at ten points, with no chi
   expect(kills).toBe(10);
   // The pod that brings an image to a host is named after both.
   const alike = (names: readonly string[]) => names.map((name) => name.replace(/-[0-9a-f]{16}$/, ""));
+  expect(cut).toEqual([]);
   expect(alike(made.sort())).toEqual(alike(undisturbed));
 
   const refused = tail.entries.filter(({ code }) => code === 401 || code === 403);

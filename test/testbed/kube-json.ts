@@ -47,9 +47,9 @@ export interface KubeJson {
    * Tells of each change in a collection, first of what is there already; resolves when the server has begun. One watch, never
    * begun again: `ended` rejects if the server ends it, and resolves when the client is closed.
    */
-  watch<T extends KubeObject>(
+  watch(
     path: string,
-    seen: (type: "ADDED" | "MODIFIED" | "DELETED", object: T) => void,
+    seen: (type: "ADDED" | "MODIFIED" | "DELETED", object: KubeObject) => void,
   ): Promise<{ readonly ended: Promise<void> }>;
   close(): Promise<void>;
 }
