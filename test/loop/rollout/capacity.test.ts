@@ -40,7 +40,7 @@ describe("what of a pool is in service", () => {
   it("counts apart what a fault took, which leaves no room as soon as it can be known", () => {
     const capacity = pool();
     capacity.see("n0", told, 0);
-    capacity.fault(["n8", "n9"], 0, "over");
+    capacity.fault(["n8", "n9"], 0);
     // The API still shows them as they were; who was told before goes.
     capacity.see("n8", serving, 1);
     capacity.see("n0", out, second);
@@ -56,7 +56,7 @@ describe("what of a pool is in service", () => {
 
   it("counts as the operator's what leaves after a fault is over", () => {
     const capacity = pool();
-    capacity.fault(["n0", "n1"], 0, "over");
+    capacity.fault(["n0", "n1"], 0);
     capacity.see("n0", dark, 1);
     // It is back, and then the API tells that it was away.
     for (const view of [serving, dark]) capacity.see("n1", view, 2);
@@ -67,16 +67,6 @@ describe("what of a pool is in service", () => {
     expect(capacity.mostByOperator).toBe(3);
     expect(capacity.departures.map(({ name }) => name)).toEqual(["n0", "n1", "n2"]);
     expect(capacity.problems).toContain("n2 left at 5: the operator has 3 nodes out of service, 2 may be");
-  });
-
-  it("bears with who was hit until it is told something new, or has arrived", () => {
-    const capacity = pool();
-    for (const view of [told, out]) capacity.see("n1", view, 0);
-    capacity.fault(["n0", "n1"], 1, "moved");
-    for (const view of [dark, serving, dark, serving, told, out]) capacity.see("n0", view, 2);
-    for (const view of [told, out, serving]) capacity.see("n1", view, 3);
-    expect(capacity.departures.map(({ name }) => name)).toEqual(["n1", "n0"]);
-    expect(capacity.problems).toEqual([]);
   });
 
   it("names who left without being told to move", () => {

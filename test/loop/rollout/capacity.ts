@@ -28,12 +28,8 @@ export interface Sample {
   readonly byFault: number;
 }
 
-/**
- * How long what follows is the fault's doing: until {@link Capacity.over}, or until the operator tells the node something new or
- * sees it arrive. `ending`: until it is in service.
- */
-export type FaultEnd = "over" | "moved";
-type Fault = FaultEnd | "ending" | undefined;
+/** Whether what follows is a fault's doing: it is until {@link Capacity.over}, and then, `ending`, until the node is in service. */
+type Fault = "lasting" | "ending" | undefined;
 
 interface Known {
   readonly view: NodeView;
@@ -67,10 +63,10 @@ export class Capacity {
    * A fault takes these nodes now, whatever the API still says of them: it may tell of that late, when they are back already,
    * and tell what was before later still.
    */
-  fault(names: Iterable<string>, at: number, until: FaultEnd): void {
+  fault(names: Iterable<string>, at: number): void {
     for (const name of names) {
       const known = this.#known(name);
-      this.#nodes.set(name, { ...known, fault: until, outSince: known.outSince ?? at });
+      this.#nodes.set(name, { ...known, fault: "lasting", outSince: known.outSince ?? at });
     }
     this.#sample(at);
   }
@@ -93,8 +89,7 @@ export class Capacity {
   /** Takes in an event about a node. */
   see(name: string, view: NodeView, at: number): void {
     const before = this.#nodes.get(name);
-    const isNews = before?.fault === "moved" && before.view.moving !== view.moving;
-    let fault: Fault = isNews ? "ending" : before?.fault;
+    let fault = before?.fault;
     if (fault === "ending" && view.available) fault = undefined;
     const known: Known = {
       view,

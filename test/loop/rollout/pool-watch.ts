@@ -2,8 +2,12 @@ import type { ResultityNode } from "../../../src/api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../../src/api/v1alpha1/pool.ts";
 import type { KubeObject } from "../../testbed/kube-json.ts";
 import { isNodeReady, type Loop, namespace, type PodObject, poolName } from "../loop.ts";
+import { until } from "../../testbed/until.ts";
 import type { Capacity } from "./capacity.ts";
 import { Watch } from "./watch.ts";
+
+/** What the operator says of a node is by then of what it is, not of what it was when it was looked at. Ms. */
+const settledMs = 3_000;
 
 /** A pod of a node with its images. */
 interface RolledPod extends PodObject {
@@ -32,6 +36,8 @@ export class PoolWatch {
   /** Config → node → wall time, ms, at which it was told to go there first. */
   readonly told = new Map<string, Map<string, number>>();
   pool: ResultityNodePool | undefined;
+  /** What was last seen of each node, for who has to find out why it was wrong. */
+  readonly #seen = new Map<string, string[]>();
   readonly #capacity: Capacity;
   readonly #watches: readonly Pick<Watch<KubeObject>, "open" | "close" | "problem">[];
 
@@ -92,22 +98,62 @@ export class PoolWatch {
     const node = this.nodes.get(name);
     if (!node) return;
     const { config, observedGeneration } = node.status ?? {};
-    this.#capacity.see(
-      name,
-      {
-        available: isNodeReady(node) && this.#podReady(name),
-        moving:
-          (config?.target !== undefined && config.applied !== config.target) ||
-          observedGeneration !== node.metadata.generation,
-      },
-      at,
+    const view = {
+      available: isNodeReady(node) && this.#podReady(name),
+      moving:
+        (config?.target !== undefined && config.applied !== config.target) ||
+        observedGeneration !== node.metadata.generation,
+    };
+    const { problems } = this.#capacity;
+    const before = problems.length;
+    this.#capacity.see(name, view, at);
+    const seen = this.#note(name, node, at);
+    for (let n = before; n < problems.length; n++) problems[n] += `; seen before: ${seen.join(" | ")}`;
+  }
+
+  #note(name: string, node: ResultityNode, at: number): readonly string[] {
+    const { conditions, config } = node.status ?? {};
+    const pod = this.pods.get(name);
+    const versions = `node ${node.metadata.resourceVersion} pod ${pod?.metadata.resourceVersion}`;
+    const said = conditions?.find(({ type }) => type === "Ready");
+    const ready = `Ready ${said?.status} ${said?.reason}, pod ready ${this.#podReady(name)}`;
+    const seen = this.#seen.get(name) ?? [];
+    seen.push(
+      `${at} ${versions}: ${ready}, ${config?.applied?.slice(-6)} of ${config?.target?.slice(-6)}, ${pod?.spec.containers[0]?.image.slice(-6)}`,
     );
+    this.#seen.set(name, seen.slice(-12));
+    return seen;
   }
 
   #podReady(name: string): boolean {
     const pod = this.pods.get(name);
     if (!pod || pod.metadata.deletionTimestamp !== undefined) return false;
     return pod.status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
+  }
+
+  /** How often a node's agent was started again, as its pod says. */
+  agentRestarts(name: string): number {
+    const agents = this.pods.get(name)?.status?.initContainerStatuses ?? [];
+    return agents.find((container) => container.name === "agent")?.restartCount ?? 0;
+  }
+
+  /** Resolves when a node whose agent has been started again so often serves, and what was said of it before has come. */
+  async untilServing(name: string, restarts: number, deadlineMs: number): Promise<void> {
+    let since: number | undefined;
+    await until(
+      `${name} to serve with its agent`,
+      () => {
+        const node = this.nodes.get(name);
+        const serves =
+          node !== undefined &&
+          isNodeReady(node) &&
+          this.#podReady(name) &&
+          this.agentRestarts(name) >= restarts;
+        since = serves ? (since ?? performance.now()) : undefined;
+        return since !== undefined && performance.now() - since > settledMs;
+      },
+      { deadlineMs, intervalMs: 50 },
+    );
   }
 
   /** Nodes that have applied a config. */

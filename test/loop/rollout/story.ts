@@ -169,6 +169,7 @@ async function tellStory({ loop, fleet, watch, capacity, nodes, log }: Scene) {
   const images = [engineImage("v1"), engineImage("v2"), engineImage("v3")] as const;
   const agentKills = new Map<string, number>();
   const victims = new Set<string>();
+  const recoveries: Promise<void>[] = [];
   const patience = { deadlineMs: patienceMs(nodes), intervalMs: 50 };
   const share = (digest: string) => watch.applied(digest).length / nodes;
   const isMoving = (name: string) => {
@@ -195,9 +196,14 @@ async function tellStory({ loop, fleet, watch, capacity, nodes, log }: Scene) {
     );
     victims.add(node);
     agentKills.set(node, 1);
-    capacity.fault([node], Date.now(), "moved");
+    const restarts = watch.agentRestarts(node);
+    capacity.fault([node], Date.now());
     await fleet.killAgent(node);
     log(`killed the agent of ${node}, which ${which}`);
+    const recovery = watch.untilServing(node, restarts + 1, patience.deadlineMs);
+    recoveries.push(recovery.then(() => capacity.over([node], Date.now())));
+    // Looked at when the roll has ended.
+    recoveries.at(-1)?.catch(() => {});
   };
   await until("the roll to be under way", () => share(first) > 0.1, patience);
   await kill("serves", (name) => !isMoving(name));
@@ -205,7 +211,7 @@ async function tellStory({ loop, fleet, watch, capacity, nodes, log }: Scene) {
   const lostHost = await until("a host to lose", () => hostInMove(watch, isMoving, barren), patience);
   const lostNodes = new Set(watch.on(lostHost));
   for (const node of lostNodes) victims.add(node);
-  capacity.fault(lostNodes, Date.now(), "over");
+  capacity.fault(lostNodes, Date.now());
   await fleet.crash(lostHost);
   log(`${lostHost} lost its power with ${lostNodes.size} nodes`);
 
@@ -246,6 +252,7 @@ async function tellStory({ loop, fleet, watch, capacity, nodes, log }: Scene) {
     },
     patience,
   );
+  await Promise.all(recoveries);
   const lost = { nodes: lostNodes, backAt };
   return {
     said,
