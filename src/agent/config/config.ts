@@ -40,7 +40,7 @@ export class ConfigLoop {
   /** What the process before ran, until its weights are found again or something else is applied. */
   #lastGood: { readonly config: NodeConfig; readonly record: AppliedRecord } | undefined;
   #record: AppliedRecord | undefined;
-  /** Applied before the last render for a stop. */
+  /** Applied before the stop that is under way, for which more than one may have been rendered. */
   #previous: { config: NodeConfig; record: AppliedRecord } | undefined;
   #wanted: NodeConfig | undefined;
   #toStage: NodeConfig | undefined;
@@ -320,15 +320,22 @@ export class ConfigLoop {
     }
   }
 
-  /** The step towards what is wanted. A container that was replaced without a drain counts as the stop awaited. */
+  /**
+   * The step towards what is wanted. No stop comes where nothing runs, as in a new pod or after a stop whose image does
+   * not come; a container that was replaced without a drain counts as the stop awaited.
+   */
   #step(): ConfigStep {
     // What runs goes on until all that comes after it is there.
     if (this.#wanted && !this.#isReady(this.#wanted)) return { do: "nothing" };
     const plannedStop = this.#desired?.plannedStop ?? null;
     const step = planStep(this.#applied, this.#wanted, plannedStop);
     if (step.do !== "await-stop" || !this.#record) return step;
-    const starts = this.#hooks.launcherStarts();
-    return starts !== undefined && this.#record.starts > 0 && starts > this.#record.starts
+    const starts = this.#hooks.launcherStarts() ?? 0;
+    const expected = this.#record.starts;
+    if (this.#options.podDir !== undefined && (starts === 0 || starts < expected))
+      return { do: "prepare", reason: `${step.reason}; no container runs` };
+    // The first of all is no replacement: it was begun for what was applied before it.
+    return starts > Math.max(1, expected)
       ? { do: "restart", reason: `${step.reason}; the container has been replaced meanwhile` }
       : step;
   }
@@ -342,6 +349,10 @@ export class ConfigLoop {
         return;
       case "start":
         if (this.#wanted) await this.#apply(this.#wanted, "now");
+        return;
+      case "prepare":
+        // Not `now`: a container whose stop is under way, or that has not been heard of yet, is left alone.
+        if (this.#wanted) await this.#apply(this.#wanted, "next");
         return;
       case "live":
         if (!this.#wanted) return;

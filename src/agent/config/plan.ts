@@ -27,10 +27,11 @@ export function weightsIn({ snapshot, selection }: NodeConfig): readonly Weights
  * - `live`: the engine is left alone.
  * - `restart`: drain, then the launcher starts the engine with the new command line.
  * - `await-stop`: the operator stops the container; the new command line is written after that drain.
+ * - `prepare`: no container runs that would have to be stopped for it; the one that begins next begins with it.
  */
 export type ConfigStep =
   | { readonly do: "nothing" }
-  | { readonly do: "start" | "live" | "restart" | "await-stop"; readonly reason: string };
+  | { readonly do: "start" | "live" | "restart" | "await-stop" | "prepare"; readonly reason: string };
 
 /** Stops after which the runtime's container begins anew, so the engine must not be restarted on top. */
 const stopsRuntime: ReadonlySet<Desired["plannedStop"]> = new Set([

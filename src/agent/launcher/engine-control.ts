@@ -104,7 +104,7 @@ export class EngineControl {
     const { runtime, models } = config.selection;
     const { engine, command } = runtime;
     const wanted = { engine, command, args: config.args, models, modelPaths, gpuCount: config.gpuCount };
-    this.#previous = this.#current;
+    if (!this.#pending) this.#previous = this.#current;
     if (!this.#current || !sameEngine(this.#current, wanted)) await this.#begin(wanted, when);
     else await this.#serve(models);
     this.#watchCurrent();
@@ -125,7 +125,7 @@ export class EngineControl {
     this.#current = generation;
   }
 
-  /** Goes back to what ran before the last `render(…, "next")`. */
+  /** Goes back to what runs: nothing has taken up what was rendered for `next` since. */
   async restore(): Promise<void> {
     const previous = this.#previous;
     if (!previous || previous.number === this.#current?.number) return;
@@ -148,7 +148,7 @@ export class EngineControl {
     const generation = { ...what, number, port: await this.#ports.host.freePort() };
     await this.#dir.write(generation, adapterOf(generation.engine).start(generation));
     await this.#dir.point(number, when === "now");
-    await this.#dir.prune([number, this.#current?.number ?? number]);
+    await this.#dir.prune([number, this.#current?.number ?? number, this.#previous?.number ?? number]);
     this.#current = generation;
     this.#pending = when === "next";
     this.#straySince = undefined;
@@ -171,6 +171,7 @@ export class EngineControl {
         if (this.#watch.view.health === "healthy") this.#crashes.served();
         await this.#escalate(state);
         if (before) this.#tellChange(before, state);
+        else this.#pending = false;
         await this.#gather(state);
       }
     } catch (thrown) {

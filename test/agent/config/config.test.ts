@@ -23,13 +23,13 @@ function configOf(name: string, over: Parameters<TestNetwork["config"]>[0] = {})
   return config;
 }
 
-const otherImage = (config: Config, name: string): Config =>
+const otherImage = (config: Config, name: string, hex = "2"): Config =>
   configOf(name, {
     ...config.snapshot,
     version: name,
     runtimes: config.snapshot.runtimes.map((entry) => ({
       ...entry,
-      image: `registry.example/engine@sha256:${"2".repeat(64)}`,
+      image: `registry.example/engine@sha256:${hex.repeat(64)}`,
     })),
   });
 
@@ -323,15 +323,28 @@ describe("releases never go back", () => {
 describe("a move", () => {
   let a: Config;
   let b: Config;
+  let c: Config;
 
   beforeEach(async () => {
     a = configOf("a");
     b = otherImage(a, "b");
-    await mount(network.release(1, a, ports.clock.now(), { allowed: allow(a, b) }), a, b);
+    c = otherImage(a, "c", "3");
+    await mount(network.release(1, a, ports.clock.now(), { allowed: allow(a, b, c) }), a, b, c);
     await desire({ target: a.digest });
     await loop.start();
     done = [];
   });
+
+  /** A new pod, whose runtime has not begun. */
+  async function startAnew(): Promise<void> {
+    loop.stop();
+    await ports.files.remove("/state/applied.json");
+    starts = undefined;
+    makeLoop();
+    await loop.start();
+    await settle();
+    expect(done).toEqual(["now a"]);
+  }
 
   it("is staged before it is wanted", async () => {
     await desire({ revision: 2, target: a.digest, stage: b.digest });
@@ -372,6 +385,65 @@ describe("a move", () => {
     await desire({ revision: 2, target: b.digest, plannedStop: "runtime-image" });
     await settle();
     expect(done).toEqual([]);
+  });
+
+  it("with a new image is no stop where nothing has run yet: what begins first begins with it", async () => {
+    await startAnew();
+    await desire({ revision: 2, target: b.digest, plannedStop: "runtime-image" });
+    await settle();
+    // A launcher that runs after all, and has not been heard of, is left alone until it is stopped.
+    expect(done).toEqual(["now a", "next b"]);
+    starts = 1;
+    await settle();
+    expect(applied()).toBe("b");
+    await desire({ revision: 3, target: a.digest, plannedStop: "runtime-image" });
+    await settle();
+    await loop.applyForStop();
+    expect(done).toEqual(["now a", "next b", "next a"]);
+  });
+
+  it("with a new image leaves the first container alone, though nobody looked between its start and the move", async () => {
+    await startAnew();
+    starts = 1;
+    await desire({ revision: 2, target: b.digest, plannedStop: "runtime-image" });
+    await settle();
+    expect(done).toEqual(["now a"]);
+    starts = 2;
+    await settle();
+    expect(done).toEqual(["now a", "restart", "now b"]);
+  });
+
+  it.each(["a", "c"])(
+    "whose image never comes turns to %s, with which the container then begins",
+    async (name) => {
+      await desire({ revision: 2, target: b.digest, plannedStop: "runtime-image" });
+      await loop.applyForStop();
+      const next = name === "a" ? a : c;
+      await desire({ revision: 3, target: next.digest, plannedStop: "runtime-image" });
+      await settle();
+      expect(done).toEqual(["next b", `next ${name}`]);
+      starts = 2;
+      loop.settled();
+      await settle();
+      expect(applied()).toBe(name);
+      await loop.revert();
+      expect(applied()).toBe(name);
+      expect(done).toEqual(["next b", `next ${name}`]);
+    },
+  );
+
+  it("that was turned from goes back to what runs when no stop follows, and what is wanted is awaited again", async () => {
+    await desire({ revision: 2, target: b.digest, plannedStop: "runtime-image" });
+    await loop.applyForStop();
+    await desire({ revision: 3, target: c.digest, plannedStop: "runtime-image" });
+    await settle();
+    await loop.revert();
+    await settle();
+    expect(applied()).toBe("a");
+    expect(done).toEqual(["next b", "next c", "restore"]);
+    starts = 2;
+    await settle();
+    expect(done.slice(3)).toEqual(["restart", "now c"]);
   });
 
   it("with new arguments restarts the engine", async () => {

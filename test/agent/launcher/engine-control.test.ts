@@ -102,6 +102,35 @@ describe("EngineControl", () => {
     expect(vllm.current?.models).toEqual(["m1"]);
   });
 
+  it("goes back to what runs when no stop follows, however often it was rendered for that stop", async () => {
+    const vllm = await control();
+    const launcherSays = async (starts: number, generation: number) => {
+      await ports.files.write("/launch/run/state", `${starts} ${generation} 7 0 -1 running`);
+      await ports.clock.advanceAsync(1_000, 100);
+    };
+    await vllm.render(configOf({ engine: "vllm" }), {}, "now");
+    await launcherSays(1, 1);
+    await vllm.render(configOf({ engine: "vllm", models: ["m2"] }), {}, "next");
+    await vllm.render(configOf({ engine: "vllm", models: ["m3"] }), {}, "next");
+    expect(pointedAt()).toBe("3\n");
+    await vllm.restore();
+    expect(pointedAt()).toBe("1\n");
+    expect(start(1)).toContain("'m1'");
+    expect(watch.place?.models).toEqual(["m1"]);
+    vllm.stop();
+  });
+
+  it("awaits no stop once the first launcher has begun with what was rendered for it", async () => {
+    const vllm = await control();
+    await vllm.render(configOf({ engine: "vllm" }), {}, "now");
+    await vllm.render(configOf({ engine: "vllm", models: ["m2"] }), {}, "next");
+    await ports.files.write("/launch/run/state", "1 1 7 0 -1 running");
+    await ports.clock.advanceAsync(40_000, 500);
+    // It had read the generation before: it is moved to the one that is wanted.
+    expect(pointedAt()).toBe("2 now\n");
+    vllm.stop();
+  });
+
   it.each([
     ["in a pod", true, "3\n"],
     ["on a host where nobody begins it anew", false, undefined],
