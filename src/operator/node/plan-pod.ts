@@ -7,7 +7,7 @@ import { identityInputsHash } from "./inputs.ts";
 import type { NodeObservation } from "./observation.ts";
 import { nextPlace } from "./places.ts";
 import type { Action, Note, Notes, Plan } from "./plan.ts";
-import { echoed, isIdle, patienceMs, revisionOf, stopPod } from "./plan-stop.ts";
+import { agentFails, echoed, isIdle, patienceMs, revisionOf, stopPod } from "./plan-stop.ts";
 import { type Fetched, fetchImage } from "./prefetch/plan.ts";
 import { isEdited } from "./resize.ts";
 import { sameImage, type Scene, sceneOf } from "./scene.ts";
@@ -177,8 +177,9 @@ function swapImage(scene: Scene, container: "agent" | "runtime"): Decision {
     const rehearse: Action = { type: "rehearse-image", container, image, reason };
     return { actions: [rehearse, ...order(scene, moves, `plan the stop: ${reason}`)], ...note };
   }
-  const nothingRuns = container === "runtime" ? pullFails(pod.runtime) : isDown(pod);
-  if (echoed(o, desired) || nothingRuns) {
+  // Even where no runtime runs: one that begins before its agent has read the target begins with the old config.
+  const untold = container === "runtime" ? pullFails(pod.runtime) && agentFails(pod) : isDown(pod);
+  if (echoed(o, desired) || untold) {
     return { actions: [{ type: "patch-image", container, image, reason }], ...note };
   }
   return {
@@ -240,14 +241,34 @@ function awaitStartup({ o, pod }: Scene, { reason }: ChangeStep): Decision {
 }
 
 function awaitRuntime(scene: Scene): Decision {
-  const { o, desired } = scene;
+  const { o, pod, desired } = scene;
   const failed = o.agent.status?.config_error;
+  if (missedStop(scene)) {
+    const why = `the new runtime image runs, and the agent serves under the config before ${desired.target}`;
+    return {
+      actions: [{ type: "delete-pod", uid: pod.uid, finished: false, reason: why }],
+      note: movingTo(desired.target),
+    };
+  }
   return {
     actions: order(scene, movesOf(desired), "", [
       { type: "ask-agent", reason: "is the new config applied?" },
     ]),
     note: failed ? failedNote(desired.target, failed) : movingTo(desired.target),
   };
+}
+
+/**
+ * The agent took the stop for none and awaits it still, long after the new image began: agents of older images did
+ * where the container began without a drain. It knows of a planned stop; a new pod begins with the target.
+ */
+function missedStop({ o, pod, desired, runtimeImage }: Scene): boolean {
+  const { status } = o.agent;
+  const { since } = pod.runtime;
+  if (!status || since === undefined || status.time - since <= patienceMs) return false;
+  const serves = pod.ready && status.drain.state === "serving" && status.config_error === null;
+  const { applied } = status.report.config;
+  return serves && echoed(o, desired) && applied !== desired.target && runs(pod, "runtime", runtimeImage);
 }
 
 /** The kubelet runs the new image, and the agent's signed status says that the config is applied. */

@@ -262,24 +262,61 @@ describe("a roll to a config with another runtime image", () => {
     expect(world.desired).toMatchObject({ stage: d3, target: d2, plannedStop: null });
   });
 
-  it("turns back from an image that cannot be pulled, in the same pod", () => {
+  /** A move to v2 whose image does not come, turned back: the agent has staged v1 and is told of the stop. */
+  const turnedBack = (): World => {
     const world = serving();
     world.retarget(d2);
     for (const step of steps.slice(0, 6)) {
       world.reconcile();
       step.next(world);
     }
+    world.agentAnswers({ applied: d2 });
     world.kubeletWaits("runtime", "ImagePullBackOff");
     world.reconcile();
     expect(world.condition("Ready")).toBe("False ImagePullFailed");
     world.retarget(d1);
     world.reconcile();
-    world.agentAnswers({ applied: d1 });
+    world.agentAnswers({ staged: d1 });
     world.reconcile();
     expect(world.desired).toMatchObject({ target: d1, plannedStop: "runtime-image" });
-    world.reconcile();
+    return world;
+  };
+
+  it("turns back from an image that cannot be pulled, in the same pod, once the agent knows", () => {
+    const world = turnedBack();
+    expect(world.reconcile()).toEqual(["ask-agent"]);
+    expect(world.pod?.spec?.containers[0]?.image).toBe(imageOf("engine", "v2"));
+    world.agentAnswers({ applied: d1 });
+    expect(world.reconcile()).toEqual(["patch-image"]);
     expect(world.pod?.spec?.containers[0]?.image).toBe(imageOf("engine", "v1"));
     expect(world.pod?.metadata.uid).toBe("pod-1");
+  });
+
+  it("turns back without the agent's word where the agent does not stay up either", () => {
+    const world = turnedBack();
+    world.kubeletWaits("agent", "CrashLoopBackOff");
+    const [runtime] = world.pod?.status?.containerStatuses ?? [];
+    if (!runtime) throw new Error("the runtime has no status");
+    world.kubeletSays({ containerStatuses: [{ ...runtime, restartCount: 1 }] });
+    expect(world.reconcile()).toEqual(["patch-image"]);
+  });
+
+  it("replaces a pod whose agent serves under the old config for a minute after the new image began", () => {
+    const world = serving();
+    world.retarget(d2);
+    for (const step of steps.slice(0, 6)) {
+      world.reconcile();
+      step.next(world);
+    }
+    world.kubeletRunsRuntime(true);
+    world.now += 60_000;
+    world.agentAnswers({ applied: d1 });
+    expect(world.reconcile()).toEqual(["ask-agent"]);
+    world.now += 1_000;
+    world.agentAnswers({ applied: d1, error: { digest: d2, code: "expired", message: "its time is over" } });
+    expect(world.reconcile()).toEqual(["ask-agent"]);
+    world.agentAnswers({ applied: d1 });
+    expect(world.reconcile()).toEqual(["delete-pod"]);
   });
 });
 
