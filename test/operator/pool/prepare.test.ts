@@ -150,6 +150,61 @@ describe("while others move", () => {
     expect(told(fleet)).toEqual(["target chat-2", "prepare chat-4"]);
   });
 
+  /** What each gets ready for, where the network went from `b` to `c` as the window opened. */
+  const nextOf = (fleet: Fleet) =>
+    [...fleet.children.values()].slice(2, 8).map(({ status }) => status?.config?.next);
+
+  it("who is further back than the next to go leaves what is wanted no more, and its hand is free at once", () => {
+    const rollingUpdate = { maxUnavailable: 2, prefetch: { maxParallel: 6 } };
+    const fleet = closed({ strategy: { rollingUpdate } });
+    fleet.reconcile();
+    expect(prepared(fleet)).toHaveLength(6);
+    fleet.current = c;
+    fleet.mayRestart = true;
+    const actions = told(fleet);
+    expect(actions.filter((action) => action.startsWith("prepare"))).toHaveLength(4);
+    expect(new Set(actions).size).toBe(actions.length);
+    expect(nextOf(fleet)).toEqual([c, c, undefined, undefined, undefined, undefined]);
+    expect(told(fleet)).toEqual([]);
+  });
+
+  it("who has got ready for what is wanted no more leaves it once, and gets ready when a hand is free", () => {
+    const rollingUpdate = { maxUnavailable: 2, prefetch: { maxParallel: 2 } };
+    const fleet = closed({ strategy: { rollingUpdate } });
+    for (let look = 0; look < 3; look++) {
+      if (look > 0) stage(fleet);
+      fleet.reconcile();
+    }
+    expect(nextOf(fleet)).toEqual([b, b, b, b, undefined, undefined]);
+    fleet.current = c;
+    fleet.mayRestart = true;
+    told(fleet);
+    expect(nextOf(fleet)).toEqual(Array.from({ length: 6 }));
+    expect(told(fleet)).toEqual([]);
+    fleet.fail("chat-0");
+    expect(told(fleet)).toEqual(["prepare chat-2"]);
+    expect(told(fleet)).toEqual([]);
+  });
+
+  it("who is further back, as fewer may be out of service at once, goes on while it is wanted, and no longer", () => {
+    const fleet = closed({
+      strategy: { rollingUpdate: { maxUnavailable: 4, prefetch: { maxParallel: 8 } } },
+    });
+    fleet.mayRestart = true;
+    const kept = ["chat-4", "chat-5", "chat-6", "chat-7"];
+    fleet.reconcile();
+    expect(prepared(fleet)).toEqual(kept);
+    const rollingUpdate = { ...fleet.pool.spec.strategy.rollingUpdate, maxUnavailable: 1 };
+    const strategy = { ...fleet.pool.spec.strategy, rollingUpdate };
+    fleet.pool = { ...fleet.pool, spec: { ...fleet.pool.spec, strategy } };
+    fleet.reconcile();
+    expect(prepared(fleet)).toEqual(kept);
+    fleet.current = c;
+    fleet.reconcile();
+    expect(prepared(fleet)).toEqual(["chat-4"]);
+    expect(nextOf(fleet)[2]).toBe(c);
+  });
+
   it("who was to go and is not any more, as the pool is paused or goes elsewhere, leaves it", () => {
     const fleet = rolling();
     fleet.reconcile();
