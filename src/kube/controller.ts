@@ -79,8 +79,11 @@ export interface ControllerOptions {
   readonly metrics?: Metrics;
 }
 
-/** Milliseconds between two looks whether the cache shows a write. It costs no request. */
-const expectationCheck = 50;
+/**
+ * Milliseconds between two looks whether the cache shows a write: as long as it has not, within these. A look costs no request, but
+ * a turn that others wait for, and where the watch lags thousands of keys are on hold together.
+ */
+const expectationCheck = { least: 50, most: 250 };
 /**
  * Milliseconds of reconciles that await no I/O after which the rest of the process has its turn: 10,000 nodes are looked at in three
  * seconds of CPU, and the Lease is not to wait for them.
@@ -96,6 +99,8 @@ export class Controller {
   readonly #metrics: Metrics;
   readonly #measured: ControllerMetrics;
   readonly #concurrency: number;
+  /** Keys that wait for the caches, by the monotonic time since which they have. */
+  readonly #onHold = new Map<string, number>();
   #queue: WorkQueue | undefined;
 
   constructor(options: ControllerOptions) {
@@ -146,6 +151,7 @@ export class Controller {
     } finally {
       queue.shutDown();
       for (const end of detach) end();
+      this.#onHold.clear();
       if (this.#queue === queue) this.#queue = undefined;
     }
   }
@@ -170,9 +176,10 @@ export class Controller {
     const hold = this.#options.expectations?.wait(key) ?? 0;
     if (hold > 0) {
       // The event that shows the write may be one that no source lets through, so the key looks for itself too.
-      queue.hold(key, Math.min(hold, expectationCheck), reasons);
+      queue.hold(key, Math.min(hold, this.#nextCheckMs(key)), reasons);
       return true;
     }
+    this.#onHold.delete(key);
     const labels = { controller: this.name };
     const started = this.#clock.monotonic();
     this.#measured.active.inc(labels);
@@ -193,6 +200,13 @@ export class Controller {
       this.#measured.active.dec(labels);
       this.#measured.seconds.observe((this.#clock.monotonic() - started) / 1000, labels);
     }
+  }
+
+  #nextCheckMs(key: string): number {
+    const now = this.#clock.monotonic();
+    const since = this.#onHold.get(key) ?? now;
+    this.#onHold.set(key, since);
+    return Math.min(expectationCheck.most, Math.max(expectationCheck.least, now - since));
   }
 
   #failed(queue: WorkQueue, { key, reasons }: QueueItem, error: unknown): void {

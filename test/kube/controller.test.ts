@@ -300,6 +300,50 @@ describe("Controller", () => {
     expect(children.filter((key) => key === "ns/a")).toHaveLength(1);
   });
 
+  it("looks less often at a key the longer the cache does not show its write, so that others have their turn", async () => {
+    const clock = new FakeClock();
+    const looks: number[] = [];
+    class Watched extends Expectations {
+      override wait(key: string): number {
+        const hold = super.wait(key);
+        if (hold > 0) looks.push(clock.monotonic());
+        return hold;
+      }
+    }
+    const expectations = new Watched(clock);
+    let calls = 0;
+    const t = start({
+      clock,
+      expectations,
+      reconcile: async (key) => {
+        if (key !== "ns/a") return undefined;
+        calls++;
+        if (calls < 3) expectations.wrote(key, t.reflector, configMap("child", 100 * calls + 100));
+        return calls < 3 ? { requeueAfter: 1 } : undefined;
+      },
+    });
+    const pass = async (ms: number) => {
+      for (let at = 0; at < ms; at += 10) {
+        clock.advance(10);
+        await settle();
+      }
+    };
+    t.synced();
+    t.send("ADDED", configMap("a", 101));
+    await settle();
+    await pass(10_000);
+    expect(calls).toBe(1);
+    const waits = looks.slice(1).map((at, index) => at - (looks[index] ?? 0));
+    expect(waits.slice(0, 4)).toEqual([50, 50, 100, 200]);
+    expect(new Set(waits.slice(4))).toEqual(new Set([250]));
+    // The next write is looked for as often as the first was.
+    looks.length = 0;
+    t.send("ADDED", configMap("child", 200));
+    await pass(400);
+    expect(calls).toBe(2);
+    expect((looks[1] ?? 0) - (looks[0] ?? 0)).toBe(50);
+  });
+
   it("says of each reconcile why its key was queued, how long it waited, and what was written", async () => {
     const lines: Record<string, unknown>[] = [];
     const logger = pino(
