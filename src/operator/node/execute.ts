@@ -128,7 +128,7 @@ async function execute(
   action: Exclude<Action, { type: "wait" }>,
   signal: AbortSignal,
 ): Promise<number | undefined> {
-  const { context } = hands;
+  const { context, memories } = hands;
   if (action.type !== "ask-agent" && action.type !== "rehearse-image") {
     const { type, reason } = action;
     context.logger.info({ node: keyOf(o.node), action: type, reason }, "node: acting");
@@ -142,6 +142,7 @@ async function execute(
       await annotate(hands, o, identityHashAnnotation, action.hash, signal);
       return undefined;
     case "annotate":
+      memories.ordered(keyOf(o.node), o.pod?.uid ?? "", action.desired.revision, action.quiet);
       await annotate(hands, o, desiredAnnotation, JSON.stringify(action.desired), signal);
       return undefined;
     case "rehearse-image":
@@ -174,7 +175,7 @@ async function execute(
       return 0;
     case "hasten":
       await knownIdentity(hands, o, signal);
-      return hasten({ logger: context.logger, memories: hands.memories }, o, action.ms);
+      return hasten({ logger: context.logger, memories }, o, action.ms);
     case "ask-agent":
       return askAgent(hands, o, signal);
     default:

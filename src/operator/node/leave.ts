@@ -19,13 +19,13 @@ interface Looked {
  * before it goes, at the same budget: that of the pool's PodDisruptionBudget.
  */
 export function mayLeave(caches: Looked, memories: NodeMemories, node: ResultityNode): boolean {
-  const owner = controllerOf(node);
-  if (owner?.kind !== poolNames.kind) return true;
-  const minAvailable = caches.budgets.store.byIndex("owner", owner.uid)[0]?.spec?.minAvailable;
+  const owner = poolOf(node);
+  if (owner === undefined) return true;
+  const minAvailable = caches.budgets.store.byIndex("owner", owner)[0]?.spec?.minAvailable;
   if (typeof minAvailable !== "number") return true;
-  const serving = memories.serving(owner.uid) ?? count(caches, memories, owner.uid);
+  const serving = memories.serving(owner) ?? count(caches, memories, owner);
   if (serving > minAvailable) return true;
-  memories.awaitRoom(owner.uid, keyOf(node));
+  memories.awaitRoom(owner, keyOf(node));
   return false;
 }
 
@@ -44,7 +44,7 @@ function count({ nodes, pods }: Looked, memories: NodeMemories, poolUid: string)
  * pool may have told it to move because of that one, and by itself it would look again only after a while.
  */
 export function whoHasRoom(
-  { nodes }: Pick<Looked, "nodes">,
+  { nodes, pods }: Pick<Looked, "nodes" | "pods">,
   memories: NodeMemories,
   change: Change<Pod>,
 ): string | undefined {
@@ -53,11 +53,26 @@ export function whoHasRoom(
   const before = change.type === "delete" || staysInService(change.old);
   const now = change.type === "update" && staysInService(pod);
   if (before === now) return undefined;
-  const node = nodes.store.get(keyOf(pod));
+  if (!now) {
+    memories.leftService(pod.metadata.uid);
+    return undefined;
+  }
+  const owner = poolOf(nodes.store.get(keyOf(pod)));
+  if (owner === undefined || isLeaving(memories, pod)) return undefined;
+  memories.backInService(owner, pod.metadata.uid);
+  for (;;) {
+    const next = memories.nextForRoom(owner);
+    if (next === undefined) return undefined;
+    // Who is gone, or out of service, needs no room any more: it would be lost on it.
+    const waiting = pods.store.get(next);
+    if (poolOf(nodes.store.get(next)) === owner && waiting && staysInService(waiting)) return next;
+  }
+}
+
+/** UID of the pool that has a node. */
+function poolOf(node: ResultityNode | undefined): string | undefined {
   const owner = node && controllerOf(node);
-  if (owner?.kind !== poolNames.kind || (now && isLeaving(memories, pod))) return undefined;
-  memories.recounted(owner.uid, pod.metadata.uid, now);
-  return now ? memories.nextForRoom(owner.uid) : undefined;
+  return owner?.kind === poolNames.kind ? owner.uid : undefined;
 }
 
 const ordersOf = ({ metadata }: Pod): string => metadata.annotations?.[desiredAnnotation] ?? "";

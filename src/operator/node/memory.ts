@@ -16,6 +16,8 @@ export interface NodeMemory {
   resizeRefused: { readonly podUid: string; readonly size: string; readonly why: string } | undefined;
   /** UID of the pod whose agent has been told to make haste. */
   hastened: string;
+  /** Newest revision of a pod's orders that changed what its agent applies. */
+  mustRead: { readonly podUid: string; readonly revision: number } | undefined;
 }
 
 /** Back-off of pods that ended: the n-th failure waits this · 2ⁿ⁻¹, in milliseconds. */
@@ -65,6 +67,7 @@ export class NodeMemories {
         view: "",
         resizeRefused: undefined,
         hastened: "",
+        mustRead: undefined,
       };
       this.#nodes.set(nodeKey, memory);
     }
@@ -76,6 +79,7 @@ export class NodeMemories {
     if (id !== undefined && this.#keyOfId.get(id) === nodeKey) this.#keyOfId.delete(id);
     this.#nodes.delete(nodeKey);
     this.#leaving.delete(nodeKey);
+    for (const pool of this.#awaitingRoom.keys()) this.#waitNoMore(pool, nodeKey);
   }
 
   /** Remembers who a node is. */
@@ -137,6 +141,18 @@ export class NodeMemories {
     return last?.podUid === podUid && last.size === size ? last.why : undefined;
   }
 
+  /** A pod's agent is given orders. @param quiet they change nothing of what it applies. */
+  ordered(nodeKey: string, podUid: string, revision: number, quiet = false): void {
+    const last = this.mustRead(nodeKey, podUid);
+    this.of(nodeKey).mustRead = { podUid, revision: quiet ? (last ?? revision - 1) : revision };
+  }
+
+  /** Newest revision of the pod's orders that changed what its agent applies; undefined = none is known. */
+  mustRead(nodeKey: string, podUid: string): number | undefined {
+    const last = this.of(nodeKey).mustRead;
+    return last?.podUid === podUid ? last.revision : undefined;
+  }
+
   /** Counts a prefetch of a network before the caches show it. */
   beginFetch(network: string, name: string): void {
     this.#fetches.set(name, { network, expires: this.#clock.monotonic() + claimMs });
@@ -175,9 +191,14 @@ export class NodeMemories {
   ): void {
     const shownBy = isPlanned ? revision : Number.POSITIVE_INFINITY;
     this.#leaving.set(nodeKey, { podUid, shownBy, expires: this.#clock.monotonic() + claimMs });
-    if (pool === undefined) return;
-    this.#serving.get(pool)?.pods.delete(podUid);
-    this.#awaitingRoom.get(pool)?.delete(nodeKey);
+    this.leftService(podUid);
+    if (pool !== undefined) this.#waitNoMore(pool, nodeKey);
+  }
+
+  #waitNoMore(pool: string, nodeKey: string): void {
+    const waiting = this.#awaitingRoom.get(pool);
+    waiting?.delete(nodeKey);
+    if (waiting?.size === 0) this.#awaitingRoom.delete(pool);
   }
 
   /** Nodes of a pool that serve and stay, as they were counted a moment ago; undefined = it is time to count. */
@@ -191,11 +212,15 @@ export class NodeMemories {
     this.#serving.set(pool, { pods, expires: this.#clock.monotonic() + lookMs });
   }
 
-  /** A pod came back into service, or left it, since its pool was counted. */
-  recounted(pool: string, podUid: string, serves: boolean): void {
-    const counted = this.#serving.get(pool);
-    if (serves) counted?.pods.add(podUid);
-    else counted?.pods.delete(podUid);
+  /** A pod came back into service since its pool was counted. */
+  backInService(pool: string, podUid: string): void {
+    this.#serving.get(pool)?.pods.add(podUid);
+  }
+
+  /** A pod serves no more: whose it was cannot be told where its node is gone. */
+  leftService(podUid: string): void {
+    for (const [pool, { pods }] of this.#serving)
+      if (pods.delete(podUid) && pods.size === 0) this.#serving.delete(pool);
   }
 
   /** Queues a node until its pool can do without it. */
@@ -207,10 +232,8 @@ export class NodeMemories {
 
   /** Takes who has waited longest off the queue. */
   nextForRoom(pool: string): string | undefined {
-    const waiting = this.#awaitingRoom.get(pool);
-    const [next] = waiting ?? [];
-    if (next !== undefined) waiting?.delete(next);
-    if (waiting?.size === 0) this.#awaitingRoom.delete(pool);
+    const [next] = this.#awaitingRoom.get(pool) ?? [];
+    if (next !== undefined) this.#waitNoMore(pool, next);
     return next;
   }
 

@@ -31,6 +31,8 @@ export interface NodeObservation {
   readonly config: NetworkConfig | undefined;
   readonly pod: PodFacts | undefined;
   readonly agent: AgentView;
+  /** Newest revision of the pod's orders that changed what its agent applies; undefined = none since the operator began. */
+  readonly mustRead?: number | undefined;
   /** The images of the pod's host. */
   readonly host: HostView;
   /** Id at the network; undefined until the identity has been made or read. */

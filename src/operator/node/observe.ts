@@ -49,6 +49,7 @@ export function observeNode(
     config,
     pod,
     agent: statuses.view(nodeKey, pod?.uid),
+    mustRead: pod && memories.mustRead(nodeKey, pod.uid),
     host: pod?.host === undefined ? emptyHost : hostView(context, memories, node, pod.host),
     nodeId,
     conflictsWith: olderTwin(context, node, nodeId),

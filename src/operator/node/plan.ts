@@ -26,7 +26,8 @@ export type Action = { readonly reason: string } & (
     }
   /** Brings the identity Secret up to date with root, account and the wish for another key, and says so on the pod. */
   | { readonly type: "refresh-identity"; readonly hash: string }
-  | { readonly type: "annotate"; readonly desired: Desired }
+  /** Gives the agent its orders. `quiet`: they change nothing of what it applies. */
+  | { readonly type: "annotate"; readonly desired: Desired; readonly quiet?: boolean }
   /** Has a pod without a GPU bring an image to the host. */
   | {
       readonly type: "prefetch";

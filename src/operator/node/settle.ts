@@ -1,4 +1,3 @@
-import { isTrue } from "../../api/v1alpha1/conditions.ts";
 import type { Desired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import type { AgentStatus } from "../../protocol/status.ts";
@@ -30,12 +29,10 @@ export function settle(scene: Scene, target: ConfigDigest | null): Decision {
       : staging
         ? `get ready for config ${ahead}, which comes next`
         : (steps[0]?.reason ?? "the spec changed what the agent applies live");
-    // What is staged changes nothing of what is applied, nor does the end of a stop. The next node waits for this one's word.
-    const { stage, plannedStop } = desired;
-    const quiet = asksFor(desired, wishFor(scene, { ...lasting, stage, plannedStop }));
+    // The next node waits for this one's word.
     return {
       actions: order(scene, lasting, reason),
-      note: quiet ? appliedNote(o, desired) : awaited(o),
+      note: isQuiet(scene, lasting) ? appliedNote(o, desired) : awaited(o),
     };
   }
   const still = isSettled(o, pod, desired);
@@ -58,7 +55,10 @@ function isSettled(o: NodeObservation, pod: PodFacts, desired: Desired): boolean
   const { status, silentMs } = o.agent;
   if (!pod.ready || silentMs > 0) return false;
   // After a restart of the operator nobody has asked yet: a ready pod whose config was applied need not be.
-  if (!status) return o.node.status?.config?.applied === desired.target && o.nodeId !== undefined;
+  if (!status) {
+    const { applied } = o.node.status?.config ?? {};
+    return hasRead(o, desired) && applied === desired.target && o.nodeId !== undefined;
+  }
   return (
     echoed(o, desired) &&
     status.report.config.applied === desired.target &&
@@ -71,8 +71,7 @@ function appliedNote(o: NodeObservation, desired: Desired): Note {
   const { target } = desired;
   const { status } = o.agent;
   const said = status ? status.report.config.applied : o.node.status?.config?.applied;
-  const confirmed = !status || echoed(o, desired) || desired.stage !== null || wasConfirmed(o, target);
-  if (target !== null && said === target && confirmed) {
+  if (target !== null && said === target && hasRead(o, desired)) {
     return { status: "True", reason: "Applied", message: `config ${target} is applied` };
   }
   const error = status?.config_error;
@@ -80,15 +79,18 @@ function appliedNote(o: NodeObservation, desired: Desired): Note {
 }
 
 /**
- * The status says so already of this very spec: what the agent has yet to read is the end of its stop, which a kubelet may take a
- * minute to bring to it, and changes nothing of what is applied.
+ * The agent acts on all that it was told of what it applies. The end of a stop it may have yet to read, which a kubelet may take a
+ * minute to bring to it. Where it was told nothing since the operator began, and has not been asked, the node's status holds.
  */
-function wasConfirmed({ node: { metadata, status } }: NodeObservation, target: ConfigDigest | null): boolean {
-  return (
-    status?.observedGeneration === metadata.generation &&
-    status.config?.applied === target &&
-    isTrue(status.conditions, "ConfigApplied")
-  );
+function hasRead({ agent: { status }, mustRead }: NodeObservation, { revision }: Desired): boolean {
+  if (!status) return mustRead === undefined;
+  return status.desired_revision >= Math.min(mustRead ?? revision, revision);
+}
+
+/** Whether an order changes nothing of what is applied: only what is staged, or that a stop begins or ends. */
+function isQuiet(scene: Scene, moves: Moves): boolean {
+  const { stage, plannedStop } = scene.desired;
+  return asksFor(scene.desired, wishFor(scene, { ...moves, stage, plannedStop }));
 }
 
 /** The agent has been told to move. */
@@ -159,6 +161,7 @@ export function order(
     {
       type: "annotate",
       desired: revise(wish, revisionOf(o, pod)),
+      quiet: isQuiet(scene, moves),
       reason: reason || "the spec changed what the agent applies live",
     },
   ];

@@ -67,6 +67,15 @@ function poolOf(size: number, minAvailable: number) {
     pods.put(object);
     return whoHasRoom(caches, memories, { type: "update", old, object });
   };
+  /** As {@link becomes}: the pod is gone, after its node where `node` says so. */
+  const gone = (name: string, alsoNode = false) => {
+    const object = pods.get(`prod/${name}`);
+    if (!object) throw new Error(`no pod ${name}`);
+    const itsNode = nodes.get(`prod/${name}`);
+    if (alsoNode && itsNode) nodes.remove(itsNode);
+    pods.remove(object);
+    return whoHasRoom(caches, memories, { type: "delete", object });
+  };
   const caches = { nodes: { store: nodes }, pods: { store: pods }, budgets: { store: budgets } };
   for (let at = 0; at < size; at++) {
     nodes.put(node(`chat-${at}`));
@@ -78,6 +87,7 @@ function poolOf(size: number, minAvailable: number) {
     caches,
     pod,
     becomes,
+    gone,
     node,
     may: (name: string) => mayLeave(caches, memories, node(name)),
   };
@@ -158,6 +168,23 @@ describe("whether a pool can do without a node that serves", () => {
     pool.memories.leaves("prod/chat-0", "uid-chat-0", poolUid, planned);
     expect(pool.becomes("chat-0", true)).toBeUndefined();
     expect(pool.may("chat-1")).toBe(false);
+  });
+
+  it("gives the room to one that is there and serves, and to none that waited and is gone", () => {
+    const pool = poolOf(6, 6);
+    expect(["chat-1", "chat-2", "chat-3"].map(pool.may)).toEqual([false, false, false]);
+    pool.becomes("chat-0", false);
+    pool.gone("chat-1", true);
+    pool.becomes("chat-2", false);
+    expect(pool.becomes("chat-0", true)).toBe("prod/chat-3");
+    expect(pool.becomes("chat-2", true)).toBeUndefined();
+  });
+
+  it("counts no pod that left service after its node was gone", () => {
+    const pool = poolOf(4, 3);
+    expect(pool.may("chat-0")).toBe(true);
+    pool.gone("chat-3", true);
+    expect(pool.may("chat-0")).toBe(false);
   });
 
   it("holds nobody back who has no pool, or whose pool has no budget of ours", () => {

@@ -19,6 +19,25 @@ describe("what the node controller remembers", () => {
     expect(memories.recreateInMs("n")).toBe(5_000);
   });
 
+  it("knows what an agent must have read: what changed what it applies, in this very pod", () => {
+    const memories = new NodeMemories(new FakeClock());
+    expect(memories.mustRead("n", "pod")).toBeUndefined();
+    memories.ordered("n", "pod", 5, true);
+    expect(memories.mustRead("n", "pod")).toBe(4);
+    memories.ordered("n", "pod", 6);
+    memories.ordered("n", "pod", 7, true);
+    expect(memories.mustRead("n", "pod")).toBe(6);
+    expect(memories.mustRead("n", "another")).toBeUndefined();
+  });
+
+  it("keeps no place in the queue of a pool for a node that is gone", () => {
+    const memories = new NodeMemories(new FakeClock());
+    memories.awaitRoom("pool", "a");
+    memories.awaitRoom("pool", "b");
+    memories.forget("a");
+    expect([memories.nextForRoom("pool"), memories.nextForRoom("pool")]).toEqual(["b", undefined]);
+  });
+
   it("gives the turn of a group to one node, for as long as the caches may lag", () => {
     const clock = new FakeClock();
     const memories = new NodeMemories(clock);

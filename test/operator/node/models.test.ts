@@ -1,6 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { moveInterrupts } from "../../../src/operator/move.ts";
 import { asksFor, wishOf } from "../../../src/operator/node/desired.ts";
+import { NodeMemories } from "../../../src/operator/node/memory.ts";
+import { FakeClock } from "../../lib/fake-clock.ts";
 import { configOf, digestOfSnapshot, networkOf, snapshotOf } from "./network.ts";
 import { nodeOf, World } from "./world.ts";
 
@@ -37,6 +39,37 @@ describe("mirrors of the network", () => {
     world.network = networkOf();
     expect(world.reconcile()).toEqual(["annotate"]);
     expect(world.desired).not.toHaveProperty("mirrors");
+  });
+
+  it("are applied when the agent has read them, and not before: the node's own spec is the same", () => {
+    const world = new World();
+    world.untilServing();
+    world.network = mirrored();
+    for (let look = 0; look < 3; look++) {
+      world.reconcile();
+      expect(world.condition("ConfigApplied")).toBe("False Waiting");
+    }
+    world.agentAnswers();
+    world.reconcile();
+    expect(world.condition("ConfigApplied")).toBe("True Applied");
+  });
+
+  it("are asked for after a restart of the operator, when nobody has asked the agent yet", () => {
+    const world = new World();
+    world.untilServing();
+    const { agent } = world;
+    world.agent = { status: undefined, silentMs: 0, problem: "" };
+    world.memories = new NodeMemories(new FakeClock());
+    expect(world.reconcile()).toEqual([]);
+    world.network = mirrored();
+    world.reconcile();
+    expect(world.reconcile()).toEqual(["ask-agent"]);
+    world.agent = agent;
+    world.reconcile();
+    expect(world.condition("ConfigApplied")).toBe("False Waiting");
+    world.agentAnswers();
+    world.reconcile();
+    expect(world.condition("ConfigApplied")).toBe("True Applied");
   });
 
   it("stay as they are while the network cannot be read", () => {

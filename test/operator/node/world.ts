@@ -8,6 +8,7 @@ import type { AgentView, NodeObservation } from "../../../src/operator/node/obse
 import { type Action, type Plan, planNode } from "../../../src/operator/node/plan.ts";
 import { identityHashAnnotation, resourcesAnnotation } from "../../../src/operator/node/pod-parts.ts";
 import { podOf } from "../../../src/operator/node/pod.ts";
+import { NodeMemories } from "../../../src/operator/node/memory.ts";
 import { emptyHost, type HostView } from "../../../src/operator/node/prefetch/plan.ts";
 import type { PrefetchFacts } from "../../../src/operator/node/prefetch/facts.ts";
 import { nodeStatus } from "../../../src/operator/node/status.ts";
@@ -16,6 +17,7 @@ import { type Desired, desiredAnnotation, parseDesired } from "../../../src/prot
 import type { ConfigDigest } from "../../../src/protocol/fields.ts";
 import type { NodeId } from "../../../src/protocol/keys.ts";
 import type { AgentStatus } from "../../../src/protocol/status.ts";
+import { FakeClock } from "../../lib/fake-clock.ts";
 import { configOf, networkOf, snapshotOf } from "./network.ts";
 
 type Writable<T> = T extends readonly (infer E)[]
@@ -77,6 +79,8 @@ export class World {
   feedLive = true;
   recreateInMs = 0;
   conflictsWith: string | undefined;
+  /** A test takes it away, as a restart of the operator does. */
+  memories = new NodeMemories(new FakeClock());
   fleet: NodeObservation["fleet"];
   hostLook: NodeObservation["hostLook"];
   /** Everything that was written, as `type detail`. */
@@ -98,6 +102,7 @@ export class World {
       config: this.config,
       pod: this.pod && podFacts(this.pod, this.node),
       agent: this.agent,
+      mustRead: this.pod && this.memories.mustRead(this.node.metadata.name, this.pod.metadata.uid),
       host: { ...this.host, prefetches: this.prefetches },
       nodeId,
       conflictsWith: this.conflictsWith,
@@ -155,6 +160,7 @@ export class World {
         break;
       case "annotate":
         this.log.push(`annotate ${movesOf(action.desired)}`);
+        this.#order(action);
         this.#annotation(desiredAnnotation, JSON.stringify(action.desired));
         break;
       case "refresh-identity":
@@ -195,6 +201,10 @@ export class World {
       case "wait":
         break;
     }
+  }
+
+  #order({ desired, quiet }: Action & { type: "annotate" }): void {
+    this.memories.ordered(this.node.metadata.name, this.#pod().metadata.uid, desired.revision, quiet);
   }
 
   get desired(): Desired {
