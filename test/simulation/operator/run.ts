@@ -46,7 +46,10 @@ export interface RunOptions {
   readonly patienceMs: number;
 }
 
-/** The operator has come to rest when it has written nothing for so long: longer than a status may be kept back. */
+/**
+ * The operator has come to rest when it has written nothing for so long: longer than the status of a node may be kept back, but of
+ * one that drains, and at rest none does.
+ */
 const restMs = 8_000;
 const traceLines = 400;
 
