@@ -118,21 +118,28 @@ describe("a node without an operator", () => {
     expect(loop.view.invalid).toContain("is not allowed by release 3");
   });
 
-  it("tells its owner when a config waits for another engine, and moves when the launcher begins anew", async () => {
-    const image = `registry.example/engine@sha256:${"2".repeat(64)}`;
-    const other = network.config({
-      version: "c",
-      runtimes: a.snapshot.runtimes.map((entry) => ({ ...entry, image })),
-    });
-    await publish(1, a);
-    await start({});
-    await publish(2, other, a);
-    await settle();
-    expect(done).toEqual(["now a --own"]);
-    expect(loop.view.problem?.message).toContain(`install the engine of ${image} here`);
-    starts++;
-    await settle();
-    expect(loop.view.applied?.digest).toBe(other.digest);
-    expect(loop.view.problem).toBeNull();
-  });
+  it.each([
+    ["runs", 1, 2],
+    ["has not run yet", 0, 2],
+  ])(
+    "tells its owner when a config waits for another engine and one %s, and moves when the launcher begins anew",
+    async (_, before, then) => {
+      starts = before;
+      const image = `registry.example/engine@sha256:${"2".repeat(64)}`;
+      const other = network.config({
+        version: "c",
+        runtimes: a.snapshot.runtimes.map((entry) => ({ ...entry, image })),
+      });
+      await publish(1, a);
+      await start({});
+      await publish(2, other, a);
+      await settle();
+      expect(done).toEqual(["now a --own"]);
+      expect(loop.view.problem?.message).toContain(`install the engine of ${image} here`);
+      starts = then;
+      await settle();
+      expect(loop.view.applied?.digest).toBe(other.digest);
+      expect(loop.view.problem).toBeNull();
+    },
+  );
 });
