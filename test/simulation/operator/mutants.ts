@@ -41,7 +41,7 @@ export const mutants: readonly Mutant[] = [
     mutations: [
       {
         file: "src/operator/node/leave.ts",
-        from: "return serving > minAvailable;",
+        from: "if (serving > minAvailable) return true;",
         to: "return true;",
       },
     ],
