@@ -13,6 +13,7 @@ import { parse } from "yaml";
 import type { ResultityNetwork } from "../../src/api/v1alpha1/network.ts";
 import type { ResultityNode } from "../../src/api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../src/api/v1alpha1/pool.ts";
+import { rfc3339 } from "../../src/api/v1alpha1/conditions.ts";
 import { Client } from "../../src/kube/client.ts";
 import { fromKubeconfig } from "../../src/kube/config.ts";
 import { EventRecorder } from "../../src/kube/events.ts";
@@ -522,7 +523,7 @@ export class Scene implements AsyncDisposable {
       ready: true,
       started: true,
       restartCount: 0,
-      state: { running: { startedAt: "2026-01-01T00:00:00Z" } },
+      state: { running: { startedAt: rfc3339(Date.now()) } },
     });
     await this.#kube.patch(`${this.core("pods", name)}/status`, "merge", {
       status: {

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { rfc3339 } from "../../src/api/v1alpha1/conditions.ts";
 import type { ResultityNode } from "../../src/api/v1alpha1/node.ts";
 import { Client } from "../../src/kube/client.ts";
 import { fromKubeconfig } from "../../src/kube/config.ts";
@@ -161,7 +162,7 @@ async function kubeletRuns(name: string, ready = true): Promise<void> {
     ready,
     started: true,
     restartCount: 0,
-    state: { running: { startedAt: "2026-01-01T00:00:00Z" } },
+    state: { running: { startedAt: rfc3339(Date.now()) } },
   });
   await kube.patch(`${podPath(name)}/status`, "merge", {
     status: {
