@@ -9,6 +9,7 @@ import { isNodeReady, type Loop, namespace, poolName, type Service, startLoop } 
 import { AuditTail, isRealWrite, operatorUser, requestLine, startOperator } from "../loop/operator-run.ts";
 import { pictureOf } from "../loop/picture.ts";
 import type { KubeObject } from "../testbed/kube-json.ts";
+import { Watch } from "../loop/watch.ts";
 import { until } from "../testbed/until.ts";
 
 let loop: Loop;
@@ -27,7 +28,10 @@ beforeAll(async () => {
   tail = new AuditTail(loop, operatorUser);
 }, 1_500_000);
 
-afterAll(() => loop?.stop());
+afterAll(async () => {
+  await Promise.all(watches.map((watch) => watch.close()));
+  await loop?.stop();
+});
 
 interface Stage {
   readonly name: string;
@@ -84,8 +88,7 @@ function namesAt(stage: string, before: string, now: string): Map<string, string
  * may take effect without an answer, and then stands in no log as such.
  */
 const made: string[] = [];
-/** Watches that the server has ended: what was made after that is not known. */
-const cut: unknown[] = [];
+const watches: Watch<KubeObject>[] = [];
 
 async function followWhatIsMade(): Promise<void> {
   const own = `namespaces/${namespace}`;
@@ -101,8 +104,12 @@ async function followWhatIsMade(): Promise<void> {
       if (type === "ADDED" && what !== account) made.push(what);
     };
     // The API server asks for patience where nobody has read the kind yet.
-    const { ended } = await until(`the watch of ${path}`, () => loop.kube.watch(`/${path}`, seen));
-    void ended.catch((thrown) => cut.push(thrown));
+    await until(`the watch of ${path}`, async () => {
+      const watch = new Watch<KubeObject>(loop.bed.adminKubeconfig, `/${path}`, seen);
+      await watch.open();
+      watches.push(watch);
+      return true;
+    });
   }
 }
 
@@ -160,7 +167,8 @@ it("F01 [×10] ends in the same state if it is killed at ten points, with no chi
   expect(kills).toBe(10);
   // The pod that brings an image to a host is named after both.
   const alike = (names: readonly string[]) => names.map((name) => name.replace(/-[0-9a-f]{16}$/, ""));
-  expect(cut).toEqual([]);
+  // One that has ended does not know what was made after that.
+  expect(watches.map(({ problem }) => problem)).toEqual([undefined, undefined, undefined]);
   expect(alike(made.sort())).toEqual(alike(undisturbed));
 
   const refused = tail.entries.filter(({ code }) => code === 401 || code === 403);

@@ -1,9 +1,8 @@
 /**
- * Requests of the test bed to an API server: plain JSON by path, no cache. Not the project's client
+ * Requests of the test bed to an API server: plain JSON by path, no cache, no watch. Not the project's client
  * (`src/kube`), so that a fault there cannot hide from the tests that use this.
  */
 import { readFileSync } from "node:fs";
-import { createInterface } from "node:readline";
 import { Agent, request } from "undici";
 import { parse } from "yaml";
 import { CodedError } from "../../src/lib/errors.ts";
@@ -43,14 +42,6 @@ export interface KubeJson {
   patch<T extends KubeObject>(path: string, type: keyof typeof patchTypes, body: object): Promise<T>;
   /** 404 is no error. */
   delete(path: string, gracePeriodSeconds?: number): Promise<void>;
-  /**
-   * Tells of each change in a collection, first of what is there already; resolves when the server has begun. One watch, never
-   * begun again: `ended` rejects if the server ends it, and resolves when the client is closed.
-   */
-  watch(
-    path: string,
-    seen: (type: "ADDED" | "MODIFIED" | "DELETED", object: KubeObject) => void,
-  ): Promise<{ readonly ended: Promise<void> }>;
   close(): Promise<void>;
 }
 
@@ -60,7 +51,6 @@ export function kubeJson(kubeconfig: string): KubeJson {
   const agent = new Agent({
     connect: { ...(ca ? { ca } : {}), ...(cert ? { cert } : {}), ...(key ? { key } : {}) },
   });
-  const closed = new AbortController();
   const call = async (
     method: "GET" | "POST" | "PATCH" | "DELETE",
     path: string,
@@ -91,35 +81,7 @@ export function kubeJson(kubeconfig: string): KubeJson {
     async delete(path, gracePeriodSeconds) {
       await call("DELETE", path, gracePeriodSeconds === undefined ? undefined : { gracePeriodSeconds });
     },
-    async watch(path, seen) {
-      const answer = await request(new URL(`${path}?watch=true`, server), {
-        dispatcher: agent,
-        signal: closed.signal,
-        bodyTimeout: 0,
-        headers: { accept: "application/json", ...(token ? { authorization: `Bearer ${token}` } : {}) },
-      });
-      if (answer.statusCode !== 200) {
-        throw new KubeAnswerError(`http-${answer.statusCode}`, `watch ${path}: ${await answer.body.text()}`);
-      }
-      const follow = async () => {
-        try {
-          for await (const line of createInterface({ input: answer.body })) {
-            const { type, object } = JSON.parse(line);
-            seen(type, object);
-          }
-        } catch (thrown) {
-          if (!closed.signal.aborted) throw thrown;
-        }
-        if (!closed.signal.aborted) throw new Error(`the server has ended the watch of ${path}`);
-      };
-      const ended = follow();
-      ended.catch(() => {});
-      return { ended };
-    },
-    close: () => {
-      closed.abort();
-      return agent.close();
-    },
+    close: () => agent.close(),
   };
 }
 

@@ -4,7 +4,7 @@ import type { KubeObject } from "../../testbed/kube-json.ts";
 import { isNodeReady, type Loop, namespace, type PodObject, poolName } from "../loop.ts";
 import { until } from "../../testbed/until.ts";
 import type { Capacity } from "./capacity.ts";
-import { Watch } from "./watch.ts";
+import { Watch } from "../watch.ts";
 
 /** What the operator says of a node is by then of what it is, not of what it was when it was looked at. Ms. */
 const settledMs = 3_000;

@@ -1,6 +1,6 @@
-import { messageOf } from "../../../src/lib/errors.ts";
-import type { KubeObject } from "../../testbed/kube-json.ts";
-import { Api } from "../../testbed/kubelet/process/api.ts";
+import { messageOf } from "../../src/lib/errors.ts";
+import type { KubeObject } from "../testbed/kube-json.ts";
+import { Api } from "../testbed/kubelet/process/api.ts";
 
 interface List<T> {
   readonly metadata: { readonly resourceVersion: string };
