@@ -5,7 +5,7 @@ import { isOpportunistic } from "../capacity.ts";
 import { identitySecretOf } from "../context.ts";
 import { hashOf } from "../hash.ts";
 import { poolLabel } from "../names.ts";
-import { once } from "../pool/once.ts";
+import { once } from "../once.ts";
 import type { NetworkConfig } from "../views.ts";
 
 /**

@@ -2,7 +2,7 @@ import type { ResultityNode } from "../../api/v1alpha1/node.ts";
 import type { ResultityNodePool } from "../../api/v1alpha1/pool.ts";
 import { isLeaving, isParked, ordinalOf } from "./child.ts";
 import type { PoolObservation } from "./observation.ts";
-import { once } from "./once.ts";
+import { once } from "../once.ts";
 import { minAvailableOf } from "./window.ts";
 
 /** A pool's children, counted and put in order. */

@@ -6,7 +6,7 @@ import { hasNoCapacity } from "../capacity.ts";
 import { canonical } from "../hash.ts";
 import { poolLabel } from "../names.ts";
 import { sameJson } from "../same.ts";
-import { once } from "./once.ts";
+import { once } from "../once.ts";
 
 /** Annotation of a child that the pool takes away: it is parked first, and deleted when its pod is gone. */
 export const removingAnnotation = `${keyPrefix}removing`;

@@ -6,7 +6,7 @@ import { judge, type Trial } from "./canary.ts";
 import { censusOf } from "./census.ts";
 import { ordinalOf } from "./child.ts";
 import type { PoolObservation } from "./observation.ts";
-import { once } from "./once.ts";
+import { once } from "../once.ts";
 
 type Rejection = NonNullable<PoolStatus["rejected"]>[number];
 
