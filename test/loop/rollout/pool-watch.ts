@@ -29,8 +29,8 @@ export class PoolWatch {
   readonly sayings: Saying[] = [];
   /** Pods that were deleted, and why that is not right. */
   readonly problems: string[] = [];
-  /** Target of the pool → wall time, ms, at which it said so first. */
-  readonly targets = new Map<string, number>();
+  /** All targets that the pool has had. It says so once its nodes have been told. */
+  readonly targets = new Set<string>();
   /** Image of a runtime → node → wall time, ms, at which its pod was given it first. */
   readonly given = new Map<string, Map<string, number>>();
   /** Config → node → wall time, ms, at which it was told to go there first. */
@@ -77,7 +77,7 @@ export class PoolWatch {
     if (pool.metadata.name !== poolName) return;
     this.pool = pool;
     const target = pool.status?.rollout?.target;
-    if (target !== undefined && !this.targets.has(target)) this.targets.set(target, at);
+    if (target !== undefined) this.targets.add(target);
     const said = pool.status?.conditions?.find(({ type }) => type === "Progressing");
     if (!said || this.sayings.at(-1)?.message === said.message) return;
     this.sayings.push({ at, target, reason: said.reason, message: said.message });

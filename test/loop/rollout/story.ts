@@ -118,7 +118,7 @@ export async function rolloutUnderFaults(options: RolloutOptions = {}): Promise<
     jobs: { ...jobs, asked: entries.all.length, asynchronous: entries.asynchronous },
     capacity,
     wentForNothing: capacity.departures
-      .filter(({ name, at }) => told.barren.includes(name) && at < told.retargetedAt)
+      .filter(({ name, at }) => told.barren.includes(name) && at < (told.story.turned.get(name) ?? Infinity))
       .map(({ name }) => name),
     starts: judgeStarts([...watch.nodes.keys()], starts, told.story),
     pods: watch.problems,
@@ -228,11 +228,7 @@ async function tellStory({ loop, fleet, watch, capacity, nodes, log }: Scene) {
   await until("a third of the roll", () => share(first) > 0.3, patience);
   const second = await loop.publish("v3");
   log(`published ${second}`);
-  const retargetedAt = await until(
-    "the pool to change its target",
-    () => watch.targets.get(second),
-    patience,
-  );
+  await until("the pool to change its target", () => watch.targets.has(second), patience);
   await kill("is on its way", isMoving);
 
   await until(
@@ -258,7 +254,6 @@ async function tellStory({ loop, fleet, watch, capacity, nodes, log }: Scene) {
     said,
     victims,
     barren: watch.on(barren),
-    retargetedAt,
     story: {
       images,
       given: watch.given.get(images[1]) ?? new Map(),
