@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import type { Timer } from "../lib/clock.ts";
+import { sleep, type Timer } from "../lib/clock.ts";
 import { messageOf } from "../lib/errors.ts";
 import type { Report } from "../protocol/messages.ts";
 import { sealStatus } from "../protocol/status.ts";
@@ -30,6 +30,9 @@ import { NodeHttp } from "./session/http-node.ts";
 import { KeyRollover } from "./session/rollover.ts";
 import { Session } from "./session/session.ts";
 import type { Standalone } from "./standalone/wish.ts";
+
+/** Longest time that a stop waits for what is to come after it to be rendered, ms. Rendered late, it costs the engine one more start. */
+const renderMs = 10_000;
 
 /** What one agent is started with. */
 export interface AgentOptions {
@@ -236,7 +239,7 @@ export class Agent {
 
   /**
    * Stops taking jobs and waits until those that run have ended, or have been handed back after the drain timeout.
-   * Resolves when the node is drained and what comes after the stop is rendered.
+   * Resolves when the node is drained and what comes after the stop is rendered, or that takes too long.
    *
    * @param atMostMs what the timeout is not to be longer than; it also shortens a drain that has begun.
    */
@@ -258,7 +261,19 @@ export class Agent {
     while (this.#drain.state.at === "draining") {
       await new Promise<void>((resolve) => this.#drainWaiters.push(resolve));
     }
-    await this.#afterDrain;
+    const rendered = new AbortController();
+    await Promise.race([this.#afterDrain, sleep(clock, renderMs, rendered.signal)]);
+    rendered.abort();
+  }
+
+  /**
+   * What the kubelet asks for before it stops the runtime: {@link drain}, and when it resolves the launcher can be told to end.
+   */
+  async drainForStop(): Promise<void> {
+    await this.drain("stop");
+    await this.#control.listening();
+    // A launcher that was only just started has ended the drain for the stop before it.
+    if (this.#drain.state.at === "serving") await this.drain("stop");
   }
 
   /** Drains, says goodbye and stops everything. */

@@ -4,6 +4,8 @@
  * of the config file; the first of them that says something wins. Exit codes: 0 after an orderly leave or a command that found
  * nothing wrong, 1 when it cannot begin or something is wrong, 2 for wrong flags.
  */
+// First, before anything takes time to load.
+import { takeOverEnd } from "./early-end.ts";
 import { setFlagsFromString } from "node:v8";
 import { Agent } from "../agent/agent.ts";
 import { diskFiles } from "../agent/edge/files.ts";
@@ -103,7 +105,7 @@ async function run(settings: AgentSettings): Promise<void> {
         process.exit(1);
       });
   };
-  process.once("SIGTERM", leave);
+  takeOverEnd(leave);
   process.once("SIGINT", leave);
   await agent.start();
 }

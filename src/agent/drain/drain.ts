@@ -101,22 +101,24 @@ export class DrainMachine {
     const { cause, timeoutMs, wall, jobs } = event;
     const state = this.#state;
     const deadline = now + timeoutMs;
+    let next: Extract<DrainState, { at: "draining" }>;
     if (state.at === "serving") {
-      this.#state = { at: "draining", cause, since: wall, deadline, handedBack: false };
+      next = { at: "draining", cause, since: wall, deadline, handedBack: false };
     } else if (rank[cause] > rank[state.cause]) {
       // A weightier cause takes over; the earlier of both deadlines holds.
       const earlier = state.at === "draining" ? Math.min(state.deadline, deadline) : deadline;
-      this.#state = { at: "draining", cause, since: state.since, deadline: earlier, handedBack: false };
+      next = { at: "draining", cause, since: state.since, deadline: earlier, handedBack: false };
     } else if (state.at === "draining" && deadline < state.deadline) {
-      this.#state = { ...state, deadline };
+      next = { ...state, deadline };
     } else if (state.at === "drained" && cause === "stop" && !state.stopSeen) {
       // Asked again: the stop that follows has its time again.
       return [{ type: "timer", ms: undoAfterMs }];
     } else {
       return [];
     }
+    this.#state = next;
     const settled = this.#settle(jobs);
-    return settled.length > 0 ? settled : [{ type: "timer", ms: timeoutMs }];
+    return settled.length > 0 ? settled : [{ type: "timer", ms: next.deadline - now }];
   }
 
   #settle(jobs: JobCount): DrainAction[] {
@@ -144,10 +146,9 @@ export class DrainMachine {
     if (now < state.deadline) return [{ type: "timer", ms: state.deadline - now }];
     if (state.handedBack) return this.#drained(state);
     this.#state = { ...state, handedBack: true, deadline: now + ackWaitMs };
-    return [
-      { type: "hand-back" },
-      ...(jobs.held > 0 ? [{ type: "timer", ms: ackWaitMs } as const] : this.#settle(jobs)),
-    ];
+    if (jobs.held === 0) return [{ type: "hand-back" }, ...this.#settle(jobs)];
+    // The timer first: what is handed back may end the drain at once, with a timer of its own.
+    return [{ type: "timer", ms: ackWaitMs }, { type: "hand-back" }];
   }
 
   #serve(reverted: boolean, why: string): DrainAction[] {

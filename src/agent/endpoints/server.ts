@@ -68,7 +68,7 @@ async function answer(
         void agent.drain("stop", Number(within));
         return say(response, 202, "draining");
       }
-      await agent.drain("stop");
+      await agent.drainForStop();
       return say(response, 200, "drained");
     case "/status": {
       const nonce = url.searchParams.get("nonce") ?? "";

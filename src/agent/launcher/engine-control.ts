@@ -1,4 +1,4 @@
-import type { Timer } from "../../lib/clock.ts";
+import { sleep, type Timer } from "../../lib/clock.ts";
 import { messageOf } from "../../lib/errors.ts";
 import type { NodeConfig } from "../config/plan.ts";
 import { adapterOf } from "../engine/adapters.ts";
@@ -12,6 +12,8 @@ export type RuntimeEvent = "stopping" | "back";
 
 /** How often the launcher's state is read. */
 const pollMs = 500;
+/** How long a launcher may take from its start until it can be told to end, ms; and how often it is looked for then. */
+const [launcherStartMs, launcherLookMs] = [5_000, 100];
 /** An engine that runs another generation than the launcher was pointed at for this long is moved to it. */
 const strayAfterMs = 30_000;
 
@@ -47,6 +49,7 @@ export class EngineControl {
   /** A render for a container that is about to begin anew has not been taken up yet. */
   #pending = false;
   #timer: Timer | undefined;
+  #looking: Promise<void> = Promise.resolve();
   #stopped = false;
 
   /** @param restartable whether somebody begins the launcher's container anew when it ends, as the kubelet does. */
@@ -161,7 +164,34 @@ export class EngineControl {
     );
   }
 
+  /**
+   * Resolves when the launcher that is about to be stopped has said that it can be told to, or has had time to. Whoever asks knows
+   * that its container runs: a launcher that has ended, or none, means one that has only just been started, and process 1 of a
+   * container misses a signal that comes too early.
+   */
+  async listening(): Promise<void> {
+    const { clock } = this.#ports;
+    const until = clock.monotonic() + launcherStartMs;
+    const hasEnded = () => !this.#state || (this.#state.phase === "stopping" && this.#state.pid === 0);
+    await this.#look();
+    while (this.#restartable && hasEnded() && !this.#stopped && clock.monotonic() < until) {
+      await sleep(clock, launcherLookMs);
+      await this.#look();
+    }
+  }
+
   async #poll(): Promise<void> {
+    await this.#look();
+    if (!this.#stopped) this.#timer = this.#ports.clock.setTimer(() => void this.#poll(), pollMs);
+  }
+
+  /** One look at a time: each change is told once. */
+  #look(): Promise<void> {
+    this.#looking = this.#looking.then(() => this.#see());
+    return this.#looking;
+  }
+
+  async #see(): Promise<void> {
     try {
       const before = this.#state;
       const state = await this.#dir.state();
@@ -177,7 +207,6 @@ export class EngineControl {
     } catch (thrown) {
       this.#ports.log.warn({ why: messageOf(thrown) }, "the launcher's state cannot be read");
     }
-    if (!this.#stopped) this.#timer = this.#ports.clock.setTimer(() => void this.#poll(), pollMs);
   }
 
   #tellChange(before: LauncherState, state: LauncherState): void {

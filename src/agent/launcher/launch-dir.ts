@@ -29,6 +29,8 @@ export interface LauncherState {
   /** Counts launchers: one more means that the runtime container has been started anew. */
   readonly starts: number;
   readonly generation: number;
+  /** Process id of the engine in its container; 0 = none runs. */
+  readonly pid: number;
   readonly crashes: number;
   /** Exit code of the engine that ended last; -1 = none has. */
   readonly exitCode: number;
@@ -36,7 +38,7 @@ export interface LauncherState {
 }
 
 /** `<starts> <generation> <pid> <crashes> <exit> <phase>`. */
-const stateLine = /^(\d{1,9}) (\d{1,9}) \d{1,9} (\d{1,9}) (-1|\d{1,3}) ([a-z]+)$/;
+const stateLine = /^(\d{1,9}) (\d{1,9}) (\d{1,9}) (\d{1,9}) (-1|\d{1,3}) ([a-z]+)$/;
 /** Most bytes of the launcher's state. */
 const maxStateBytes = 256;
 const phases: readonly LauncherState["phase"][] = ["waiting", "running", "backoff", "stopping"];
@@ -109,13 +111,14 @@ export class LaunchDir {
   async state(): Promise<LauncherState | undefined> {
     const bytes = await this.#files.read(join(this.#dir, "run", "state"), maxStateBytes);
     // Written by a shell without a rename: a torn line is read again at the next look.
-    const [, starts, generation, crashes, exitCode, word] =
+    const [, starts, generation, pid, crashes, exitCode, word] =
       stateLine.exec(bytes?.toString("latin1").trim() ?? "") ?? [];
     const phase = phases.find((candidate) => candidate === word);
     if (phase === undefined) return undefined;
     return {
       starts: Number(starts),
       generation: Number(generation),
+      pid: Number(pid),
       crashes: Number(crashes),
       exitCode: Number(exitCode),
       phase,

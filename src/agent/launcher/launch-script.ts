@@ -8,31 +8,33 @@
  * - `gen/<n>/start`: shell text that ends in `exec <engine> …`.
  * - `leave`: `<starts>`, the launcher that is to end with exit code 75, so that its container is begun anew.
  *
- * It writes `run/state`: `<starts> <n> <pid> <crashes> <exit> <phase>`, where starts counts launchers, n and pid are those
+ * It writes `run/state`, first when it can be told to end: `<starts> <n> <pid> <crashes> <exit> <phase>`, where starts counts launchers, n and pid are those
  * of the engine (0 = none), crashes those of this launcher's engines, exit is the last exit code (-1 = none) and
  * phase is waiting, running, backoff or stopping.
  */
 export const launchScript = `#!/bin/sh
 # Starts the inference engine, keeps it running, replaces it when the agent says so, and ends on TERM alone.
 set -u
+# Before all else: process 1 of a container gets no signal for which it has no trap yet.
+child=0
+stopping=
+term() {
+  stopping=1
+  if [ "$child" -ne 0 ]; then kill -TERM "$child" 2>/dev/null; fi
+}
+trap term TERM INT
+
 dir=\${0%/*}
 starts=0
 generation=0
-child=0
 crashes=0
 code=-1
 phase=waiting
-stopping=
 leaving=
 delay=1
 
 tell() {
   echo "$starts $generation $child $crashes $code $phase" > "$dir/run/state" 2>/dev/null
-}
-
-term() {
-  stopping=1
-  if [ "$child" -ne 0 ]; then kill -TERM "$child" 2>/dev/null; fi
 }
 
 # Half a second, cut short by a signal. An image whose sleep takes whole seconds only gets whole seconds.
@@ -63,6 +65,7 @@ look() {
 }
 
 begin() {
+  if [ -n "$stopping" ]; then return; fi
   /bin/sh "$dir/gen/$generation/start" &
   child=$!
   ran=0
@@ -95,7 +98,6 @@ case $starts in
   '' | *[!0-9]*) starts=0 ;;
 esac
 starts=$((starts + 1))
-trap term TERM INT
 tell
 
 while [ -z "$stopping$leaving" ]; do
@@ -150,12 +152,21 @@ if [ -n "$leaving" ] && [ -z "$stopping" ]; then exit 75; fi
 phase=stopping
 tell
 if [ "$child" -ne 0 ]; then
+  # TERM once more: a child that had only just been forked may have missed the first. KILL after 30 s: a hung engine ends too.
+  (
+    sleep 2
+    kill -TERM "$child"
+    sleep 28
+    kill -KILL "$child"
+  ) 2>/dev/null &
+  watcher=$!
   # A second signal cuts the wait short, so it is repeated while the engine lives.
   while :; do
     wait "$child" 2>/dev/null
     code=$?
     alive || break
   done
+  kill "$watcher" 2>/dev/null
   child=0
 fi
 tell

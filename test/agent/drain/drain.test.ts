@@ -41,7 +41,7 @@ describe("DrainMachine", () => {
   it("hands jobs back at the deadline", () => {
     request("stop", busy, 300);
     now += 300;
-    expect(types(step({ type: "timer", jobs: busy }))).toEqual(["hand-back", "timer"]);
+    expect(types(step({ type: "timer", jobs: busy }))).toEqual(["timer", "hand-back"]);
     expect(types(step({ type: "jobs", jobs: none }))).toContain("drained");
   });
 
@@ -110,5 +110,7 @@ describe("DrainMachine", () => {
     expect(drain.state).toMatchObject({ cause: "stop", deadline: 1_400 });
     request("restart", busy, 400);
     expect(drain.state).toMatchObject({ cause: "stop" });
+    now += 150;
+    expect(request("terminate", busy, 10_000)).toEqual([{ type: "timer", ms: 250 }]);
   });
 });

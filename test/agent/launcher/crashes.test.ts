@@ -9,6 +9,7 @@ const state = (
 ): LauncherState => ({
   starts,
   generation: 1,
+  pid: 7,
   crashes,
   exitCode: 1,
   phase,

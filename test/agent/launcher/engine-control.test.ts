@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import type { NodeConfig } from "../../../src/agent/config/plan.ts";
 import { EngineWatch } from "../../../src/agent/engine/watch.ts";
-import { EngineControl } from "../../../src/agent/launcher/engine-control.ts";
+import { EngineControl, type RuntimeEvent } from "../../../src/agent/launcher/engine-control.ts";
 import { LaunchDir } from "../../../src/agent/launcher/launch-dir.ts";
 import { selectRuntime } from "../../../src/protocol/config/select.ts";
 import { type FakePorts, fakePorts } from "../fixture/fakes.ts";
@@ -30,9 +30,12 @@ let ports: FakePorts;
 let watch: EngineWatch;
 
 /** A control on the same files: what a restarted agent has. */
-async function control(restartable = false): Promise<EngineControl> {
+async function control(
+  restartable = false,
+  event: (event: RuntimeEvent) => void = () => {},
+): Promise<EngineControl> {
   watch = new EngineWatch(ports, () => {});
-  const made = new EngineControl(ports, new LaunchDir(ports.files, "/launch"), watch, () => {}, restartable);
+  const made = new EngineControl(ports, new LaunchDir(ports.files, "/launch"), watch, event, restartable);
   await made.start();
   return made;
 }
@@ -148,5 +151,45 @@ describe("EngineControl", () => {
     expect(ports.files.text("/launch/leave")).toBe(asked);
     expect(vllm.crashes).toBe(5);
     vllm.stop();
+  });
+
+  describe("before a stop", () => {
+    const say = (text: string) => ports.files.write("/launch/run/state", text);
+    /** After how many milliseconds the launcher counts as one that can be told to end. */
+    const heardAfter = async (of: EngineControl, meanwhile: () => Promise<void> = async () => {}) => {
+      let at: number | undefined;
+      const began = ports.clock.monotonic();
+      void of.listening().then(() => (at = ports.clock.monotonic() - began));
+      await ports.clock.advanceAsync(1_000, 100);
+      await meanwhile();
+      await ports.clock.advanceAsync(9_000, 100);
+      of.stop();
+      return at;
+    };
+
+    it.each([
+      ["runs its engine", "1 1 7 0 -1 running"],
+      ["waits for its first generation", "1 0 0 0 -1 waiting"],
+      ["is ending its engine", "1 1 7 0 -1 stopping"],
+    ])("awaits nothing of a launcher that %s", async (_, text) => {
+      await say(text);
+      expect(await heardAfter(await control(true))).toBeLessThan(200);
+    });
+
+    it.each([
+      ["has not said anything yet", undefined],
+      ["follows one that has ended", "1 1 0 0 143 stopping"],
+    ])("awaits the word of a launcher that %s, and tells of its start once", async (_, text) => {
+      if (text !== undefined) await say(text);
+      const events: string[] = [];
+      const made = await control(true, (event) => events.push(event));
+      expect(await heardAfter(made, () => say("2 2 9 0 -1 running"))).toBeLessThan(1_200);
+      expect(events).toEqual(text === undefined ? [] : ["back"]);
+    });
+
+    it("has the stop go on after 5 s without a word, and at once where nobody begins containers anew", async () => {
+      expect(await heardAfter(await control(true))).toBe(5_000);
+      expect(await heardAfter(await control(false))).toBeLessThan(200);
+    });
   });
 });

@@ -22,7 +22,14 @@ const look = () => new LaunchDir(diskFiles, dir).state();
 describe("the launcher's state, which the engine can write too", () => {
   it("is read", async () => {
     writeFileSync(state, line);
-    expect(await look()).toEqual({ starts: 2, generation: 7, crashes: 3, exitCode: -1, phase: "running" });
+    expect(await look()).toEqual({
+      starts: 2,
+      generation: 7,
+      pid: 4194304,
+      crashes: 3,
+      exitCode: -1,
+      phase: "running",
+    });
   });
 
   it("is none where nothing or half a line was written", async () => {
