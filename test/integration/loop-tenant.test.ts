@@ -3,6 +3,7 @@
  * scheduler with preemption, operator, service, agents and engines; clients ask all the time, and every job is reconciled by its id.
  */
 import { spawn } from "node:child_process";
+import { setTimeout as wait } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import OpenAI from "openai";
 import type { ResultityNode } from "../../src/api/v1alpha1/node.ts";
@@ -403,4 +404,43 @@ describe("a node that has to go in the middle of jobs that take longer than it h
     );
     await loop.untilReady(gpus, 120_000);
   }, 480_000);
+});
+
+describe("a pod that is deleted while its programs start", () => {
+  const rounds = 5;
+  const stepMs = 40;
+  /** Less than the operator waits before it has a pod killed that has had its time. */
+  const endsWithinMs = 20_000;
+
+  /** Deletes a node's pod again and again, each time a little later after it came to its host. Returns how long each one took, ms. */
+  async function deleteAtStart(name: string, afterMs: number): Promise<number[]> {
+    const path = `/api/v1/namespaces/${namespace}/pods/${name}`;
+    const took: number[] = [];
+    for (let round = 0; round < rounds; round++) {
+      const { metadata } = await until(
+        `a pod ${name} on the host`,
+        async () => {
+          const pod = await loop.kube.get<Victim>(path);
+          return pod?.spec.nodeName !== undefined && pod.metadata.deletionTimestamp === undefined
+            ? pod
+            : undefined;
+        },
+        { ...patience, intervalMs: 50 },
+      );
+      await wait(afterMs + round * stepMs);
+      const since = performance.now();
+      await loop.kube.delete(path);
+      const isGone = async () => (await loop.kube.get<Victim>(path))?.metadata.uid !== metadata.uid;
+      await until(`pod ${name} to end`, isGone, patience);
+      took.push(performance.now() - since);
+    }
+    return took;
+  }
+
+  it("ends within seconds: none of them misses its SIGTERM", async () => {
+    const names = Array.from({ length: gpus }, (_, number) => `${poolName}-${number}`);
+    const took = await Promise.all(names.map((name, at) => deleteAtStart(name, at * rounds * stepMs)));
+    expect(Math.max(...took.flat())).toBeLessThan(endsWithinMs);
+    await loop.untilReady(gpus, 120_000);
+  });
 });
