@@ -11,6 +11,8 @@ interface Expectation {
   readonly cache: Cache;
   /** Set for a write, unset for a deletion. */
   readonly resourceVersion: string | undefined;
+  /** When an object that was deleted once more was to end before that. */
+  readonly deletionTimestamp?: string | undefined;
   readonly expires: number;
 }
 
@@ -35,12 +37,18 @@ export class Expectations {
   /** `object` is what a create, patch or apply answered: the cache has to show this version of it, or a later one. */
   wrote(key: string, cache: Cache, object: KubeObject): void {
     const { uid, resourceVersion } = object.metadata;
-    this.#expect(key, uid, cache, resourceVersion);
+    this.#expect(key, uid, { cache, resourceVersion });
   }
 
   /** `object` was deleted: the cache has to show it terminating, or not at all. */
   deleted(key: string, cache: Cache, object: KubeObject): void {
-    this.#expect(key, object.metadata.uid, cache, undefined);
+    this.#expect(key, object.metadata.uid, { cache, resourceVersion: undefined });
+  }
+
+  /** `object`, as it was seen terminating, was deleted once more with a shorter grace: the cache has to show its new end, or it gone. */
+  shortened(key: string, cache: Cache, object: KubeObject): void {
+    const { uid, deletionTimestamp } = object.metadata;
+    this.#expect(key, uid, { cache, resourceVersion: undefined, deletionTimestamp });
   }
 
   /** Milliseconds after which the last unmet expectation of `key` is given up; 0 when there is none. */
@@ -62,16 +70,16 @@ export class Expectations {
     this.#pending.delete(key);
   }
 
-  #expect(key: string, uid: string, cache: Cache, resourceVersion: string | undefined): void {
+  #expect(key: string, uid: string, expected: Omit<Expectation, "expires">): void {
     let pending = this.#pending.get(key);
     if (!pending) this.#pending.set(key, (pending = new Map()));
-    pending.set(uid, { cache, resourceVersion, expires: this.#clock.monotonic() + this.#ttl });
+    pending.set(uid, { ...expected, expires: this.#clock.monotonic() + this.#ttl });
   }
 }
 
-function met(uid: string, { cache, resourceVersion }: Expectation): boolean {
+function met(uid: string, { cache, resourceVersion, deletionTimestamp }: Expectation): boolean {
   const seen = cache.store.getByUid(uid);
-  if (resourceVersion === undefined) return !seen || seen.metadata.deletionTimestamp !== undefined;
+  if (resourceVersion === undefined) return !seen || seen.metadata.deletionTimestamp !== deletionTimestamp;
   if (seen && reached(seen.metadata.resourceVersion, resourceVersion)) return true;
   // Created and deleted again before the cache showed it: then the cache as a whole has come past that version.
   return cache.resourceVersion !== undefined && reached(cache.resourceVersion, resourceVersion);

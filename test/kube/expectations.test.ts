@@ -53,6 +53,19 @@ describe("Expectations", () => {
     expect(expectations.wait("k")).toBe(0);
   });
 
+  it("of a deletion that shortens the grace of what terminates are met when the cache shows another end", () => {
+    const { store, cache, expectations } = make();
+    const ending = (version: number, deletionTimestamp: string) =>
+      configMap("child", version, { deletionTimestamp });
+    const seen = ending(9, "2026-01-01T01:05:00Z");
+    store.put(seen);
+    expectations.shortened("k", cache, seen);
+    store.put(ending(10, "2026-01-01T01:05:00Z"));
+    expect(expectations.wait("k")).toBeGreaterThan(0);
+    store.put(ending(11, "2026-01-01T00:00:10Z"));
+    expect(expectations.wait("k")).toBe(0);
+  });
+
   it("are given up after their time", () => {
     const { clock, cache, expectations } = make();
     expectations.wrote("k", cache, configMap("child", 11));

@@ -343,8 +343,9 @@ async function deletePod(
   const pod = seenPod(hands, o);
   const { namespace, name, resourceVersion } = pod.metadata;
   // A pod that ended stays ended, whatever else happens to it; one that lives must be as it was seen.
-  // So does one whose host is lost, whatever is written about it.
-  const preconditions = finished || graceSeconds === 0 ? { uid } : { uid, resourceVersion };
+  // So does one whose host is lost, and one that ends already, whatever is written about it.
+  const ends = o.pod?.terminating !== undefined;
+  const preconditions = finished || ends || graceSeconds === 0 ? { uid } : { uid, resourceVersion };
   const grace = graceSeconds === undefined ? {} : { gracePeriodSeconds: graceSeconds };
   try {
     await context.client.delete(pods, { namespace, name }, { preconditions, ...grace, signal });
@@ -352,8 +353,9 @@ async function deletePod(
     if (!isKubeError(error, "NotFound")) throw error;
   }
   if (finished) memories.podFailed(keyOf(o.node));
-  expectations.deleted(keyOf(o.node), context.caches.pods, pod);
-  record(hands, o, finished ? "Warning" : "Normal", finished ? "PodFailed" : "PodDeleted", "Delete", reason);
+  expectations[ends ? "shortened" : "deleted"](keyOf(o.node), context.caches.pods, pod);
+  const news = finished ? "PodFailed" : ends ? "PodOverdue" : "PodDeleted";
+  record(hands, o, news === "PodDeleted" ? "Normal" : "Warning", news, "Delete", reason);
 }
 
 /** Asks outside the worker; news queue the node again. Returns when to look again where it cannot ask. */

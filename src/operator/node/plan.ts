@@ -4,6 +4,7 @@ import type { Desired } from "../../protocol/desired.ts";
 import type { ConfigDigest } from "../../protocol/fields.ts";
 import { type Aim, aimOf, noteOf } from "./aim.ts";
 import { revise, wishOf } from "./desired.ts";
+import { planEnding } from "./ending.ts";
 import type { PodFacts } from "./facts.ts";
 import type { NodeObservation } from "./observation.ts";
 import { planPod } from "./plan-pod.ts";
@@ -101,7 +102,7 @@ function planMoves(o: NodeObservation): Plan {
   // Children go with their owner; nothing is to be made for one that goes.
   if (node.metadata.deletionTimestamp !== undefined) return { target: undefined, actions: [], notes: {} };
   if (pod && !pod.ours) return foreignPod(pod);
-  if (pod?.terminating) return terminating(o, pod.terminating);
+  if (pod?.terminating) return planEnding(o, pod, pod.terminating);
   if (pod?.finished) return failedPod(pod, pod.finished);
   if (conflictsWith !== undefined) return refused(o, conflictsWith);
   if (node.spec.replicas === 0) {
@@ -198,55 +199,6 @@ function foreignPod(pod: PodFacts): Plan {
         message: `a pod ${pod.name} exists that does not belong to this ResultityNode: delete or rename it`,
       },
     },
-  };
-}
-
-/** How long after the end of its grace period a pod that is still there counts as one of a lost host. */
-const lostAfterMs = 60_000;
-
-function terminating(o: NodeObservation, ending: NonNullable<PodFacts["terminating"]>): Plan {
-  const late = o.now - ending.deadline;
-  const planned = o.pod?.desired.ok ? o.pod.desired.desired.plannedStop : null;
-  const evicted = ending.disruption !== undefined;
-  const why: Note = {
-    status: "True",
-    reason: evicted
-      ? "Evicted"
-      : planned === "parking" || planned === "scale-down"
-        ? "ScaleDown"
-        : planned
-          ? "SpecChange"
-          : "Deleted",
-    message: ending.disruption
-      ? `the pod is being evicted: ${ending.disruption}`
-      : "the pod is being deleted",
-  };
-  const lost: Note = {
-    status: "True",
-    reason: "HostLost",
-    message: `host ${o.pod?.host ?? ""} does not confirm that the pod has ended: repair it, or delete its Node object once it is surely off`,
-  };
-  if (late > lostAfterMs) return { target: undefined, actions: [], notes: { Draining: why, Degraded: lost } };
-  const { evictionTimeoutSeconds } = o.node.spec.drain;
-  const left = Math.max(0, ending.began + evictionTimeoutSeconds * 1000 - o.now);
-  // The agent knows of a stop that has more time.
-  const hasten: readonly Action[] =
-    evicted && planned !== null
-      ? [
-          {
-            type: "hasten",
-            ms: left,
-            reason: `the pod is evicted in the middle of a planned stop (${planned})`,
-          },
-        ]
-      : [];
-  return {
-    target: undefined,
-    actions: [
-      ...hasten,
-      { type: "wait", ms: Math.max(1000, lostAfterMs - late + 1000), reason: "the pod is ending" },
-    ],
-    notes: { Draining: why },
   };
 }
 

@@ -176,6 +176,9 @@ function agentOf({ node, config, agentImage }: PodInputs): Container {
       periodSeconds: 1,
       failureThreshold: 86_400,
     },
+    // Process 1 ignores a SIGTERM that it has no handler for: an agent that began a moment ago would miss it, and the pod use up its
+    // grace period. In a pod that ends the sleep runs beside the runtime's drain.
+    lifecycle: { preStop: { sleep: { seconds: 2 } } },
     volumeMounts: [
       { name: volumes.identity, mountPath: folders.identity, readOnly: true },
       { name: volumes.network, mountPath: folders.network, readOnly: true },

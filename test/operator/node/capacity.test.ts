@@ -212,7 +212,6 @@ describe("an eviction in the middle of a planned stop", () => {
     world.apply({ type: "annotate", desired: { ...world.desired, revision: 9, plannedStop }, reason: "" });
     world.kubeletSays({ conditions: reason === undefined ? [...ready] : [...ready, disruption(reason)] });
     world.apply({ type: "delete-pod", uid: world.pod?.metadata.uid ?? "", finished: false, reason: "" });
-    if (world.pod) world.pod.metadata.deletionGracePeriodSeconds = 3_900;
     world.log.length = 0;
     return world;
   }

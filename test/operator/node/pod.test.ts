@@ -109,6 +109,10 @@ describe("the pod of a node", () => {
     });
   });
 
+  it("lets an agent that has begun a moment ago come to its signal handler before it is asked to end", () => {
+    expect(podFor().agent.lifecycle).toEqual({ preStop: { sleep: { seconds: 2 } } });
+  });
+
   it("gives every drain that the spec allows time to end", () => {
     expect(podFor().pod.spec?.terminationGracePeriodSeconds).toBeGreaterThan(3600);
   });

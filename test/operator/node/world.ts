@@ -7,7 +7,7 @@ import { identityInputsHash, podInputsHash } from "../../../src/operator/node/in
 import type { AgentView, NodeObservation } from "../../../src/operator/node/observation.ts";
 import { type Action, type Plan, planNode } from "../../../src/operator/node/plan.ts";
 import { identityHashAnnotation, resourcesAnnotation } from "../../../src/operator/node/pod-parts.ts";
-import { podOf } from "../../../src/operator/node/pod.ts";
+import { podOf, terminationGraceSeconds } from "../../../src/operator/node/pod.ts";
 import { NodeMemories } from "../../../src/operator/node/memory.ts";
 import { emptyHost, type HostView } from "../../../src/operator/node/prefetch/plan.ts";
 import type { PrefetchFacts } from "../../../src/operator/node/prefetch/facts.ts";
@@ -173,7 +173,7 @@ export class World {
         break;
       case "delete-pod":
         this.log.push("delete");
-        if (this.pod && action.uid === this.pod.metadata.uid) this.#terminate();
+        if (this.pod && action.uid === this.pod.metadata.uid) this.#terminate(action.graceSeconds);
         break;
       case "prefetch":
         this.log.push(`prefetch ${action.role}`);
@@ -274,11 +274,20 @@ export class World {
     ];
   }
 
-  #terminate(): void {
-    const ended = ["Failed", "Succeeded"].includes(this.#pod().status?.phase ?? "");
-    if (ended) this.pod = undefined;
-    else
-      this.#change((pod) => (pod.metadata.deletionTimestamp = new Date(this.now + 3_900_000).toISOString()));
+  /** As the API server does: another deletion may shorten the grace, counted from the first. */
+  #terminate(graceSeconds = terminationGraceSeconds): void {
+    if (graceSeconds === 0 || ["Failed", "Succeeded"].includes(this.#pod().status?.phase ?? "")) {
+      this.pod = undefined;
+      return;
+    }
+    const { deletionTimestamp, deletionGracePeriodSeconds: before } = this.#pod().metadata;
+    if (before !== undefined && before <= graceSeconds) return;
+    const began =
+      deletionTimestamp === undefined ? this.now : Date.parse(deletionTimestamp) - (before ?? 0) * 1000;
+    this.#change(({ metadata }) => {
+      metadata.deletionTimestamp = new Date(began + graceSeconds * 1000).toISOString();
+      metadata.deletionGracePeriodSeconds = graceSeconds;
+    });
   }
 
   /** The kubelet has ended a pod that was being deleted. */

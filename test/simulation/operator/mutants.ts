@@ -19,7 +19,7 @@ export const mutants: readonly Mutant[] = [
     mutations: [
       {
         file: "src/operator/node/execute.ts",
-        from: "const preconditions = finished || graceSeconds === 0 ? { uid } : { uid, resourceVersion };",
+        from: "const preconditions = finished || ends || graceSeconds === 0 ? { uid } : { uid, resourceVersion };",
         to: "const preconditions = {};",
       },
     ],
