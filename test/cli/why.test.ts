@@ -90,6 +90,8 @@ describe("why NODE: what the operator does next, step by step beside the operato
     world.agentAnswers();
     expect(world.reconcile()).toEqual(["delete-pod"]);
     expect(next(world)).toContain("the pod is ending");
+    world.now += 330_000;
+    expect(next(world)).toContain("deletes the pod with 10 s of grace");
     world.kubeletRemoves();
     expect(next(world)).toContain("parked: spec.replicas is 0; set it to 1 to run");
   });

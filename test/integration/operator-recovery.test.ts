@@ -2,8 +2,9 @@
  * Nodes that do not come back, before a real API server: what is said of them, how fast, and what is done. Hosts, agents and the
  * network are played, so that what takes minutes is written as if it had begun minutes ago.
  */
-import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import type { Pod } from "../../src/kube/resources.ts";
+import { systemClock } from "../../src/lib/clock.ts";
 import type { AgentStatus } from "../../src/protocol/status.ts";
 import { conditionOf, type Scene, type Stand, startScene, startStand } from "../faults/operator-scene.ts";
 import { buildingMs } from "../testbed/control-plane.ts";
@@ -314,6 +315,48 @@ describe("a node that does not come back", () => {
     expect(await Promise.all([0, 1, 2, 3, 4].map((at) => uidOf(`chat-${at}`)))).toEqual(before);
     expect(await message("chat-0")).toContain("look for what they share");
     await operator.stop();
+  });
+});
+
+describe("a pod that does not end", () => {
+  it("in its time is deleted once more, with a short grace that its kubelet sees, and replaced when it is gone", async () => {
+    await serving("gpu", { drain: { evictionTimeoutSeconds: 1 } });
+    const uid = await uidOf("gpu");
+    scene.treat = () => "ignore";
+    await stand.kube.delete(scene.core("pods", "gpu"));
+    await scene.untilCondition("gpu", "Draining", "True Deleted");
+    const look = (timeoutSeconds: number) =>
+      scene.patch("resultitynodes", "gpu", { spec: { drain: { timeoutSeconds } } });
+    await look(290);
+    await scene.untilQuiet();
+    expect(deletions()).toEqual([]);
+    // Its time is over.
+    const now = vi.spyOn(systemClock, "now").mockImplementation(() => Date.now() + 31_000);
+    try {
+      await look(280);
+      await until("the grace to be short", async () => {
+        const pod = await scene.pod("gpu");
+        return pod?.metadata.uid === uid && pod?.metadata.deletionGracePeriodSeconds === 10;
+      });
+      await look(270);
+      await scene.untilQuiet();
+    } finally {
+      now.mockRestore();
+    }
+    const asked: unknown[] = deletions().map(({ body }) => JSON.parse(body));
+    expect(asked).toEqual([expect.objectContaining({ gracePeriodSeconds: 10, preconditions: { uid } })]);
+    const events = await scene.list<KubeObject & { reason: string; note: string }>(
+      `/apis/events.k8s.io/v1/namespaces/${scene.namespace}/events`,
+    );
+    expect(events.find(({ reason }) => reason === "PodOverdue")?.note).toBe(
+      "the pod has had 31 s to end and is still there: it gets 10 s more",
+    );
+    scene.treat = () => "run";
+    await until("another pod", async () => {
+      const next = await uidOf("gpu");
+      return next !== undefined && next !== uid;
+    });
+    await scene.untilReady(1);
   });
 });
 

@@ -87,7 +87,13 @@ function told(action: Action): NextView {
     case "resize":
       return { what: "gives the running pod the CPU and memory of the spec", why: action.reason };
     case "delete-pod":
-      return { what: "deletes the pod, whose running jobs end or go back first", why: action.reason };
+      return {
+        what:
+          action.graceSeconds === undefined
+            ? "deletes the pod, whose running jobs end or go back first"
+            : `deletes the pod with ${action.graceSeconds} s of grace`,
+        why: action.reason,
+      };
     case "prefetch":
       return { what: `has host ${action.host} fetch ${action.image}`, why: action.reason };
     case "drop-prefetch":
