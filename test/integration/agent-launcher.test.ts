@@ -1,10 +1,11 @@
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeEach, describe, expect, it } from "vitest";
 import { diskFiles } from "../../src/agent/edge/files.ts";
 import { LaunchDir } from "../../src/agent/launcher/launch-dir.ts";
 import { supervise } from "../testbed/processes.ts";
+import { executableOnPath } from "../testbed/search.ts";
 import { until } from "../testbed/until.ts";
 
 const processes = supervise();
@@ -15,6 +16,8 @@ const shells = ["dash", "bash --posix", "busybox sh"].filter((shell) => {
   const [command = "", ...args] = shell.split(" ");
   return spawnSync(command, [...args, "-c", "true"]).error === undefined;
 });
+
+const sleepPath = executableOnPath("sleep", process.env);
 
 /** An engine that notes its arguments and that it was told to stop. */
 const engine = (log: string, ...args: readonly string[]) => [
@@ -41,13 +44,15 @@ describe.each(shells)("launch.sh in %s", (shell) => {
   });
 
   const lines = () => (existsSync(log) ? readFileSync(log, "utf8").trim().split("\n") : []);
-  const start = () => {
+  /** @param tools a folder of commands that the launcher finds before those of this machine */
+  const start = (tools?: string) => {
     const [command = "", ...args] = shell.split(" ");
     return processes.spawn({
       name: "launcher",
       command,
       args: [...args, join(dir, "launch.sh")],
       logFile: log,
+      ...(tools === undefined ? {} : { env: { ...process.env, PATH: `${tools}:${process.env["PATH"]}` } }),
     });
   };
   const generation = (number: number, argv: readonly string[]) =>
@@ -92,6 +97,26 @@ describe.each(shells)("launch.sh in %s", (shell) => {
     expect(await launcher.exited).toEqual({ code: 0, signal: null });
     expect(lines()).toEqual(["start one", "term"]);
     expect(await launch.state()).toMatchObject({ phase: "stopping", exitCode: 7, generation: 1 });
+  });
+
+  // That of busybox has a sleep of its own, which takes the whole half minute.
+  const its = shell.startsWith("busybox")
+    ? []
+    : ["tells an engine twice, then kills it: one that hangs does not hold its GPUs"];
+  it.each(its)("%s", async () => {
+    const deaf = `trap 'echo term >> "$0"' TERM; echo start >> "$0"; while :; do ${sleepPath} 1 & wait $!; done`;
+    await generation(1, ["/bin/sh", "-c", deaf, log]);
+    await launch.point(1, false);
+    // Its half minute in a fraction of the time.
+    const tools = join(dir, "tools");
+    mkdirSync(tools);
+    writeFileSync(join(tools, "sleep"), `#!/bin/sh\nexec ${sleepPath} 0.2\n`, { mode: 0o755 });
+    const launcher = start(tools);
+    await until("the engine", () => lines().includes("start"));
+    launcher.signal("SIGTERM");
+    expect(await launcher.exited).toEqual({ code: 0, signal: null });
+    expect(lines()).toEqual(["start", "term", "term"]);
+    expect(await launch.state()).toMatchObject({ phase: "stopping", exitCode: 137, pid: 0 });
   });
 
   it("moves to another generation when told now, and only then; a new launcher takes it anyway", async () => {
