@@ -108,12 +108,14 @@ export class EngineWatch {
     this.look();
   }
 
-  /** The engine's process is a new one: it has the patience that any start has. */
+  /** The engine's process is a new one: it has the patience that any start has, and serves once it has been seen to. */
   restarted(): void {
     this.#lastGood = undefined;
     this.#loader?.reset();
     this.#proofs.reset();
     this.#forgetLoad();
+    const { version, installed } = this.#view;
+    if (this.#place) this.#show({ ...nothingServed, health: "starting", version, installed });
     this.look();
   }
 

@@ -212,8 +212,9 @@ export class EngineControl {
   #tellChange(before: LauncherState, state: LauncherState): void {
     if (state.starts !== before.starts) {
       this.#pending = false;
-      this.#event("back");
+      // First: who hears of it serves again at once if the engine does, which may have been seen of the one before.
       this.#watch.restarted();
+      this.#event("back");
     } else if (state.phase === "stopping" && before.phase !== "stopping") {
       this.#event("stopping");
     } else if (state.crashes !== before.crashes) {

@@ -153,6 +153,23 @@ describe("EngineControl", () => {
     vllm.stop();
   });
 
+  it("tells of a new launcher when its engine counts as starting, whatever was seen of the one before", async () => {
+    ports.http.auto = ({ url }) =>
+      url.endsWith("/v1/models")
+        ? { status: 200, body: '{"data":[{"id":"m1"}]}' }
+        : { status: 404, body: "" };
+    const seen: string[] = [];
+    const vllm = await control(true, (event) => seen.push(`${event}: ${watch.view.health}`));
+    await vllm.render(configOf({ engine: "vllm" }), {}, "now");
+    for (const state of ["1 1 7 0 -1 running", "1 1 7 0 -1 stopping", "2 1 9 0 -1 running"]) {
+      await ports.files.write("/launch/run/state", state);
+      await ports.clock.advanceAsync(5_000, 250);
+      expect(watch.view.health).toBe("healthy");
+    }
+    expect(seen).toEqual(["stopping: healthy", "back: starting"]);
+    vllm.stop();
+  });
+
   describe("before a stop", () => {
     const say = (text: string) => ports.files.write("/launch/run/state", text);
     /** After how many milliseconds the launcher counts as one that can be told to end. */
