@@ -5,7 +5,7 @@ const story: Story = {
   images: ["v1", "v2", "v3"],
   given: new Map([
     ["b", 10_900],
-    ["late", 16_000],
+    ["late", 21_000],
   ]),
   turned: new Map(["a", "b", "late", "killed"].map((name) => [name, 10_000])),
   agentKills: new Map([["killed", 1]]),
@@ -74,7 +74,7 @@ describe("the starts of a roll", () => {
         ["v2", 16_001],
         ["v3", 17_000],
       ]),
-      "it was given the first target's image 6000 ms after it was told of the second",
+      "it was given the first target's image 11000 ms after it was told of the second",
     ],
     [
       "a roll that did not end",

@@ -23,8 +23,8 @@ export interface Story {
   readonly lost: { readonly nodes: ReadonlySet<string>; readonly backAt: number };
 }
 
-/** How long what was planned before a node was told otherwise may still be written, ms. */
-const underWayMs = 3_000;
+/** How long what was planned before a node was told otherwise may still be written, ms: watch and write wait on a busy machine. */
+const underWayMs = 10_000;
 
 /** What a roll cost in starts. */
 export interface StartReport {
