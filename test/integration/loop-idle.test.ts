@@ -103,17 +103,20 @@ it("writes alone: one that was stopped and comes back finds another leading, and
   expect(led.first.filter(isRealWrite).length).toBeGreaterThan(0);
   expect(led.second.filter(isWrite).map(requestLine)).toEqual([]);
 
-  // Stopped in the middle of a change, as a machine that hangs would.
-  await loop.scale(2);
+  // Stopped as a machine that hangs would be, when a change is to be made. It has no request under way, which the lease could not
+  // call back.
+  await new AuditTail(loop, operatorUser).untilQuiet();
   first.signal("SIGSTOP");
+  await loop.scale(2);
   await until("the other to lead", async () => (await holder()) !== leader, { deadlineMs: 40_000 });
   const taken = await loop.bed.audit.mark();
   await scaled(2);
+  // The first thing that it sees when it goes on is work.
+  await loop.scale(4);
   first.signal("SIGCONT");
   await until("the first to know", () =>
     readFileSync(`${loop.ioData}/../operator.log`, "utf8").includes("the lead was lost"),
   );
-  await loop.scale(4);
   await scaled(4);
   const { first: woken, second: leading } = await asked(taken);
   expect(leading.filter(isRealWrite).length).toBeGreaterThan(0);
