@@ -31,7 +31,7 @@ import { KeyRollover } from "./session/rollover.ts";
 import { Session } from "./session/session.ts";
 import type { Standalone } from "./standalone/wish.ts";
 
-/** Longest time that a stop waits for what is to come after it to be rendered, ms. Rendered late, it costs the engine one more start. */
+/** Longest time that a stop waits for what is to come after it to be rendered, ms. Without it the engine is started once more. */
 const renderMs = 10_000;
 
 /** What one agent is started with. */
@@ -478,7 +478,8 @@ export class Agent {
   }
 
   #drained(cause: DrainCause): void {
-    if (cause === "stop") this.#afterDrain = this.#config.applyForStop();
+    if (cause === "stop")
+      this.#afterDrain = this.#config.applyForStop(() => this.#drain.state.at === "drained");
     if (cause === "restart") {
       this.#afterDrain = this.#config.restartNow().then(() => this.#drainStep({ type: "restarted" }));
     }

@@ -13,6 +13,7 @@ process.on("SIGTERM", end);
 
 /** From now on SIGTERM calls `leave`, once. */
 export function takeOverEnd(leave: () => void): void {
-  process.off("SIGTERM", end);
+  // In this order: without a listener in between a signal would be lost once more.
   process.once("SIGTERM", leave);
+  process.off("SIGTERM", end);
 }

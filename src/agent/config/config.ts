@@ -139,11 +139,16 @@ export class ConfigLoop {
     });
   }
 
-  /** The node is drained for a stop of its container: what comes after it starts with what is wanted. */
-  applyForStop(): Promise<void> {
+  /**
+   * The node is drained for a stop of its container: what comes after it starts with what is wanted.
+   *
+   * @param isAwaited false once the stop is over: rendered later, nobody would take it up.
+   */
+  applyForStop(isAwaited: () => boolean = () => true): Promise<void> {
     return this.#exclusive(async () => {
       // The kubelet waits: what would have to be asked for now comes too late for this stop.
       await this.#reconcile(false);
+      if (!isAwaited()) return;
       const wanted = this.#wanted;
       const step = this.#step();
       if (!wanted || (step.do !== "await-stop" && step.do !== "restart")) return;

@@ -148,17 +148,18 @@ while [ -z "$stopping$leaving" ]; do
   if [ "$delay" -gt 30 ]; then delay=30; fi
 done
 
-if [ -n "$leaving" ] && [ -z "$stopping" ]; then exit 75; fi
 phase=stopping
 tell
+if [ -n "$leaving" ] && [ -z "$stopping" ]; then exit 75; fi
 if [ "$child" -ne 0 ]; then
   # TERM once more: a child that had only just been forked may have missed the first. KILL after 30 s: a hung engine ends too.
+  # Not after this launcher has ended: the number may be another's by then.
   (
     sleep 2
-    kill -TERM "$child"
+    kill -0 $$ && kill -TERM "$child"
     sleep 28
-    kill -KILL "$child"
-  ) 2>/dev/null &
+    kill -0 $$ && kill -KILL "$child"
+  ) > /dev/null 2>&1 &
   watcher=$!
   # A second signal cuts the wait short, so it is repeated while the engine lives.
   while :; do

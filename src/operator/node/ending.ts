@@ -16,7 +16,7 @@ const lastSeconds = 10;
 /** Plans for a pod that is being deleted: it is left to end, and killed where it does not. */
 export function planEnding(o: NodeObservation, pod: PodFacts, ending: Ending): Plan {
   const note: Note = { status: "True", reason: reasonOf(pod, ending), message: messageOf(ending) };
-  const due = ending.began + drainMs(o, pod, ending) + slackMs;
+  const due = drainedBy(o, pod, ending) + slackMs;
   const graceSeconds = shortGrace(o, ending);
   const over = Math.max(ending.deadline, due + graceSeconds * 1000);
   if (o.now > over + lostAfterMs) {
@@ -31,10 +31,12 @@ export function planEnding(o: NodeObservation, pod: PodFacts, ending: Ending): P
   });
   const lostAt = over + lostAfterMs + 1000;
   const isShort = ending.deadline <= Math.max(o.now, due) + graceSeconds * 1000;
-  const actions =
-    isShort || o.now < due
-      ? [...hastened(o, pod, ending), wait(isShort ? lostAt : due)]
-      : [kill(pod, ending, due, graceSeconds), wait(due + graceSeconds * 1000 + lostAfterMs + 1000)];
+  const actions = [
+    ...hastened(o, pod, ending),
+    ...(isShort || o.now < due
+      ? [wait(isShort ? lostAt : due)]
+      : [kill(pod, ending, due, graceSeconds), wait(due + graceSeconds * 1000 + lostAfterMs + 1000)]),
+  ];
   return { target: undefined, actions, notes: { Draining: note } };
 }
 
@@ -56,22 +58,26 @@ const shortGrace = ({ node }: NodeObservation, { tainted }: Ending): number =>
   lastSeconds + (tainted ? node.spec.drain.evictionTimeoutSeconds : 0);
 
 /**
- * How long the jobs of the pod may take, ms. The agent goes by what it was told, and hears of nothing new while it drains: who
+ * Until when the jobs of the pod may run, ms. The agent goes by what it was told, and hears of nothing new while it drains: who
  * shortens the time in the spec meanwhile does not cut off its jobs.
  */
-function drainMs({ node }: NodeObservation, pod: PodFacts, { disruption }: Ending): number {
+function drainedBy({ node }: NodeObservation, pod: PodFacts, ending: Ending): number {
   const { timeoutSeconds, evictionTimeoutSeconds } = node.spec.drain;
   const told = pod.desired.ok ? pod.desired.desired : undefined;
-  return plannedStopOf(pod) !== null && disruption === undefined
-    ? Math.max(timeoutSeconds * 1000, told?.drainTimeoutMs ?? 0)
-    : Math.max(evictionTimeoutSeconds * 1000, told?.evictionTimeoutMs ?? 0);
+  const evictionMs = Math.max(evictionTimeoutSeconds * 1000, told?.evictionTimeoutMs ?? 0);
+  if (plannedStopOf(pod) === null) return ending.began + evictionMs;
+  const planned = ending.began + Math.max(timeoutSeconds * 1000, told?.drainTimeoutMs ?? 0);
+  return ending.disruption === undefined ? planned : Math.min(planned, disruptedAt(ending) + evictionMs);
 }
+
+/** When a pod was evicted, ms: it may have been ending for a while. */
+const disruptedAt = ({ began, disrupted = began }: Ending): number => Math.max(began, disrupted);
 
 /** Where the agent knows of a stop that has more time. */
 function hastened({ node, now }: NodeObservation, pod: PodFacts, ending: Ending): readonly Action[] {
   const planned = plannedStopOf(pod);
   if (ending.disruption === undefined || planned === null) return [];
-  const ms = Math.max(0, ending.began + node.spec.drain.evictionTimeoutSeconds * 1000 - now);
+  const ms = Math.max(0, disruptedAt(ending) + node.spec.drain.evictionTimeoutSeconds * 1000 - now);
   return [{ type: "hasten", ms, reason: `the pod is evicted in the middle of a planned stop (${planned})` }];
 }
 

@@ -52,6 +52,8 @@ export interface PodFacts {
         /** When it was asked to end, ms. */
         readonly began: number;
         readonly disruption: string | undefined;
+        /** When the cluster made it to end, ms: later than it began where it was ending already. */
+        readonly disrupted: number | undefined;
         /** The cluster ends it for a taint of its host: that is how it gives up a lost one. */
         readonly tainted: boolean;
         /** The scheduler ends it in favour of a pod of higher priority. */
@@ -167,6 +169,7 @@ export function podFacts(pod: Pod, node: ResultityNode): PodFacts {
             began: Date.parse(metadata.deletionTimestamp) - (metadata.deletionGracePeriodSeconds ?? 0) * 1000,
             disruption:
               disruption?.status === "True" ? (disruption.message ?? disruption.reason ?? "") : undefined,
+            disrupted: disruption?.status === "True" ? timeOf(disruption.lastTransitionTime) : undefined,
             tainted: disruption?.status === "True" && disruption.reason === "DeletionByTaintManager",
             preempted: disruption?.status === "True" && disruption.reason === "PreemptionByScheduler",
           },

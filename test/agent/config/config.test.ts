@@ -369,6 +369,14 @@ describe("a move", () => {
     expect(done).toEqual(["next b", "restore", "next b"]);
   });
 
+  it("with a new image is rendered for a stop that is awaited, and not once that is over", async () => {
+    await desire({ revision: 2, target: b.digest, plannedStop: "runtime-image" });
+    await settle();
+    await loop.applyForStop(() => false);
+    expect(done).toEqual([]);
+    expect(applied()).toBe("a");
+  });
+
   it("with a new image is made up for when the container was replaced without a drain", async () => {
     await settle();
     await desire({ revision: 2, target: b.digest, plannedStop: "runtime-image" });

@@ -77,6 +77,27 @@ describe("a pod that is being deleted", () => {
     }
   });
 
+  it.each([
+    ["has an eviction's time from then on", 140, 140 + 30],
+    ["has no more time than the stop had", 290, 300],
+  ])("and is evicted late in a planned stop %s, of which its agent is told first", (_, after, drained) => {
+    const world = ending(undefined, "recreate");
+    const began = world.now;
+    world.now += after * 1000;
+    const at = new Date(world.now).toISOString();
+    world.kubeletSays({
+      conditions: [
+        { type: "Ready", status: "True" },
+        { type: "DisruptionTarget", status: "True", reason: "EvictionByEvictionAPI", lastTransitionTime: at },
+      ],
+    });
+    expect(world.plan().actions[0]).toMatchObject({ type: "hasten", ms: 30_000 });
+    world.now = began + (drained + 30) * 1000 - 1_000;
+    expect(deletions(world)).toEqual([]);
+    world.now += 1_000;
+    expect(world.plan().actions.slice(0, 2)).toMatchObject([{ type: "hasten" }, { type: "delete-pod" }]);
+  });
+
   it("whose orders cannot be read has the time of an eviction", () => {
     const world = ending(undefined, "recreate");
     if (world.pod) world.pod.metadata.annotations = { [desiredAnnotation]: "garbled" };
