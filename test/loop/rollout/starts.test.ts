@@ -6,8 +6,9 @@ const story: Story = {
   given: new Map([
     ["b", 10_900],
     ["late", 21_000],
+    ["lost", 29_000],
   ]),
-  turned: new Map(["a", "b", "late", "killed"].map((name) => [name, 10_000])),
+  turned: new Map(["a", "b", "late", "killed", "lost"].map((name) => [name, 10_000])),
   agentKills: new Map([["killed", 1]]),
   lost: { nodes: new Set(["lost"]), backAt: 20_000 },
 };

@@ -50,7 +50,10 @@ export function judgeStarts(nodes: readonly string[], starts: readonly Start[], 
     if (told === "first → last") straight++;
     else if (told === "first → between → last") twice++;
     else say(`its runtime went ${told || "nowhere"}`);
-    const late = (story.given.get(node) ?? 0) - (story.turned.get(node) ?? 0);
+    // What a lost host was told of goes on when it is back.
+    const turned = story.turned.get(node) ?? 0;
+    const known = story.lost.nodes.has(node) ? Math.max(turned, story.lost.backAt) : turned;
+    const late = (story.given.get(node) ?? 0) - known;
     if (late > underWayMs)
       say(`it was given the first target's image ${late} ms after it was told of the second`);
     const engines = of("engine").length;
