@@ -91,6 +91,8 @@ it("F14 one that is stopped in the middle of its writes past its lease writes no
   };
   await scene.createPool("chat", replicas);
   await until("creates on their way", () => held >= 8);
+  // No other write is: one that has left the leader no lease can call back, however late it comes.
+  await scene.untilQuiet();
   first.signal("SIGSTOP");
   expect((await scene.nodes()).length).toBeLessThan(replicas);
   await until("the other to have done the rest", async () => (await scene.pods()).length === replicas, {
