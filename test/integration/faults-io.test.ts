@@ -152,13 +152,18 @@ const receipts = (id: string) => io.job(id).then((row) => row["receipt"]);
 
 describe("an agent is stopped with SIGSTOP", () => {
   const stopMs = 60_000 / scale;
+  const untilEngineIsDone = (id: string) =>
+    until(
+      "the engine to have ended the job once",
+      () => engineLines().filter((line) => line.id === id && line.outcome === "completed").length === 1,
+    );
 
   it(`F24 for 60 s [time ×1/${scale}], and nobody else is offered its job: the late result commits, the node rejoins`, async () => {
     const { id, asked } = await ask({ max_tokens: 120 });
     first.agent?.signal("SIGSTOP");
     await until("a session that is over", async () => (await io.nodes()).every((node) => !node.connected));
     await wait(stopMs);
-    expect(engineLines().some((line) => line.id === id && line.outcome === "completed")).toBe(true);
+    await untilEngineIsDone(id);
     first.agent?.signal("SIGCONT");
     const answer = await asked;
     expect(answer.status).toBe(200);
@@ -178,7 +183,7 @@ describe("an agent is stopped with SIGSTOP", () => {
     await other.switchEngine({ tokenDelayMs: 1_000 });
     await wait(stopMs);
     // Its engine was not stopped: there is a result, and it is late.
-    expect(engineLines().filter((line) => line.id === id && line.outcome === "completed")).toHaveLength(1);
+    await untilEngineIsDone(id);
     await until("the second attempt", () => nodesOf(id).length === 2);
     stopped.agent?.signal("SIGCONT");
     await ready(2);

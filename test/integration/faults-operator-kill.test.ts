@@ -8,6 +8,7 @@ import {
   startScene,
   startStand,
 } from "../faults/operator-scene.ts";
+import { settleMs } from "../../src/operator/node/pace.ts";
 import { buildBundles } from "../loop/build.ts";
 import type { Asked, Fault } from "../testbed/fault-proxy.ts";
 import { startFaultProxy } from "../testbed/fault-proxy.ts";
@@ -124,7 +125,8 @@ it("F01 [×50] ends in the same state when it is killed after each single write 
   for (const stage of stages) {
     await stage.begin(calm);
     await calm.untilReady(stage.nodes);
-    await calm.untilQuiet();
+    // What is kept back, too.
+    await calm.untilQuiet(settleMs + 1_500);
     pictures.push(await calm.picture());
   }
   const writes = accepted(calm).length;

@@ -355,9 +355,9 @@ describe("B30 requests that are refused", () => {
     const abort = new AbortController();
     const asked = client.chat.completions.create(streamed, { signal: abort.signal }).catch(() => undefined);
     const offer = await session.offer();
+    const started = performance.now();
     abort.abort();
     await asked;
-    const started = performance.now();
     expect((await session.next("cancel")).payload).toMatchObject({ job: offer.job, attempt: 1 });
     expect(performance.now() - started).toBeGreaterThan(2_500);
     await until("the state", async () => (await io.job(offer.job))["state"] === "CANCELLED");

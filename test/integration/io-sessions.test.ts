@@ -193,8 +193,8 @@ describe("hello is refused", () => {
   });
 
   it("B21 that never comes: 4408 after 5 s", async () => {
-    const socket = await newAgent().dial();
     const started = performance.now();
+    const socket = await newAgent().dial();
     expect((await socket.close()).code).toBe(4408);
     expect(performance.now() - started).toBeGreaterThan(4_500);
   });
@@ -291,8 +291,8 @@ describe("a session ends", () => {
   });
 
   it("4408 when nothing is heard for three heartbeats", async () => {
-    const open = await session();
     const started = performance.now();
+    const open = await session();
     expect((await open.socket.close()).code).toBe(4408);
     expect(performance.now() - started).toBeGreaterThan(1_000);
     // 5 s for a machine that is busy.

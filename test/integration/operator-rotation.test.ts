@@ -259,7 +259,12 @@ describe("the key of a node", () => {
       await operator.kill();
       if (over) break;
     }
-    await done;
+    const last = await startOperator();
+    try {
+      await done;
+    } finally {
+      await last.kill();
+    }
     expect(JSON.parse((await entries())["former.json"] ?? "")).toHaveLength(3);
   }, 180_000);
 
