@@ -516,7 +516,6 @@ describe("what people do", () => {
   it("F13 delete the namespace: everything goes, and the operator does not loop", async () => {
     await serving(2);
     const from = mark();
-    const since = performance.now();
     await stand.kube.delete(`/api/v1/namespaces/${scene.namespace}`);
     await until(
       "the namespace to be gone",
@@ -525,10 +524,9 @@ describe("what people do", () => {
         deadlineMs: 60_000,
       },
     );
-    const seconds = (performance.now() - since) / 1000;
     await scene.untilQuiet(3_000);
     const asked = writesSince(from).map(requestLine);
-    expect(asked.length, asked.join("\n")).toBeLessThan(60 + seconds);
+    expect(asked.length, asked.join("\n")).toBeLessThan(60);
   });
 });
 

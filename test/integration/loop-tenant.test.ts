@@ -263,7 +263,7 @@ describe("a tenant's pod that takes 3 of 8 lent GPUs", () => {
 describe("a node that has to go in the middle of jobs that take longer than it has", () => {
   const timeoutMs = 4_000;
   /** For a busy machine, ms. */
-  const slackMs = 10_000;
+  const slackMs = 4_000;
   /** How long a job takes: still under way when its node has had its time, however late it was told. */
   const jobMs = 4 * timeoutMs;
   const drain = { timeoutSeconds: 60, evictionTimeoutSeconds: timeoutMs / 1000 };

@@ -90,8 +90,7 @@ export async function rolloutUnderFaults(options: RolloutOptions = {}): Promise<
   const startSeconds = (performance.now() - begun) / 1000;
   log(`${nodes} nodes are in service after ${startSeconds.toFixed(0)} s`);
 
-  // Watch and writes may lag by seconds on a busy machine.
-  const capacity = new Capacity({ size: nodes, maxUnavailable, noticeMs: 10_000 });
+  const capacity = new Capacity({ size: nodes, maxUnavailable });
   const watch = await PoolWatch.open(loop, capacity);
   capacity.begin();
   const tail = new AuditTail(loop, operatorUser);
